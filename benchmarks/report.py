@@ -1,0 +1,243 @@
+"""Print the README's tables: `python benchmarks/report.py [SECTION ...] [--processes N]`.
+
+Every ratio is the median over several processes of a ratio within one process, where the rivals
+took turns. Sections: step, rules, wake, overhead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from statistics import median
+
+import numpy as np
+
+import gradstep as gs
+from gradstep import bench, machine
+from workloads import WORKLOADS
+
+MEMORY_SIZE = (1 << 24,)  # 448 MiB of AdamW's streams: beyond every cache
+
+
+# ---- measurements, each in a process of its own; they return what json can carry ----
+
+
+def measure_step(workload: str) -> list[tuple[str, float, float]]:
+    """Name, seconds and error of every contestant, AdamW float32."""
+    results, notes = bench.compete(bench.RULES["AdamW"], WORKLOADS[workload], rounds=7)
+    for note in notes:
+        print(note, file=sys.stderr)
+    return [(r.name, r.seconds, r.difference) for r in results]
+
+
+def measure_rule(rule: str) -> list[tuple[str, float, float]]:
+    """The same for another rule, against the bytes it moves, in memory."""
+    results, _ = bench.compete(bench.RULES[rule], MEMORY_SIZE, rivals=("torch",), rounds=7)
+    return [(r.name, r.seconds, r.difference) for r in results]
+
+
+def measure_wake(elements: str) -> dict[str, float]:
+    """Seconds of a step after 20 ms of sleep or of work in NumPy, on one thread and on all."""
+    n, threads = int(elements), gs.get_num_threads()
+    p, g = np.zeros(n, np.float32), np.ones(n, np.float32)
+    opt, matrix = gs.AdamW(p), np.ones((200, 200))
+
+    def work() -> None:
+        end = time.perf_counter() + 0.02
+        while time.perf_counter() < end:
+            matrix.sum()
+
+    pauses = {"sleep": lambda: time.sleep(0.02), "work": work}
+    times: dict[tuple[str, int], list[float]] = {}
+    for _ in range(25):
+        for name, pause in pauses.items():
+            for count in (1, threads):
+                gs.set_num_threads(count)
+                for _ in range(3):
+                    opt.step(g)
+                pause()
+                start = time.perf_counter()
+                opt.step(g)
+                times.setdefault((name, count), []).append(time.perf_counter() - start)
+    result = {}
+    for name in pauses:
+        result[f"{name}, one thread"] = median(times[name, 1])
+        result[f"{name}, all"] = median(times[name, threads])
+    return result
+
+
+def measure_overhead(_: str) -> dict[str, float]:
+    """Seconds of the smallest step and of the import, numpy's own not counted."""
+    p, g = np.zeros(1, np.float32), np.ones(1, np.float32)
+    opt = gs.AdamW(p)
+    rounds = []
+    for _ in range(200):
+        start = time.perf_counter()
+        for _ in range(100):
+            opt.step(g)
+        rounds.append((time.perf_counter() - start) / 100)
+    code = (
+        "import time, numpy; a = time.perf_counter(); import gradstep; "
+        "print(time.perf_counter() - a)"
+    )
+    imports = [
+        float(
+            subprocess.run(
+                [sys.executable, "-c", code], capture_output=True, text=True, check=True
+            ).stdout
+        )
+        for _ in range(9)
+    ]
+    return {"one step over one element": median(rounds), "import gradstep": median(imports)}
+
+
+MEASUREMENTS = {
+    "step": measure_step,
+    "rule": measure_rule,
+    "wake": measure_wake,
+    "overhead": measure_overhead,
+}
+
+
+def in_processes(count: int, measurement: str, argument: str) -> list:
+    """What a measurement returned in each of `count` fresh processes."""
+    results = []
+    for i in range(count):
+        print(
+            f"\r{measurement} {argument}: process {i + 1} of {count}   ",
+            end="",
+            file=sys.stderr,
+            flush=True,
+        )
+        done = subprocess.run(
+            [sys.executable, __file__, "--measure", measurement, argument],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        results.append(json.loads(done.stdout))
+    print("\r" + " " * 60, end="\r", file=sys.stderr)
+    return results
+
+
+# ---- tables ----
+
+
+def by_name(runs: list) -> dict[str, tuple[list[float], float]]:
+    """Each contestant's seconds in every process, and its error."""
+    return {row[0]: ([r[i][1] for r in runs], row[2]) for i, row in enumerate(runs[0])}
+
+
+def ratio(others: list[float], ours: list[float]) -> float:
+    return median(o / s for o, s in zip(others, ours, strict=True))
+
+
+def print_step(processes: int) -> None:
+    """AdamW float32 against everyone: time a parameter, error, and how often ours fits in."""
+    rows, names = [], []
+    for workload, size in WORKLOADS.items():
+        found = by_name(in_processes(processes, "step", workload))
+        ours = found[bench.OURS][0]
+        cells = {}
+        for name, (seconds, error) in found.items():
+            time_ = median(seconds) / sum(size) * 1e9
+            cells[name] = (
+                f"{time_:,.3g} ns"
+                + ("" if name == bench.MOVE else f", {error:.0e}")
+                + ("" if name == bench.OURS else f" ({ratio(seconds, ours):.2f}×)")
+            )
+            if name not in names:
+                names.append(name)
+        rows.append((workload, cells))
+    print("| AdamW, float32 | " + " | ".join(names) + " |")
+    print("|---" * (len(names) + 1) + "|")
+    for workload, cells in rows:
+        print(f"| {workload} | " + " | ".join(cells.get(name, "—") for name in names) + " |")
+    print(
+        "\nNanoseconds a parameter; error: the largest difference from float64 after "
+        f"{bench.CHECKED_STEPS} steps, as a part of the largest update; in brackets the time "
+        "over ours. Gradients are new array objects each step."
+    )
+
+
+def print_rules(processes: int) -> None:
+    """Every rule in memory against the bytes it moves."""
+    print(
+        "| rule, 16.8M float32 | bytes a parameter | gradstep | GB/s | time over the bare loop's "
+        "| torch's time over ours |\n|---|---|---|---|---|---|"
+    )
+    for name, rule in bench.RULES.items():
+        found = by_name(in_processes(processes, "rule", name))
+        ours, bare = found[bench.OURS][0], found[bench.MOVE][0]
+        seconds = median(ours)
+        torch = [f"{ratio(s, ours):.2f}" for n, (s, _) in found.items() if n.startswith("torch")]
+        cells = [
+            name,
+            str(rule.bytes_moved),
+            f"{seconds / MEMORY_SIZE[0] * 1e9:.3f} ns",
+            f"{rule.bytes_moved * MEMORY_SIZE[0] / seconds / 1e9:.1f}",
+            f"{ratio(ours, bare):.2f}",
+            torch[0] if torch else "—",
+        ]
+        print(f"| {' | '.join(cells)} |")
+
+
+def print_wake(processes: int) -> None:
+    """The first step after a pause: all threads against one."""
+    print(
+        f"| elements | after 20 ms of sleep: one thread → {gs.get_num_threads()} | "
+        "after 20 ms of other work |\n|---|---|---|"
+    )
+    for elements in (1000, 16_384, 65_536, 131_072, 262_144, 1 << 20, 1 << 22, 1 << 24):
+        runs = in_processes(processes, "wake", str(elements))
+        cells = []
+        for pause in ("sleep", "work"):
+            one = [r[f"{pause}, one thread"] for r in runs]
+            all_ = [r[f"{pause}, all"] for r in runs]
+            cells.append(
+                f"{median(one) * 1e6:.0f} → {median(all_) * 1e6:.0f} µs ({ratio(all_, one):.2f})"
+            )
+        print(f"| {elements:,} | " + " | ".join(cells) + " |")
+
+
+def print_overhead(processes: int) -> None:
+    """What a call and an import cost."""
+    runs = in_processes(processes, "overhead", "")
+    for name in runs[0]:
+        print(f"{name}: {median(r[name] for r in runs) * 1e6:,.2f} µs")
+
+
+SECTIONS = {
+    "step": print_step,
+    "rules": print_rules,
+    "wake": print_wake,
+    "overhead": print_overhead,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sections", nargs="*", help=", ".join(SECTIONS))
+    parser.add_argument("--processes", type=int, default=5)
+    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        name, argument = arguments.measure
+        print(json.dumps(MEASUREMENTS[name](argument)))
+        return
+    for section in arguments.sections or SECTIONS:
+        if section not in SECTIONS:
+            parser.error(f"sections: got {section!r}, wanted {', '.join(SECTIONS)}")
+        print(f"\n## {section}\n")
+        SECTIONS[section](arguments.processes)
+    print(
+        f"\n{machine.one_line()}; {gs.config()['compiler']}; medians of "
+        f"{arguments.processes} processes"
+    )
+
+
+if __name__ == "__main__":
+    main()

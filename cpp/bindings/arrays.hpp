@@ -1,0 +1,73 @@
+// How the bindings look into a NumPy array: by its fields, since a call per array would cost more
+// than the update of a small one. What is wrong with an array that is refused here is said by
+// python/gradstep/arrays.py, which checks the same things and words the error.
+#pragma once
+#include <pybind11/numpy.h>
+
+#include <cstring>
+#include <string>
+
+#include "../table.hpp"
+
+namespace gradstep::bindings {
+namespace py = pybind11;
+
+// A plain view of an array object, valid as long as the object.
+class ArrayView {
+public:
+    explicit ArrayView(PyObject* object)
+        : array_(reinterpret_cast<const py::detail::PyArray_Proxy*>(object)) {}
+
+    static bool is_plain_array(PyObject* object) {
+        return Py_TYPE(object) == py::detail::npy_api::get().PyArray_Type_;
+    }
+
+    char* data() const { return array_->data; }
+    int ndim() const { return array_->nd; }
+
+    int64_t size() const {
+        int64_t n = 1;
+        for (int i = 0; i < array_->nd; ++i) n *= array_->dimensions[i];
+        return n;
+    }
+
+    bool same_shape(const ArrayView& other) const {
+        return array_->nd == other.array_->nd &&
+               std::memcmp(array_->dimensions, other.array_->dimensions,
+                           size_t(array_->nd) * sizeof(*array_->dimensions)) == 0;
+    }
+
+    int type() const { return descr()->type_num; }
+    bool same_dtype(const ArrayView& other) const { return type() == other.type(); }
+
+    bool has_dtype(const py::dtype& dtype) const { return type() == dtype.num(); }
+
+    bool readable() const { return has(contiguous | aligned) && native(); }
+    bool writable() const { return has(contiguous | aligned | writeable) && native(); }
+
+    // The index of the storage whose name the dtype has; -1: none.
+    int storage(const Table& table) const {
+        const std::string name = py::str(py::handle(array_->descr).attr("name"));
+        for (int i = 0; i < table.storage_count; ++i)
+            if (name == table.storages[i].name) return i;
+        return -1;
+    }
+
+private:
+    static constexpr int contiguous = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_;
+    static constexpr int aligned = py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+    static constexpr int writeable = py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+
+    static constexpr char foreign = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? '>' : '<';
+
+    const py::detail::PyArray_Proxy* array_;
+
+    const py::detail::PyArrayDescr_Proxy* descr() const {
+        return py::detail::array_descriptor_proxy(array_->descr);
+    }
+    bool has(int flags) const { return (array_->flags & flags) == flags; }
+    // The native order has two spellings: '=' and the one that names it.
+    bool native() const { return descr()->byteorder != foreign; }
+};
+
+}    // namespace gradstep::bindings

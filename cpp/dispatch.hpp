@@ -1,0 +1,14 @@
+// Which target runs: the best one this processor has, or the one that was asked for by name.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "table.hpp"
+
+namespace gradstep::dispatch {
+
+const Table& current();
+std::vector<std::string> available();    // from the slowest to the fastest
+bool force(const std::string& name);     // false, and nothing changes, if it is not available
+
+}    // namespace gradstep::dispatch

@@ -1,0 +1,41 @@
+// The thread team. The only place that knows threads, OpenMP, fork, denormal modes and affinity.
+#pragma once
+#include <cstdint>
+#include <string>
+
+namespace gradstep::parallel {
+
+// How many threads a call may use, the caller included. At first: what the affinity mask, the
+// cgroup's quota and OMP_NUM_THREADS allow.
+constexpr int max_threads = 256;
+int threads();
+void set_threads(int count);    // 1 to max_threads
+
+// "native": our own threads, which are never waited for unless they took work.
+// "openmp": the OpenMP runtime's team, where built with it; every call waits for all of it.
+const char* team();
+bool force_team(const std::string& name);    // false, and nothing changes, if it is not available
+
+// Tests want every call shared, however small: then chunks are a block or so and sleepers are
+// always woken.
+void set_eager(bool eager);
+
+// How many chunks to cut `bytes` bytes of work into: enough to share them evenly, and each large
+// enough to be worth taking.
+int64_t chunks_for(int64_t bytes);
+
+// body(context, chunk) once for each chunk in [0, chunks), and returns when all are done. Each
+// thread starts with the same share of the chunks at every call (caches, NUMA) and then helps the
+// others. Which thread runs a chunk must not matter to its result. `bytes` of work in all decide
+// whether other threads are worth waking. body must not throw.
+using Body = void (*)(void* context, int64_t chunk);
+void run(int64_t chunks, int64_t bytes, Body body, void* context);
+
+template <class F> void for_chunks(int64_t chunks, int64_t bytes, const F& f) {
+    run(
+        chunks, bytes,
+        [](void* context, int64_t chunk) { (*static_cast<const F*>(context))(chunk); },
+        const_cast<F*>(&f));
+}
+
+}    // namespace gradstep::parallel

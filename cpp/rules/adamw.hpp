@@ -1,0 +1,23 @@
+// Loshchilov & Hutter, "Decoupled weight decay regularization", ICLR 2019, algorithm 2:
+// the weights decay by themselves, then Adam's step without decay.
+#pragma once
+#include "adam.hpp"
+
+template <class T, unsigned Options> struct AdamW {
+    using Hyper = typename Adam<T, Options>::Hyper;
+    static constexpr const char* name = "AdamW";
+    static constexpr auto& hyper_names = Adam<T, Options>::hyper_names;
+    static constexpr auto& states = Adam<T, Options>::states;
+
+    T decay;
+    Adam<T, Options> adam;
+
+    AdamW(const Hyper& h, int64_t t)
+        : decay(T(1 - h.lr * h.weight_decay)),
+          adam({h.lr, h.beta1, h.beta2, h.eps, 0, h.amsgrad}, t) {}
+
+    void operator()(T& p, T g, T& m, T& v, T& v_max) const {
+        p *= decay;
+        adam(p, g, m, v, v_max);
+    }
+};

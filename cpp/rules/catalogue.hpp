@@ -1,0 +1,9 @@
+// The one list of all rules. Everything that must know them all expands it.
+#pragma once
+#include "adagrad.hpp"
+#include "adam.hpp"
+#include "adamw.hpp"
+#include "rmsprop.hpp"
+#include "sgd.hpp"
+
+#define GRADSTEP_RULES(X) X(SGD) X(Adagrad) X(RMSprop) X(Adam) X(AdamW)

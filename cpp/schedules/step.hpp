@@ -1,0 +1,16 @@
+// value gamma^floor(t / s)
+#pragma once
+#include "math.hpp"
+
+struct Step {
+    static constexpr const char* name = "step";
+
+    double value, step_size;
+    Base gamma;
+
+    static Step of(const double* arguments, int64_t) {
+        return {arguments[0], arguments[1], Base::of(arguments[2])};
+    }
+
+    double operator()(double t) const { return gamma.power(whole(t, step_size), value); }
+};

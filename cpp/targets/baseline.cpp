@@ -1,0 +1,3 @@
+// What every processor of the architecture has (SSE2 on x86-64).
+#define GRADSTEP_TARGET baseline
+#include "../kernels.inl"

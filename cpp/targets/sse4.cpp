@@ -1,0 +1,3 @@
+// SSE4.1: x86-64 from 2008 on.
+#define GRADSTEP_TARGET sse4
+#include "../kernels.inl"

@@ -1,0 +1,43 @@
+"""gradstep: the optimizer step on the CPU, fused, fast, and the same bits everywhere."""
+
+from __future__ import annotations
+
+from . import schedules
+from ._core import build as _build
+from .arrays import global_norm
+from .groups import Group
+from .optimizer import Optimizer, Report
+from .optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
+from .runtime import (
+    apply_environment,
+    config,
+    get_num_threads,
+    set_num_threads,
+    set_target,
+    show_config,
+)
+from .schedules import Schedule
+
+__version__ = _build()["version"]
+
+__all__ = [
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Group",
+    "Optimizer",
+    "RMSprop",
+    "Report",
+    "Schedule",
+    "config",
+    "get_num_threads",
+    "global_norm",
+    "schedules",
+    "set_num_threads",
+    "set_target",
+    "show_config",
+]
+
+apply_environment()
+del apply_environment

@@ -1,0 +1,124 @@
+"""The command line. Alone in parsing arguments; what the commands do stands in other modules."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from . import bench, demo, machine, runtime
+from .tables import table
+
+
+def at_least(minimum: int) -> Callable[[str], int]:
+    """An argument's type: a whole number that is not below `minimum`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = minimum - 1
+        if value < minimum:
+            raise argparse.ArgumentTypeError(
+                f"wanted a whole number of at least {minimum}, got {text!r}"
+            )
+        return value
+
+    return parse
+
+
+def size(text: str) -> tuple[int, ...]:
+    """An argument's type: see `bench.parse_size`."""
+    try:
+        return bench.parse_size(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"wanted N or COUNTxN, N possibly with Ki or Mi (65536, 16Mi, 2000x1000), got {text!r}"
+        ) from None
+
+
+def run_demo(arguments: argparse.Namespace) -> None:
+    demo.run(arguments.out, seed=arguments.seed, epochs=arguments.epochs)
+
+
+def run_info(_: argparse.Namespace) -> None:
+    print(table(machine.describe().items()))
+
+
+def run_bench(arguments: argparse.Namespace) -> None:
+    bench.run(
+        arguments.rule or ["AdamW"],
+        arguments.size or bench.DEFAULT_SIZES,
+        rounds=arguments.rounds,
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(
+        prog="gradstep", description="Optimizer steps on the CPU: see them, check them, race them."
+    )
+    top.add_argument(
+        "--version", action="version", version=f"gradstep {runtime.config()['version']}"
+    )
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(
+        name: str, run: Callable[[argparse.Namespace], None], brief: str, more: str = ""
+    ) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=brief, description=f"{brief} {more}".strip())
+        made.set_defaults(run=run)
+        return made
+
+    add = command(
+        "demo",
+        run_demo,
+        "Train a small network on real handwritten digits with good and bad learning rates.",
+        "For SGD, Adagrad, RMSprop and Adam: a rate that is too low, a sensible one, one that is "
+        "too high, and four schedules. Prints tables, draws pictures, and times the step against "
+        'NumPy. Needs the extra "demo".',
+    ).add_argument
+    add("--out", type=Path, default=Path("gradstep-demo"), metavar="DIR",
+        help="folder for the pictures, made where missing (default: ./gradstep-demo)")  # fmt: skip
+    add("--seed", type=at_least(0), default=0, metavar="N",
+        help="seed of the first weights and the batches (default: 0)")  # fmt: skip
+    add("--epochs", type=at_least(1), default=demo.EPOCHS, metavar="N",
+        help="passes over the training images (default: %(default)s)")  # fmt: skip
+
+    command("info", run_info, "Show targets, threads, caches, processor and build.")
+
+    add = command(
+        "bench",
+        run_bench,
+        "Race the step against NumPy, torch and optax, as far as they are installed.",
+        "Checks first that all compute the same update. Prints nanoseconds a parameter, GB/s, and "
+        "the share of the bandwidth that a bare loop over the same bytes reaches on this machine.",
+    ).add_argument
+    add("--rule", action="append", choices=list(bench.RULES),
+        help="the update; may be given several times (default: AdamW)")  # fmt: skip
+    add("--size", action="append", type=size, metavar="N|COUNTxN",
+        help="parameters of one array, or COUNT arrays of N; Ki and Mi are allowed; may be given "
+        "several times (default: 64Ki, 1Mi, 16Mi and 2000x1000)")  # fmt: skip
+    add("--rounds", type=at_least(1), default=5, metavar="N",
+        help="how often everyone takes a turn (default: %(default)s)")  # fmt: skip
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; `argv` defaults to the process's own arguments.
+
+    Returns:
+        0 when all went well, 1 when a package or a file got in the way (the reason goes to
+        stderr), 130 when interrupted. Bad usage exits with 2 by itself.
+    """
+    arguments = parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except (ImportError, OSError) as error:
+        print(f"gradstep: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("gradstep: interrupted", file=sys.stderr)
+        return 130
+    return 0

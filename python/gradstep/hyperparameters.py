@@ -1,0 +1,149 @@
+"""Hyperparameters: what each may be, and how a group's become the numbers of one step."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from numbers import Real
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import _core
+
+
+class Range(NamedTuple):
+    """The numbers a hyperparameter may be."""
+
+    wanted: str
+    holds: Callable[[float], bool]
+
+
+NON_NEGATIVE = Range("a finite number ≥ 0", lambda x: 0 <= x < math.inf)
+UNIT = Range("a number in [0, 1]", lambda x: 0 <= x <= 1)
+BELOW_ONE = Range("a number in [0, 1)", lambda x: 0 <= x < 1)
+
+RANGES: dict[str, Range] = {
+    "lr": NON_NEGATIVE,
+    "alpha": BELOW_ONE,
+    "betas": BELOW_ONE,
+    "dampening": UNIT,
+    "eps": NON_NEGATIVE,
+    "initial_accumulator_value": NON_NEGATIVE,
+    "lr_decay": NON_NEGATIVE,
+    "momentum": BELOW_ONE,
+    "weight_decay": NON_NEGATIVE,
+}
+# These describe a state's first content, so they cannot change from step to step.
+CONSTANT = frozenset({"initial_accumulator_value"})
+
+# What a schedule or callable gives: (column of the row, its name, the function of the step index).
+Driven = tuple[int, str, Callable[[int], float]]
+
+
+def number(argument: str, key: str, value: object) -> float:
+    """``value`` as a float within the range of hyperparameter ``key``, or raise."""
+    if type(value) is not float and (isinstance(value, bool) or not isinstance(value, Real)):
+        raise TypeError(f"{argument}: got {type(value).__name__}, wanted {RANGES[key].wanted}")
+    try:
+        x = float(value)
+    except OverflowError:  # an integer that no float can hold
+        x = math.inf
+    if not RANGES[key].holds(x):
+        raise ValueError(f"{argument}: got {value}, wanted {RANGES[key].wanted}")
+    return x
+
+
+class Rule:
+    """One row of the compiled catalogue: a rule's hyperparameters and states, by name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.hyper_names, states = _core.rules()[name]
+        self.states = tuple(State(*state) for state in states)
+        self.lengths = Counter(name.partition("[")[0] for name in self.hyper_names)
+
+
+class State(NamedTuple):
+    """A state of a rule: always there, or switched on by a hyperparameter."""
+
+    name: str
+    option: str | None
+    initial: str | None
+
+    def is_on(self, group: Mapping[str, Any]) -> bool:
+        """Whether a group with these hyperparameters has it: its option is not simply 0."""
+        if self.option is None:
+            return True
+        value = group[self.option]
+        return callable(value) or bool(value)
+
+
+def compile_group(
+    prefix: str, rule: Rule, defaults: Mapping[str, Any], group: Mapping[str, Any]
+) -> tuple[list[float], list[Driven]]:
+    """Check a group and lay its hyperparameters out as the rule's kernels want them.
+
+    Args:
+        prefix: what to put before a hyperparameter's name in an error.
+        rule: the rule whose order of hyperparameters counts.
+        defaults: the hyperparameters the group must have.
+        group: the hyperparameters, and ``maximize`` and ``frozen``.
+
+    Returns:
+        The row of numbers (the rule's, then the gradient factor, then frozen), and what must be
+        called to fill in the rest.
+
+    Raises:
+        TypeError, ValueError: a hyperparameter is missing, unknown, of a wrong type or range.
+    """
+    for key in group:
+        if key not in defaults:
+            raise TypeError(
+                f"{prefix}{key}: got an unknown hyperparameter, wanted one of "
+                + ", ".join(defaults)
+            )
+    for key, default in defaults.items():
+        if key not in group:
+            raise ValueError(f"{prefix}{key}: got nothing, wanted a value such as {default!r}")
+        if key not in RANGES and not isinstance(group[key], bool | np.bool_):
+            raise TypeError(f"{prefix}{key}: got {group[key]!r}, wanted True or False")
+
+    row: list[float] = []
+    driven: list[Driven] = []
+    for column, name in enumerate(rule.hyper_names):
+        key, _, index = name.partition("[")
+        value = group[key]
+        argument = prefix + name
+        if index:
+            length = rule.lengths[key]
+            if not isinstance(value, tuple | list) or len(value) != length:
+                raise TypeError(
+                    f"{prefix}{key}: got {value!r}, wanted {length} numbers or "
+                    "schedules, as a tuple"
+                )
+            value = value[int(index[:-1])]
+        if key not in RANGES:
+            row.append(float(value))
+        elif callable(value):
+            if key in CONSTANT:
+                raise TypeError(
+                    f"{argument}: got a function of the step, wanted {RANGES[key].wanted}"
+                )
+            row.append(math.nan)
+            driven.append((column, argument, value))
+        else:
+            row.append(number(argument, key, value))
+    return [*row, -1.0 if group["maximize"] else 1.0, float(group["frozen"])], driven
+
+
+def call(driven: Driven, k: int) -> float:
+    """The value of a driven hyperparameter at step index ``k``, checked."""
+    _, argument, function = driven
+    value = function(k)
+    key = argument.rpartition(" ")[2].partition("[")[0]
+    try:
+        return number(argument, key, value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{error} (from {function!r} at step {k})") from None

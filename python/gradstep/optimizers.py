@@ -1,0 +1,298 @@
+"""The rules as optimizers, one short class each, in order of complexity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from .optimizer import Optimizer
+
+if TYPE_CHECKING:
+    from .optimizer import Params, Value
+
+
+class SGD(Optimizer):
+    r"""Stochastic gradient descent with momentum.
+
+    .. math:: d = g + \lambda p;\quad b = \mu b + (1 - \tau) d \ (b_1 = d);\quad
+              p \leftarrow p - \eta\,(d + \mu b \text{ if nesterov else } b)
+
+    Args:
+        params: see :class:`Optimizer`.
+        lr: the rate η ≥ 0.
+        momentum: μ in [0, 1); 0 keeps no buffer. A schedule keeps one.
+        dampening: τ in [0, 1].
+        weight_decay: λ ≥ 0, added to the gradient (L2).
+        nesterov: look ahead; wants a momentum and no dampening.
+        maximize: go up the gradient.
+
+    State: ``momentum_buffer``, with momentum.
+
+    Where frameworks differ: Keras keeps the rate inside the buffer, b = μb − ηg, so a changing
+    rate acts on old gradients too.
+
+    Source: Sutskever et al., ICML 2013, in PyTorch's form.
+
+    Example:
+        >>> import numpy as np, gradstep as gs
+        >>> w = np.ones(3, dtype=np.float32)
+        >>> gs.SGD(w, lr=0.5).step(np.ones(3, dtype=np.float32))
+        Report(t=1, lr=0.5)
+        >>> w
+        array([0.5, 0.5, 0.5], dtype=float32)
+    """
+
+    rule = "SGD"
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Value = 1e-3,
+        momentum: Value = 0,
+        dampening: Value = 0,
+        weight_decay: Value = 0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+    ) -> None:
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "momentum": momentum,
+                "dampening": dampening,
+                "weight_decay": weight_decay,
+                "nesterov": nesterov,
+                "maximize": maximize,
+            },
+        )
+
+    def _check_group(self, prefix: str, group: Mapping[str, Any]) -> None:
+        for key, wanted in (("momentum", True), ("dampening", False)):
+            if group["nesterov"] and (callable(group[key]) or bool(group[key])) != wanted:
+                raise ValueError(
+                    f"{prefix}nesterov: got True with {key}={group[key]!r}, wanted "
+                    "a momentum above 0 and no dampening"
+                )
+
+
+class Adagrad(Optimizer):
+    r"""A rate for each element that shrinks with the gradients it has seen.
+
+    .. math:: s \leftarrow s + g^2;\quad
+              p \leftarrow p - \frac{\eta}{1 + (t-1)\,\eta_d}\, g / (\sqrt{s} + \epsilon)
+
+    Args:
+        params: see :class:`Optimizer`.
+        lr: the rate η ≥ 0.
+        lr_decay: η_d ≥ 0.
+        weight_decay: λ ≥ 0, added to the gradient (L2).
+        initial_accumulator_value: what s starts from, ≥ 0; a number.
+        eps: ε ≥ 0.
+        maximize: go up the gradient.
+
+    State: ``sum``.
+
+    Where frameworks differ: optax starts s at 0.1 and puts ε inside the root.
+
+    Source: Duchi, Hazan & Singer, JMLR 2011.
+
+    Example:
+        >>> import numpy as np, gradstep as gs
+        >>> w = np.zeros(2)
+        >>> gs.Adagrad(w, lr=0.5).step(np.array([2.0, -3.0]))
+        Report(t=1, lr=0.5)
+        >>> w.round(6)
+        array([-0.5,  0.5])
+    """
+
+    rule = "Adagrad"
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Value = 1e-2,
+        lr_decay: Value = 0,
+        weight_decay: Value = 0,
+        initial_accumulator_value: float = 0,
+        eps: Value = 1e-10,
+        *,
+        maximize: bool = False,
+    ) -> None:
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "lr_decay": lr_decay,
+                "weight_decay": weight_decay,
+                "initial_accumulator_value": initial_accumulator_value,
+                "eps": eps,
+                "maximize": maximize,
+            },
+        )
+
+
+class RMSprop(Optimizer):
+    r"""The gradient over the root of its running mean square.
+
+    .. math:: v = \alpha v + (1-\alpha) g^2;\quad
+              u = g / (\sqrt{v} + \epsilon);\quad b = \mu b + u;\quad p \leftarrow p - \eta b
+
+    With ``centered``, :math:`\sqrt{\max(v - \bar g^2, 0)}` in place of :math:`\sqrt v`.
+
+    Args:
+        params: see :class:`Optimizer`.
+        lr: the rate η ≥ 0.
+        alpha: α in [0, 1).
+        eps: ε ≥ 0.
+        weight_decay: λ ≥ 0, added to the gradient (L2).
+        momentum: μ in [0, 1); 0 keeps no buffer. A schedule keeps one.
+        centered: subtract the squared running mean of the gradient.
+        maximize: go up the gradient.
+
+    States: ``square_avg``; ``grad_avg``, centered; ``momentum_buffer``, with momentum.
+
+    Where frameworks differ: optax has α = 0.9 and ε inside the root; TensorFlow starts v at 1 and
+    keeps the rate inside the buffer. PyTorch takes the root of a negative number where rounding
+    makes v − ḡ² negative.
+
+    Source: Tieleman & Hinton, 2012; centered: Graves, 2013.
+
+    Example:
+        >>> import numpy as np, gradstep as gs
+        >>> w = np.zeros(2)
+        >>> gs.RMSprop(w, lr=0.01).step(np.array([2.0, -3.0]))
+        Report(t=1, lr=0.01)
+        >>> w.round(6)
+        array([-0.1,  0.1])
+    """
+
+    rule = "RMSprop"
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Value = 1e-2,
+        alpha: Value = 0.99,
+        eps: Value = 1e-8,
+        weight_decay: Value = 0,
+        momentum: Value = 0,
+        centered: bool = False,
+        *,
+        maximize: bool = False,
+    ) -> None:
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "alpha": alpha,
+                "eps": eps,
+                "weight_decay": weight_decay,
+                "momentum": momentum,
+                "centered": centered,
+                "maximize": maximize,
+            },
+        )
+
+
+class Adam(Optimizer):
+    r"""Running means of the gradient and of its square, both corrected for their start at 0.
+
+    .. math:: m \leftarrow m + (1-\beta_1)(g - m);\quad v = \beta_2 v + (1-\beta_2) g^2;\quad
+              p \leftarrow p - \frac{\eta}{1-\beta_1^t}\, m /
+              (\sqrt{v} / \sqrt{1-\beta_2^t} + \epsilon)
+
+    Args:
+        params: see :class:`Optimizer`.
+        lr: the rate η ≥ 0.
+        betas: β₁ and β₂ in [0, 1).
+        eps: ε ≥ 0.
+        weight_decay: λ ≥ 0, added to the gradient (L2); :class:`AdamW` decays the weights instead.
+        amsgrad: divide by the largest √v so far.
+        maximize: go up the gradient.
+
+    States: ``exp_avg``, ``exp_avg_sq``; ``max_exp_avg_sq``, with amsgrad.
+
+    Where frameworks differ: TensorFlow and Keras scale ε by √(1 − β₂ᵗ) and take 1e-7; optax's
+    amsgrad takes the maximum after the correction.
+
+    Source: Kingma & Ba, ICLR 2015, algorithm 1; Reddi, Kale & Kumar, ICLR 2018.
+
+    Example:
+        >>> import numpy as np, gradstep as gs
+        >>> w = np.zeros(2)
+        >>> gs.Adam(w, lr=0.1).step(np.array([2.0, -3.0]))
+        Report(t=1, lr=0.1)
+        >>> w.round(6)
+        array([-0.1,  0.1])
+    """
+
+    rule = "Adam"
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Value = 1e-3,
+        betas: tuple[Value, Value] = (0.9, 0.999),
+        eps: Value = 1e-8,
+        weight_decay: Value = 0,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+    ) -> None:
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "betas": betas,
+                "eps": eps,
+                "weight_decay": weight_decay,
+                "amsgrad": amsgrad,
+                "maximize": maximize,
+            },
+        )
+
+
+class AdamW(Adam):
+    r"""Adam with weight decay apart from the gradient: first p ← (1 − ηλ)p, then Adam's step.
+
+    Args:
+        params: see :class:`Optimizer`.
+        lr: the rate η ≥ 0.
+        betas: β₁ and β₂ in [0, 1).
+        eps: ε ≥ 0.
+        weight_decay: λ ≥ 0.
+        amsgrad: divide by the largest √v so far.
+        maximize: go up the gradient.
+
+    States: ``exp_avg``, ``exp_avg_sq``; ``max_exp_avg_sq``, with amsgrad.
+
+    Where frameworks differ: λ is 1e-4 in optax and 4e-3 in Keras.
+
+    Source: Loshchilov & Hutter, ICLR 2019, algorithm 2.
+
+    Example:
+        >>> import numpy as np, gradstep as gs
+        >>> w = {"weight": np.ones((2, 2)), "bias": np.zeros(2)}
+        >>> opt = gs.AdamW(w, lr=0.1)
+        >>> opt.step({"weight": np.ones((2, 2)), "bias": None})
+        Report(t=1, lr=0.1)
+        >>> w["weight"].round(6)
+        array([[0.899, 0.899],
+               [0.899, 0.899]])
+    """
+
+    rule = "AdamW"
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Value = 1e-3,
+        betas: tuple[Value, Value] = (0.9, 0.999),
+        eps: Value = 1e-8,
+        weight_decay: Value = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+    ) -> None:
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize)

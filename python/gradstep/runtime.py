@@ -1,0 +1,86 @@
+"""Which instruction set runs, on how many threads, and how this copy was built."""
+
+from __future__ import annotations
+
+import operator
+import os
+from typing import Any
+
+from . import _core
+
+
+def config() -> dict[str, Any]:
+    """What runs the steps.
+
+    Returns:
+        ``target`` (in use) and ``targets`` (this processor can run, from the slowest to the
+        fastest), ``threads``, ``team``, ``version``, ``compiler``, ``build``.
+
+    Example:
+        >>> import gradstep as gs
+        >>> gs.config()["target"] in gs.config()["targets"]
+        True
+    """
+    return {
+        "target": _core.target(),
+        "targets": tuple(_core.targets()),
+        "threads": _core.threads(),
+        "team": _core.team(),
+        **_core.build(),
+    }
+
+
+def show_config() -> None:
+    """Print :func:`config`, a line for each entry."""
+    for key, value in config().items():
+        text = ", ".join(value) if isinstance(value, tuple) else value
+        print(f"{key:>9}: {text}")  # noqa: T201 - printing is what it is for
+
+
+def set_target(name: str) -> None:
+    """Run the kernels of the target ``name``. The results are the same bits on every target.
+
+    The environment variable ``GRADSTEP_TARGET`` does the same at import.
+
+    Raises:
+        ValueError: this build has no such target, or this processor cannot run it.
+    """
+    _set_target("name", name)
+
+
+def _set_target(argument: str, name: object) -> None:
+    if not isinstance(name, str) or not _core.set_target(name):
+        raise ValueError(f"{argument}: got {name!r}, wanted one of {', '.join(_core.targets())}")
+
+
+def set_num_threads(n: int) -> None:
+    """Let a step use up to ``n`` threads, the caller's included (1 to 256).
+
+    The default is what the affinity mask, the cgroup's quota and ``OMP_NUM_THREADS`` allow.
+
+    Raises:
+        TypeError: ``n`` is not an integer.
+        ValueError: ``n`` is out of range.
+    """
+    if isinstance(n, bool):
+        raise TypeError("n: got bool, wanted an integer")
+    try:
+        count = operator.index(n)
+    except TypeError:
+        raise TypeError(f"n: got {type(n).__name__}, wanted an integer") from None
+    if not 1 <= count <= _core.max_threads:
+        raise ValueError(f"n: got {count}, wanted 1 to {_core.max_threads}")
+    _core.set_threads(count)
+
+
+def get_num_threads() -> int:
+    """How many threads a step may use, the caller's included."""
+    return _core.threads()
+
+
+def apply_environment() -> None:
+    """Do what ``GRADSTEP_TARGET`` and ``GRADSTEP_TEAM`` ask for."""
+    if target := os.environ.get("GRADSTEP_TARGET"):
+        _set_target("GRADSTEP_TARGET", target)
+    if (team := os.environ.get("GRADSTEP_TEAM")) and not _core.set_team(team):
+        raise ValueError(f"GRADSTEP_TEAM: got {team!r}, wanted native (or openmp, where built in)")

@@ -1,0 +1,124 @@
+"""The tables that tests and benchmarks run over: a new rule joins them by adding its options."""
+
+import numpy as np
+
+import gradstep as gs
+
+# For each rule the hyperparameters to test besides its defaults.
+OPTIONS = {
+    "SGD": [
+        {},
+        {"weight_decay": 0.1},
+        {"momentum": 0.9},
+        {"momentum": 0.9, "dampening": 0.5, "weight_decay": 0.1},
+        {"momentum": 0.9, "nesterov": True},
+    ],
+    "Adagrad": [
+        {},
+        {"lr_decay": 0.1, "weight_decay": 0.1},
+        {"initial_accumulator_value": 0.5, "eps": 1e-3},
+    ],
+    "RMSprop": [
+        {},
+        {"weight_decay": 0.1, "alpha": 0.9},
+        {"centered": True},
+        {"momentum": 0.9},
+        {"centered": True, "momentum": 0.9, "weight_decay": 0.1},
+    ],
+    "Adam": [
+        {},
+        {"weight_decay": 0.1, "betas": (0.8, 0.95)},
+        {"amsgrad": True},
+        {"amsgrad": True, "weight_decay": 0.1, "eps": 1e-3},
+    ],
+    "AdamW": [
+        {},
+        {"weight_decay": 0.0},
+        {"amsgrad": True, "betas": (0.0, 0.5), "lr": 0.1},
+    ],
+}
+CASES = [(rule, options) for rule, table in OPTIONS.items() for options in table]
+CASES += [(rule, {**table[-1], "maximize": True}) for rule, table in OPTIONS.items()]
+
+DTYPES = [np.float32, np.float64]
+
+BLOCK = gs._core.block_elements
+# Nothing, one, around a vector of every target (2 to 16 lanes), around a block, several blocks.
+SIZES = [
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+    7,
+    8,
+    9,
+    15,
+    16,
+    17,
+    31,
+    32,
+    33,
+    BLOCK - 1,
+    BLOCK,
+    BLOCK + 1,
+    3 * BLOCK + 5,
+    20 * BLOCK + 17,
+]
+
+
+def case_id(case):
+    """A readable id for a row of CASES."""
+    rule, options = case
+    return f"{rule}({', '.join(f'{k}={v}' for k, v in options.items())})"
+
+
+def special(rng, size, dtype):
+    """Random numbers of many magnitudes with zeros, denormals, infinities and NaN among them."""
+    x = rng.standard_normal(size) * 10.0 ** rng.integers(-12, 4, size)
+    odd = np.array(
+        [
+            0.0,
+            -0.0,
+            1e-310,
+            np.finfo(dtype).tiny / 8,
+            np.finfo(dtype).max / 2,
+            np.inf,
+            -np.inf,
+            np.nan,
+            1.0,
+            -1.0,
+        ]
+    )
+    where = rng.random(size) < 0.05
+    with np.errstate(over="ignore", under="ignore"):
+        return np.where(where, rng.choice(odd, size), x).astype(dtype)
+
+
+def normal(rng, size, dtype):
+    """Ordinary numbers."""
+    return rng.standard_normal(size).astype(dtype)
+
+
+def at_offset(x, offset):
+    """A copy of x that starts `offset` elements behind a 64-byte boundary."""
+    buffer = np.empty(x.size * x.itemsize + 64 + offset * x.itemsize, dtype=np.uint8)
+    start = -buffer.ctypes.data % 64 + offset * x.itemsize
+    view = buffer[start : start + x.nbytes].view(x.dtype)
+    view[...] = x
+    return view
+
+
+def assert_same_bits(got, wanted, what=""):
+    """Equal to the last bit, the sign of zero included; any NaN equals any NaN."""
+    assert got.dtype == wanted.dtype, what
+    assert got.shape == wanted.shape, what
+    as_int = f"i{got.itemsize}"
+    differ = (got.view(as_int) != wanted.view(as_int)) & ~(np.isnan(got) & np.isnan(wanted))
+    if differ.any():
+        i = int(np.argmax(differ.reshape(-1)))
+        raise AssertionError(
+            f"{what}: {differ.sum()} of {got.size} differ, first at {i}: "
+            f"got {got.reshape(-1)[i]!r}, wanted {wanted.reshape(-1)[i]!r}"
+        )

@@ -1,0 +1,306 @@
+// The kernels without Python: for emulators, cross builds and race detectors.
+//
+// Each rule, storage, set of optional states and size runs on each target against a plain loop over
+// the same equation, compiled here without vectors; every array lies against a page that must not
+// be touched. Then whole steps run over many tensors on many threads. It prints a hash of all
+// results: two processors that print the same hash computed the same bits. Exits 1 on a difference.
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cinttypes>
+#include <cstdio>
+#include <cstring>
+#include <vector>
+
+#include "dispatch.hpp"
+#include "parallel.hpp"
+#include "pipeline.hpp"
+
+namespace {
+using gradstep::State;
+#include "rules/catalogue.hpp"
+}    // namespace
+
+namespace {
+
+using namespace gradstep;
+
+int failures = 0;
+uint64_t hash = 14695981039346656037u;    // FNV-1a
+
+void add_to_hash(const void* data, size_t bytes) {
+    for (size_t i = 0; i < bytes; ++i) {
+        hash ^= static_cast<const unsigned char*>(data)[i];
+        hash *= 1099511628211u;
+    }
+}
+
+// Any NaN equals any NaN.
+template <class T> void canonical(T* x, int64_t n) {
+    for (int64_t i = 0; i < n; ++i)
+        if (x[i] != x[i]) x[i] = T(__builtin_nan(""));
+}
+
+// Pages between two that may not be touched; an array lies against the last or the first of them.
+class Guarded {
+public:
+    explicit Guarded(size_t bytes) {
+        page_ = size_t(sysconf(_SC_PAGESIZE));
+        inner_ = (bytes + page_ - 1) / page_ * page_ + page_;
+        base_ = static_cast<char*>(mmap(nullptr, inner_ + 2 * page_, PROT_READ | PROT_WRITE,
+                                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+        mprotect(base_, page_, PROT_NONE);
+        mprotect(base_ + page_ + inner_, page_, PROT_NONE);
+    }
+    ~Guarded() { munmap(base_, inner_ + 2 * page_); }
+    Guarded(const Guarded&) = delete;
+    Guarded& operator=(const Guarded&) = delete;
+
+    void* place(size_t bytes, bool at_end) { return base_ + page_ + (at_end ? inner_ - bytes : 0); }
+
+private:
+    char* base_;
+    size_t page_, inner_;
+};
+
+// Numbers of many magnitudes, some odd ones among them, the same on every machine.
+class Numbers {
+public:
+    template <class T> T next() {
+        state_ = state_ * 6364136223846793005u + 1442695040888963407u;
+        uint32_t bits = uint32_t(state_ >> 33);
+        static const double odd[] = {0.0, -0.0, 1e-310, 1e-41, 1e38, -1e300, 1.0, -1.0};
+        if (bits % 61 == 0) return T(odd[bits / 61 % 8]);
+        if (bits % 251 == 0) return T(__builtin_inf());
+        if (bits % 257 == 0) return T(__builtin_nan(""));
+        static const double scale[] = {1e-9, 1e-6, 1e-3, 1, 1e3};
+        return T((double(bits) / 1073741824.0 - 1) * scale[bits % 5]);
+    }
+    template <class T> void fill(void* x, int64_t n) {
+        for (int64_t i = 0; i < n; ++i) static_cast<T*>(x)[i] = next<T>();
+    }
+
+private:
+    uint64_t state_ = 1;
+};
+
+constexpr int64_t guard_sizes = 72;
+constexpr int64_t most = 3 * block_elements + 7;
+const double hypers[][8] = {{0.1, 0.9, 0.5, 0.25, 1, 0.5, 0, 0}, {0.01, 0.5, 0.75, 0, 0.125, 0, 0}};
+
+Guarded memory[2 + max_states] = {Guarded(most * 8), Guarded(most * 8), Guarded(most * 8),
+                                  Guarded(most * 8), Guarded(most * 8), Guarded(most * 8)};
+
+// The equation in a loop that no compiler setting here vectorises.
+template <template <class, unsigned> class R, class T, unsigned options, size_t... S>
+void plain(const double* hyper, int64_t t, double factor, const Piece& piece,
+           std::index_sequence<S...>) {
+    using Rule = R<T, options>;
+    typename Rule::Hyper h;
+    std::memcpy(&h, hyper, sizeof h);
+    const Rule rule(h, t);
+    for (int64_t i = 0; i < piece.n; ++i) {
+        volatile T fence = static_cast<const T*>(piece.g)[i];
+        T none[sizeof...(S)] = {};
+        T* state[] = {(piece.state[S] ? static_cast<T*>(piece.state[S]) + i : none + S)...};
+        rule(static_cast<T*>(piece.p)[i], fence * T(factor), *state[S]...);
+    }
+}
+
+template <template <class, unsigned> class R, class T, unsigned options>
+void check(const Table& table, const RuleInfo& rule, int storage, int64_t n, bool at_end) {
+    constexpr int states = sizeof(R<T, options>::states) / sizeof(State);
+    const size_t bytes = size_t(n) * sizeof(T);
+    Piece piece = {memory[0].place(bytes, at_end), memory[1].place(bytes, at_end), {}, n};
+    std::vector<void*> streams = {piece.p};
+    int bit = 0;
+    for (int s = 0; s < states; ++s) {
+        const bool optional = rule.states[s].option != nullptr;
+        if (!optional || (options >> bit & 1)) {
+            piece.state[s] = memory[2 + s].place(bytes, at_end);
+            streams.push_back(piece.state[s]);
+        }
+        bit += optional;
+    }
+    Numbers numbers;
+    numbers.fill<T>(const_cast<void*>(piece.g), n);
+    for (void* stream : streams) numbers.fill<T>(stream, n);
+    std::vector<std::vector<T>> before;
+    for (void* stream : streams)
+        before.emplace_back(static_cast<T*>(stream), static_cast<T*>(stream) + n);
+
+    for (const double* hyper : {hypers[0], hypers[1]}) {
+        for (int64_t t : {int64_t(1), int64_t(7)}) {
+            std::vector<std::vector<T>> wanted;
+            auto restore = [&] {
+                for (size_t s = 0; s < streams.size(); ++s)
+                    if (n) std::memcpy(streams[s], before[s].data(), bytes);
+            };
+            restore();
+            plain<R, T, options>(hyper, t, -1, piece, std::make_index_sequence<states>());
+            for (void* stream : streams) {
+                canonical(static_cast<T*>(stream), n);
+                wanted.emplace_back(static_cast<T*>(stream), static_cast<T*>(stream) + n);
+            }
+            restore();
+            const Kernel& kernel = rule.kernel(storage, options);
+            alignas(double) unsigned char scalars[max_scalar_bytes];
+            kernel.resolve(hyper, t, scalars);
+            kernel.update(scalars, -1, piece);
+            for (size_t s = 0; s < streams.size(); ++s) {
+                canonical(static_cast<T*>(streams[s]), n);
+                if (n && std::memcmp(streams[s], wanted[s].data(), bytes) != 0) {
+                    ++failures;
+                    std::printf("%s: %s<%s, %u>, %" PRId64 " elements, t = %" PRId64
+                                ": stream %zu differs\n",
+                                table.name, rule.name, table.storages[storage].name, options, n, t,
+                                s);
+                }
+                add_to_hash(streams[s], bytes);
+            }
+        }
+    }
+}
+
+template <template <class, unsigned> class R, unsigned... options> void
+check_rule(const Table& table, const RuleInfo& rule, std::integer_sequence<unsigned, options...>) {
+    std::vector<int64_t> sizes;
+    for (int64_t n = 0; n < guard_sizes; ++n) sizes.push_back(n);
+    for (int64_t n : {block_elements - 1, block_elements, block_elements + 1, most})
+        sizes.push_back(n);
+    for (int64_t n : sizes) {
+        for (bool at_end : {false, true}) {
+            (check<R, float, options>(table, rule, 0, n, at_end), ...);
+            (check<R, double, options>(table, rule, 1, n, at_end), ...);
+        }
+    }
+}
+
+template <template <class, unsigned> class R> void check_on(const Table& table) {
+    constexpr int states = sizeof(R<float, 0>::states) / sizeof(State);
+    constexpr auto count_optional = [] {
+        int count = 0;
+        for (int s = 0; s < states; ++s) count += R<float, 0>::states[s].option != nullptr;
+        return count;
+    };
+    for (int i = 0; i < table.rule_count; ++i)
+        if (std::strcmp(table.rules[i].name, R<float, 0>::name) == 0)
+            check_rule<R>(table, table.rules[i],
+                          std::make_integer_sequence<unsigned, 1u << count_optional()>());
+}
+
+// Every schedule at steps of every size: one at a time as many at once.
+void check_schedules(const Table& table) {
+    const struct {
+        const char* name;
+        std::vector<double> arguments;
+    } cases[] = {
+        {"constant", {0.1}},
+        {"linear", {0.1, 1e-7, 999983}},
+        {"linear", {-3, 5, 1e12}},
+        {"step", {0.1, 30, 0.999}},
+        {"drop", {30, 60, 60, 1e6, 0.1, 0.05, 0.02, 0.01, 0.001}},
+        {"exponential", {0.1, 1 - 1e-9, 1000, 7, 0}},
+        {"exponential", {0.1, 0.3, 1e9, 0, 1}},
+        {"polynomial", {0.1, 1e-7, 999983, 0.9}},
+        {"polynomial", {0, 0.1, 1e12, 3}},
+        {"cosine", {0.1, 1e-7, 999983}},
+        {"cosine", {0, 0.1, 1e12}},
+        {"cyclic", {0.1, 0.2, 2000, 300, 2300, 0}},
+        {"cyclic", {0.1, 0.2, 0, 77, 77, 1}},
+    };
+    std::vector<int64_t> t;
+    for (int64_t k = 0; k < 300; ++k) t.push_back(k);
+    for (int shift = 8; shift < 52; ++shift)
+        for (int64_t k : {-1, 0, 1, 977}) t.push_back((int64_t(1) << shift) + k);
+    for (int64_t k : {-1, 0, 1}) t.insert(t.end(), {999983 + k, 1000000000000 + k});
+    for (int i = 0; i < table.schedule_count; ++i) {
+        const ScheduleInfo& schedule = table.schedules[i];
+        bool checked = false;
+        for (const auto& known : cases) {
+            if (std::strcmp(known.name, schedule.name) != 0) continue;
+            checked = true;
+            alignas(double) unsigned char resolved[max_schedule_bytes];
+            schedule.resolve(known.arguments.data(), int64_t(known.arguments.size()), resolved);
+            std::vector<double> many(t.size()), single;
+            schedule.fill(resolved, t.data(), 0, many.data(), int64_t(t.size()));
+            for (int64_t k : t) single.push_back(schedule.at(resolved, k));
+            if (std::memcmp(many.data(), single.data(), many.size() * sizeof(double)) != 0) {
+                ++failures;
+                std::printf("%s: %s: many are not as one at a time\n", table.name, schedule.name);
+            }
+            add_to_hash(many.data(), many.size() * sizeof(double));
+        }
+        if (!checked) {
+            ++failures;
+            std::printf("%s: no case\n", schedule.name);
+        }
+    }
+}
+
+// Whole steps over many tensors; the results of one thread and of several must agree.
+void check_threads() {
+    const Table& table = dispatch::current();
+    const RuleInfo* rule = nullptr;
+    for (int i = 0; i < table.rule_count; ++i)
+        if (std::strcmp(table.rules[i].name, "AdamW") == 0) rule = &table.rules[i];
+    std::vector<float> results;
+    for (int threads : {1, 2, 3, 4}) {
+        parallel::set_threads(threads);
+        parallel::set_eager(true);
+        Numbers numbers;
+        std::vector<std::vector<float>> arrays;
+        std::vector<pipeline::Tensor> tensors;
+        std::vector<const void*> gradients;
+        std::vector<int64_t> counts;
+        for (int i = 0; i < 60; ++i) {
+            pipeline::Tensor tensor;
+            tensor.n = i * i * 7 % 9000;
+            for (int stream = 0; stream < 4; ++stream) {
+                arrays.emplace_back(size_t(tensor.n));
+                for (float& x : arrays.back()) x = stream < 2 ? numbers.next<float>() : 0;
+            }
+            tensor.p = arrays[arrays.size() - 4].data();
+            gradients.push_back(i % 7 == 3 ? nullptr : arrays[arrays.size() - 3].data());
+            tensor.state[0] = arrays[arrays.size() - 2].data();
+            tensor.state[1] = arrays[arrays.size() - 1].data();
+            tensors.push_back(tensor);
+            counts.push_back(i % 3);
+        }
+        pipeline::Scratch scratch;
+        for (int k = 0; k < 50; ++k) {
+            pipeline::step(table, *rule, tensors, gradients, counts.data(), {{hypers[0], 1, false}},
+                           scratch);
+            for (int64_t& count : counts) ++count;
+        }
+        std::vector<float> now;
+        for (auto& array : arrays) now.insert(now.end(), array.begin(), array.end());
+        canonical(now.data(), int64_t(now.size()));
+        if (results.empty()) results = now;
+        if (std::memcmp(results.data(), now.data(), now.size() * sizeof(float)) != 0) {
+            ++failures;
+            std::printf("%d threads: other results than with one\n", threads);
+        }
+    }
+    add_to_hash(results.data(), results.size() * sizeof(float));
+}
+
+}    // namespace
+
+int main() {
+    const uint64_t start = hash;
+    uint64_t first = 0;
+    for (const std::string& name : dispatch::available()) {
+        dispatch::force(name);
+        hash = start;
+#define CHECK(rule) check_on<rule>(dispatch::current());
+        GRADSTEP_RULES(CHECK)
+        check_schedules(dispatch::current());
+        check_threads();
+        if (first == 0) first = hash;
+        if (hash != first) ++failures;
+        std::printf("%-8s %016" PRIx64 "\n", name.c_str(), hash);
+    }
+    std::printf(failures ? "%d failures\n" : "ok\n", failures);
+    return failures != 0;
+}

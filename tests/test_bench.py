@@ -1,0 +1,112 @@
+"""`gradstep bench`: that the race is honest, and what it tells."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from gradstep import bench
+
+QUICK = {"rounds": 1, "settle": 0.0, "measure": 0.001}
+
+
+@pytest.mark.parametrize("name", bench.RULES)
+@pytest.mark.parametrize("size", [(1,), (4097,), (1000,) * 7])
+def test_numpy_and_ours_agree(name: str, size: tuple[int, ...]) -> None:
+    results, notes = bench.compete(bench.RULES[name], size, rivals=(), **QUICK)
+    assert [r.name for r in results] == [bench.OURS, bench.NUMPY, bench.MOVE]
+    assert notes == []
+    assert all(r.difference < 1e-3 and r.seconds > 0 for r in results)
+
+
+@pytest.mark.parametrize("rival", bench.RIVALS)
+def test_rivals_agree(rival: str) -> None:
+    if not bench.present(rival):
+        pytest.skip(f"{rival} is not installed")
+    code = f"""
+from gradstep import bench
+for name, rule in bench.RULES.items():
+    results, notes = bench.compete(rule, (1000, 24), rivals=({rival!r},), **{QUICK})
+    assert not notes, notes
+    print(name, results[2].name)
+"""
+    # in a process of its own: rivals leave threads behind, and hooks that object to a fork
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split(" ", 1) for line in done.stdout.splitlines()]
+    assert [name for name, _ in lines] == list(bench.RULES)
+    assert all(title.startswith(rival) for _, title in lines)
+
+
+def test_a_wrong_result_is_not_timed() -> None:
+    rule = bench.RULES["Adam"]
+    wrong = replace(rule, arguments=dict(rule.arguments) | {"lr": 2e-3})
+    results, notes = bench.compete(wrong, (100,), rivals=(), **QUICK)
+    assert [r.name for r in results] == [bench.NUMPY, bench.MOVE]
+    assert len(notes) == 1
+    assert notes[0].startswith("gradstep: not timed, its result differs by")
+    assert "nan" in bench.render(wrong, (100,), results)  # there is nothing to compare with
+
+
+def test_a_nan_is_not_close() -> None:
+    ones = np.ones(3, np.float32)
+    racer = bench.Racer("x", lambda: None, lambda _: None, lambda: [ones, np.nan * ones])
+    assert np.isnan(bench.difference(racer, [ones, ones], [0 * ones, 0 * ones]))
+
+
+def test_a_missing_rival_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "present", lambda _: False)
+    said: list[str] = []
+    bench.run(["SGD"], [(10,)], rounds=1, say=said.append)
+    assert "torch: not installed" in said
+    assert "optax: not installed" in said
+
+
+def test_the_race_takes_medians_and_does_not_time_gradients() -> None:
+    def racer(name: str, seconds: float) -> bench.Racer:
+        return bench.Racer(name, lambda: time.sleep(0.01), lambda _: time.sleep(seconds), list)
+
+    times = bench.race([racer("slow", 0.004), racer("fast", 0.0)], rounds=2, settle=0, measure=0)
+    assert 0.004 <= times["slow"] < 0.01
+    assert times["fast"] < 0.002
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("7", (7,)),
+        ("64Ki", (65536,)),
+        ("16Mi", (1 << 24,)),
+        ("3x5", (5, 5, 5)),
+        ("2x1Ki", (1024, 1024)),
+    ],
+)
+def test_sizes(text: str, size: tuple[int, ...]) -> None:
+    assert bench.parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "0", "-3", "5x", "0x5", "5x0", "16M", "1.5", "1e6", "2x3x4"]
+)
+def test_bad_sizes(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - the command line writes the message
+        bench.parse_size(text)
+
+
+def test_bytes_and_shares_are_computed_right() -> None:
+    rule = bench.RULES["AdamW"]
+    assert rule.bytes_moved == 28
+    assert bench.RULES["SGD"].bytes_moved == 12
+    results = [
+        bench.Result(bench.OURS, 2e-6, 0.0),
+        bench.Result("other", 4e-6, 1e-6),
+        bench.Result(bench.MOVE, 1e-6, 0.0),
+    ]
+    cells = bench.render(rule, (1000,), results).splitlines()[3].split()
+    assert cells == ["other", "4.000", "7.0", "25%", "2.00", "1e-06"]

@@ -1,0 +1,52 @@
+"""A second, independent oracle: PyTorch's own optimizers in float64, within rounding."""
+
+import numpy as np
+import pytest
+
+import gradstep as gs
+from cases import CASES, case_id
+
+STEPS = 30
+
+
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+def test_equals_torch_in_float64(case):
+    torch = pytest.importorskip("torch", reason="torch is in the oracles extra")
+    rule, options = case
+    rng = np.random.default_rng(3)
+    ours = [rng.standard_normal(shape) for shape in [(7,), (4, 5), ()]]
+    theirs = [torch.tensor(p, requires_grad=True) for p in ours]
+    opt = getattr(gs, rule)(ours, **options)
+    oracle = getattr(torch.optim, rule)(theirs, **{"lr": opt.groups[0]["lr"], **options})
+    for k in range(STEPS):
+        # The last parameter has no gradient now and then: each has its own count of updates.
+        gradients = [rng.standard_normal(p.shape) for p in ours]
+        if k % 3 == 1:
+            gradients[-1] = None
+        for p, g in zip(theirs, gradients, strict=True):
+            p.grad = None if g is None else torch.tensor(g)
+        opt.step([None if g is None else np.asarray(g) for g in gradients])
+        oracle.step()
+    for i, (p, q) in enumerate(zip(ours, theirs, strict=True)):
+        np.testing.assert_allclose(p, q.detach().numpy(), rtol=1e-10, atol=1e-12)
+        state = oracle.state[q]
+        for name, array in opt.state[str(i)].items():
+            if name == "step":
+                if "step" in state:  # torch's SGD does not count
+                    assert array == state["step"]
+            else:
+                np.testing.assert_allclose(array, state[name].numpy(), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("rule", gs._core.rules())
+def test_torch_signature(rule):
+    """PyTorch's argument names, order of the first ones, and defaults."""
+    torch = pytest.importorskip("torch", reason="torch is in the oracles extra")
+    import inspect  # noqa: PLC0415
+
+    ours = inspect.signature(getattr(gs, rule)).parameters
+    theirs = inspect.signature(getattr(torch.optim, rule)).parameters
+    for name, parameter in ours.items():
+        assert name in theirs, name
+        if name != "params":
+            assert parameter.default == theirs[name].default, name

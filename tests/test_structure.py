@@ -1,0 +1,367 @@
+"""The house's order: who may include or import whom, and that nothing is there by half."""
+
+import ast
+import functools
+import inspect
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gradstep as gs
+import reference
+import reference_schedules
+from cases import OPTIONS
+
+ROOT = Path(__file__).parent.parent
+CPP = ROOT / "cpp"
+PYTHON = ROOT / "python" / "gradstep"
+
+# A file includes or imports only rooms listed before its own, or its own. A new file that is in no
+# room here fails: it is to be given its place.
+CPP_ROOMS = [
+    "rules/",
+    "storage/",
+    "schedules/",
+    "table.hpp",
+    "kernels.inl",
+    "targets/",
+    "dispatch.",
+    "parallel.",
+    "schedule.",
+    "pipeline.",
+    "bindings/",
+]
+PYTHON_ROOMS = [
+    "_core",
+    "extras",
+    "tables",
+    "arrays",
+    "hyperparameters",
+    "runtime",
+    "groups",
+    "schedules",
+    "optimizer",
+    "optimizers",
+    "__init__",
+    "machine",
+    "bench",
+    "plots",
+    "demo",
+    "cli",
+]
+
+# What may be seen in these files alone; elsewhere it is a leak.
+CPP_ALONE = {
+    r"\bomp\.h\b|\b_OPENMP\b|pragma omp (?!simd)": "parallel.",
+    r"pthread|std::thread|#include <thread>|\bsched_|fork": "parallel.",
+    r"\b(std::)?(atomic|mutex|condition_variable)\b": ("parallel.", "dispatch."),
+    r"_mm\w*_|immintrin|arm_neon": "parallel.",  # the denormal modes; kernels are plain loops
+    r"pybind11|\bPy[A-Z]\w+|Python\.h": "bindings/",
+    r"float_control|fast-math|\bfma\b": (),
+}
+PYTHON_ALONE = {
+    "argparse": {"cli"},
+    "matplotlib": {"plots"},
+    "sklearn": {"demo"},
+    "tqdm": {"demo"},
+    "torch": {"bench"},
+    "optax": {"bench"},
+    "jax": {"bench"},
+}
+# The demo asks whether there will be plots before it trains; it draws with plots alone.
+PYTHON_ASKED = {("demo", "matplotlib")}
+
+
+def cpp_files():
+    return sorted(path.relative_to(CPP).as_posix() for path in CPP.rglob("*") if path.is_file())
+
+
+def python_modules():
+    return sorted(path.stem for path in PYTHON.glob("*.py"))
+
+
+def room(name, rooms):
+    """The index of the room that a file is in."""
+    found = [i for i, prefix in enumerate(rooms) if name.startswith(prefix)]
+    assert len(found) == 1, f"{name} is in {len(found)} rooms: give it one"
+    return found[0]
+
+
+@functools.cache
+def code(name):
+    """A C++ file without its comments."""
+    text = (CPP / name).read_text(encoding="utf-8")
+    return re.sub(r"//[^\n]*|/\*.*?\*/", "", text, flags=re.DOTALL)
+
+
+@functools.cache
+def tree(module):
+    return ast.parse((PYTHON / f"{module}.py").read_text(encoding="utf-8"))
+
+
+# ---- C++ ----
+
+
+def test_cpp_is_there():
+    """The tests below are about something."""
+    assert len(cpp_files()) > 20
+    assert "rules/sgd.hpp" in cpp_files()
+
+
+@pytest.mark.parametrize("name", cpp_files())
+def test_cpp_includes_only_rooms_below(name):
+    """Our own files are included by quotes, and stand in the same room or one before it."""
+    own = room(name, CPP_ROOMS)
+    for line in re.findall(r"^\s*#\s*include.*$", code(name), flags=re.MULTILINE):
+        if re.search(r"<[^>]+>", line):
+            assert not (CPP / re.search(r"<([^>]+)>", line)[1]).exists(), f"{name}: {line}"
+            continue
+        path = Path(os.path.normpath(Path(name).parent / re.search(r'"([^"]+)"', line)[1]))
+        assert (CPP / path).is_file(), f"{name}: {line}: no such file from here"
+        assert room(path.as_posix(), CPP_ROOMS) <= own, f"{name}: {line}: a room above its own"
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in cpp_files() if n.startswith(("rules/", "storage/", "schedules/"))]
+)
+def test_mathematics_is_alone(name):
+    """What is included inside each target's namespace brings nothing of the system with it."""
+    assert not re.search(r"#\s*include\s*<", code(name)), f"{name} includes a system header"
+    assert "std::" not in code(name)
+    assert "#pragma once" in code(name)
+
+
+@pytest.mark.parametrize("name", cpp_files())
+def test_cpp_keeps_to_its_room(name):
+    """Threads, OpenMP, processors and Python are each known in one place."""
+    for pattern, allowed in CPP_ALONE.items():
+        found = re.search(pattern, code(name))
+        assert not found or name.startswith(allowed), f"{name}: {found[0]!r}"
+
+
+# ---- Python ----
+
+
+def imports(module):
+    """(name, whether it runs when the module is imported) of each import; our own begin with a dot.
+
+    A call with a constant first argument, `need("tqdm", …)`, may be an import, too.
+    """
+
+    def walk(node, now):
+        for child in ast.iter_child_nodes(node):
+            typing = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test)
+            inner = (
+                now
+                and not typing
+                and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            )
+            if isinstance(child, ast.Import):
+                yield from ((alias.name, now) for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                assert child.level <= 1, f"{module} imports from outside the package"
+                if child.level and not child.module:
+                    yield from ((f".{alias.name}", now) for alias in child.names)
+                else:
+                    yield "." * child.level + child.module, now
+            elif isinstance(child, ast.Call) and child.args:
+                first = child.args[0]
+                if isinstance(first, ast.Constant) and isinstance(first.value, str):
+                    yield f"?{first.value}", now
+            yield from walk(child, inner)
+
+    yield from walk(tree(module), True)
+
+
+@pytest.mark.parametrize("module", python_modules())
+def test_python_imports_only_rooms_below(module):
+    """Our own modules are imported by relative names, also within functions."""
+    own = PYTHON_ROOMS.index(module)
+    for name, _ in imports(module):
+        assert name.partition(".")[0] != "gradstep", f"{module} imports {name}: wanted from ."
+        if name.startswith("."):
+            other = name[1:].partition(".")[0]
+            assert PYTHON_ROOMS.index(other) < own, f"{module} imports {name}, a room above"
+
+
+@pytest.mark.parametrize("module", python_modules())
+def test_python_keeps_to_its_room(module):
+    """Arguments are parsed and pictures drawn in one place, and each optional package has its."""
+    for name, _ in imports(module):
+        package = name.lstrip("?").partition(".")[0]
+        asked = name.startswith("?") and (module, name[1:]) in PYTHON_ASKED
+        if package in PYTHON_ALONE and not asked:
+            assert module in PYTHON_ALONE[package], f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", python_modules())
+def test_numpy_is_all_that_is_needed(module):
+    """What importing a module imports is ours, NumPy's or Python's own."""
+    for name, now in imports(module):
+        if now and not name.startswith((".", "?")):
+            package = name.partition(".")[0]
+            assert package == "numpy" or package in sys.stdlib_module_names, name
+
+
+# ---- nothing by half ----
+
+
+def test_rooms_are_inhabited():
+    """No room is listed that is not there."""
+    for prefix in CPP_ROOMS:
+        assert any(name.startswith(prefix) for name in cpp_files()), prefix
+    assert set(PYTHON_ROOMS) == {*python_modules(), "_core"}
+    assert (PYTHON / "_core.pyi").is_file()
+
+
+@pytest.mark.parametrize("rule", gs._core.rules())
+def test_rule_has_all_its_parts(rule):
+    """A file, a class, a function in the reference, options to test; and people can read of it."""
+    assert (CPP / "rules" / f"{rule.lower()}.hpp").is_file()
+    assert rule in gs.__all__
+    made = getattr(gs, rule)
+    assert issubclass(made, gs.Optimizer)
+    assert made.rule == made.__name__ == rule
+    assert rule in reference.RULES
+    assert rule in OPTIONS
+    for part in ["Args:", "State", "Source:", "Example:", "Where frameworks differ:"]:
+        assert part in inspect.getdoc(made), f"{rule}'s docstring lacks {part!r}"
+    readme = ROOT / "README.md"
+    if readme.exists():
+        assert re.search(rf"\b{rule}\b", readme.read_text(encoding="utf-8")), "README lacks it"
+
+
+@pytest.mark.parametrize("rule", gs._core.rules())
+def test_rule_has_the_same_hyperparameters_everywhere(rule):
+    """The class's, in the order of the kernels', and the reference's."""
+    hyper_names, states = gs._core.rules()[rule]
+    group = dict(getattr(gs, rule)(np.ones(1)).groups[0])
+    assert group.pop("maximize") is False
+    assert group.pop("frozen") is False
+    assert [
+        f"{key}[{i}]" if isinstance(value, tuple) else key
+        for key, value in group.items()
+        for i in range(len(value) if isinstance(value, tuple) else 1)
+    ] == list(hyper_names)
+    parameters = inspect.signature(getattr(gs, rule)).parameters
+    assert list(parameters) == ["params", *group, "maximize"]
+    twin = inspect.signature(reference.RULES[rule]).parameters.values()
+    named = {p.name for p in twin if p.kind is p.KEYWORD_ONLY}
+    handed_on = any(p.kind is p.VAR_KEYWORD for p in twin)  # to the rule it builds upon
+    assert named <= set(group) if handed_on else named == set(group)
+    for name, option, initial in states:
+        assert name in inspect.getdoc(getattr(gs, rule)), f"the docstring lacks the state {name}"
+        assert {option, initial} - {None} <= set(group)
+
+
+def test_no_rule_more():
+    """What has a file, a class, a reference or options is in the catalogue."""
+    rules = set(gs._core.rules())
+    files = {path.stem for path in (CPP / "rules").glob("*.hpp")}
+    assert files - {"catalogue", "rule", "state"} == {rule.lower() for rule in rules}
+    classes = {
+        name
+        for name in gs.__all__
+        if inspect.isclass(getattr(gs, name)) and issubclass(getattr(gs, name), gs.Optimizer)
+    }
+    assert classes - {"Optimizer"} == set(reference.RULES) == set(OPTIONS) == rules
+
+
+def test_storages_have_all_their_parts():
+    """A file for each, and no other."""
+    files = {path.stem for path in (CPP / "storage").glob("*.hpp")}
+    assert files - {"catalogue"} == set(gs._core.storages())
+    assert set(gs._core.storages()) == {np.dtype(name).name for name in gs._core.storages()}
+
+
+def test_schedules_have_all_their_parts():
+    """A file, a function with the same name and one in the reference."""
+    names = set(gs._core.schedules())
+    files = {path.stem for path in (CPP / "schedules").glob("*.hpp")}
+    assert files - {"catalogue", "math"} == names
+    for name in names:
+        assert inspect.isfunction(getattr(gs.schedules, name))
+        assert inspect.isfunction(getattr(reference_schedules, name))
+
+
+def test_targets_have_all_their_parts():
+    """Each target of the build has a file and is built on some processor; each file is a target."""
+    files = {path.stem for path in (CPP / "targets").glob("*.cpp")}
+    assert files == {name for names in targets_by_processor().values() for name in names}
+    assert set(gs._core.targets()) <= files
+
+
+# ---- what the linker sees of a target ----
+
+
+@functools.cache
+def cmake():
+    return (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+
+
+def targets_by_processor():
+    """CMakeLists.txt: a pattern for the processor's name, and its targets."""
+    found = re.findall(r'if\(processor MATCHES "([^"]+)"\)\s+set\(targets ([^)]+)\)', cmake())
+    assert found
+    return {pattern: names.split() for pattern, names in found}
+
+
+def own_targets():
+    machine = platform.machine().lower()
+    for pattern, names in targets_by_processor().items():
+        if re.search(pattern, machine):
+            return names
+    return ["baseline"]
+
+
+def flags(target):
+    """How CMakeLists.txt has a release compile a target's file."""
+    common = re.search(r"target_compile_options\(flags INTERFACE(.*?)\n\s*\$<", cmake(), re.DOTALL)
+    release = re.search(r"CONFIG:Release>:(\S+?)>", cmake())[1]
+    every = re.search(r"set\(flags_every ([^$]+)\$", cmake())[1]
+    own = re.search(rf"set\(flags_{target} ([^)]+)\)", cmake())
+    standard = re.search(r"CMAKE_CXX_STANDARD (\d+)", cmake())[1]
+    return [
+        f"-std=c++{standard}",
+        "-fPIC",
+        "-fvisibility=hidden",
+        release,
+        *common[1].split(),
+        *every.split(),
+        *(own[1].split() if own else []),
+    ]
+
+
+# By where they really are: c++ is mostly another name for one of the others.
+COMPILERS = sorted(
+    {os.path.realpath(path) for path in map(shutil.which, ["c++", "g++", "clang++"]) if path}
+)
+
+
+@pytest.mark.skipif(not COMPILERS or not shutil.which("nm"), reason="no C++ compiler or no nm")
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems write symbols otherwise")
+@pytest.mark.parametrize("target", own_targets())
+def test_target_shows_one_symbol(target, tmp_path):
+    """Its table alone: what is weak the linker may take from any target, for all of them."""
+    for compiler in COMPILERS:
+        made = tmp_path / "target.o"
+        source = CPP / "targets" / f"{target}.cpp"
+        subprocess.run(
+            [compiler, *flags(target), "-w", "-c", str(source), "-o", str(made)],
+            check=True,
+            timeout=300,
+        )
+        lines = subprocess.run(
+            ["nm", "-C", str(made)], check=True, timeout=60, capture_output=True, text=True
+        ).stdout.splitlines()
+        symbols = [re.fullmatch(r"[0-9a-f ]*\s([A-Za-z])\s(.+)", line).groups() for line in lines]
+        assert not [symbol for symbol in symbols if symbol[0] in "wWvVu"]
+        shown = [name for kind, name in symbols if kind.isupper() and kind != "U"]
+        assert shown == [f"gradstep::targets::{target}"]
