@@ -86,7 +86,7 @@ int default_threads() {
         int wanted = std::atoi(text);    // of a list "4,2", the outermost level
         if (wanted > 0) count = std::min(count, wanted);
     }
-    return count;
+    return std::clamp(count, 1, max_threads);
 }
 
 std::atomic<int>& thread_count() {
@@ -127,7 +127,7 @@ void pause() {
 using Clock = std::chrono::steady_clock;
 using std::chrono::microseconds;
 
-// Measured on two cores (benchmarks/test_wake.py): a hot fork and join costs under 1 us, waking a
+// Measured on two cores (benchmarks/report.py wake): a hot fork and join costs under 1 us, waking a
 // sleeper costs the caller about 5 us and the help comes 30 to 100 us later.
 constexpr int64_t hot_bytes = 128 << 10;    // below this nobody is called, awake or not
 constexpr int64_t cold_bytes = 4 << 20;     // from here on sleepers are woken after any pause
@@ -166,16 +166,17 @@ struct alignas(64) Share {
 // nothing. Whoever takes a chunk sees the job it belongs to: a job cannot end before its chunks.
 class Team {
 public:
-    // False: nobody was called, the caller is better off alone.
+    // False: it is too small to share, or another caller has the team.
     bool run(int64_t chunks, int64_t bytes, int threads, Body body, void* context) {
         if (too_small(chunks, bytes, threads)) return false;
         std::unique_lock<std::mutex> lock(in_use_, std::try_to_lock);
-        if (!lock.owns_lock()) return false;    // another caller's step has the team
+        if (!lock.owns_lock()) return false;
         const bool wake = bytes >= cold_bytes || eager || Clock::now() - last_end_ < recently;
         if (wake) hire(threads - 1);
         if (!wake && asleep_.load() == int(workers_.size())) {
+            for (int64_t chunk = 0; chunk < chunks; ++chunk) body(context, chunk);
             last_end_ = Clock::now();
-            return false;
+            return true;
         }
         leave_this_processor();
 
@@ -239,6 +240,7 @@ private:
             }
             seen = round_.load(std::memory_order_acquire);
             work(self);
+            if (self >= share_count_.load(std::memory_order_relaxed)) sleep(seen);    // let go
         }
     }
 
@@ -310,15 +312,14 @@ Team& native_team() {
 // ---- the OpenMP runtime's team ----
 
 std::atomic<bool> use_openmp{false};
+// libgomp hangs in a child if its parent ever ran a region, ours or not: the child works alone.
+std::atomic<bool> forked{false};
 
 bool run_openmp([[maybe_unused]] int64_t chunks, [[maybe_unused]] int64_t bytes,
                 [[maybe_unused]] int threads, [[maybe_unused]] Body body,
                 [[maybe_unused]] void* context) {
 #if defined(_OPENMP)
-    // libgomp hangs in a child if its parent ever ran a region: the child works alone.
-    static std::atomic<bool> forked{false};
-    static const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
-    if (registered != 0 || forked || too_small(chunks, bytes, threads)) return false;
+    if (forked || too_small(chunks, bytes, threads)) return false;
     const FloatMode mode = float_mode();
 #pragma omp parallel num_threads(threads)
     {
@@ -344,7 +345,8 @@ const char* team() { return use_openmp ? "openmp" : "native"; }
 
 bool force_team(const std::string& name) {
 #if defined(_OPENMP)
-    if (name == "openmp") return use_openmp = true;
+    static const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
+    if (name == "openmp" && registered == 0) return use_openmp = true;
 #endif
     if (name != "native") return false;
     use_openmp = false;

@@ -7,9 +7,15 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include <chrono>
 #include <cinttypes>
 #include <cstdio>
 #include <cstring>
+#include <thread>
 #include <vector>
 
 #include "dispatch.hpp"
@@ -238,51 +244,100 @@ void check_schedules(const Table& table) {
     }
 }
 
-// Whole steps over many tensors; the results of one thread and of several must agree.
-void check_threads() {
+// Fifty whole steps over many tensors, sleeping now and then so that workers fall asleep.
+std::vector<float> whole_steps() {
     const Table& table = dispatch::current();
     const RuleInfo* rule = nullptr;
     for (int i = 0; i < table.rule_count; ++i)
         if (std::strcmp(table.rules[i].name, "AdamW") == 0) rule = &table.rules[i];
-    std::vector<float> results;
-    for (int threads : {1, 2, 3, 4}) {
-        parallel::set_threads(threads);
-        parallel::set_eager(true);
-        Numbers numbers;
-        std::vector<std::vector<float>> arrays;
-        std::vector<pipeline::Tensor> tensors;
-        std::vector<const void*> gradients;
-        std::vector<int64_t> counts;
-        for (int i = 0; i < 60; ++i) {
-            pipeline::Tensor tensor;
-            tensor.n = i * i * 7 % 9000;
-            for (int stream = 0; stream < 4; ++stream) {
-                arrays.emplace_back(size_t(tensor.n));
-                for (float& x : arrays.back()) x = stream < 2 ? numbers.next<float>() : 0;
-            }
-            tensor.p = arrays[arrays.size() - 4].data();
-            gradients.push_back(i % 7 == 3 ? nullptr : arrays[arrays.size() - 3].data());
-            tensor.state[0] = arrays[arrays.size() - 2].data();
-            tensor.state[1] = arrays[arrays.size() - 1].data();
-            tensors.push_back(tensor);
-            counts.push_back(i % 3);
+    Numbers numbers;
+    std::vector<std::vector<float>> arrays;
+    std::vector<pipeline::Tensor> tensors;
+    std::vector<const void*> gradients;
+    std::vector<int64_t> counts;
+    for (int i = 0; i < 60; ++i) {
+        pipeline::Tensor tensor;
+        tensor.n = i * i * 7 % 9000;
+        for (int stream = 0; stream < 4; ++stream) {
+            arrays.emplace_back(size_t(tensor.n));
+            for (float& x : arrays.back()) x = stream < 2 ? numbers.next<float>() : 0;
         }
-        pipeline::Scratch scratch;
-        for (int k = 0; k < 50; ++k) {
-            pipeline::step(table, *rule, tensors, gradients, counts.data(), {{hypers[0], 1, false}},
-                           scratch);
-            for (int64_t& count : counts) ++count;
-        }
-        std::vector<float> now;
-        for (auto& array : arrays) now.insert(now.end(), array.begin(), array.end());
-        canonical(now.data(), int64_t(now.size()));
-        if (results.empty()) results = now;
-        if (std::memcmp(results.data(), now.data(), now.size() * sizeof(float)) != 0) {
-            ++failures;
-            std::printf("%d threads: other results than with one\n", threads);
-        }
+        tensor.p = arrays[arrays.size() - 4].data();
+        gradients.push_back(i % 7 == 3 ? nullptr : arrays[arrays.size() - 3].data());
+        tensor.state[0] = arrays[arrays.size() - 2].data();
+        tensor.state[1] = arrays[arrays.size() - 1].data();
+        tensors.push_back(tensor);
+        counts.push_back(i % 3);
     }
-    add_to_hash(results.data(), results.size() * sizeof(float));
+    pipeline::Scratch scratch;
+    for (int k = 0; k < 50; ++k) {
+        pipeline::step(table, *rule, tensors, gradients, counts.data(), {{hypers[0], 1, false}},
+                       scratch);
+        for (int64_t& count : counts) ++count;
+        if (k % 10 == 9) std::this_thread::sleep_for(std::chrono::microseconds(300));
+    }
+    std::vector<float> results;
+    for (auto& array : arrays) results.insert(results.end(), array.begin(), array.end());
+    canonical(results.data(), int64_t(results.size()));
+    return results;
+}
+
+void expect(bool equal, const std::vector<float>& a, const std::vector<float>& b,
+            const char* what) {
+    if ((std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0) == equal) return;
+    ++failures;
+    std::printf("%s\n", what);
+}
+
+// Flushes denormals to zero in this thread until it is destroyed.
+class Flushing {
+#if defined(__x86_64__)
+    unsigned before_ = _mm_getcsr();
+
+public:
+    Flushing() { _mm_setcsr(before_ | 0x8040); }
+    ~Flushing() { _mm_setcsr(before_); }
+#elif defined(__aarch64__)
+    uint64_t before_;
+
+public:
+    Flushing() {
+        asm volatile("mrs %0, fpcr" : "=r"(before_));
+        asm volatile("msr fpcr, %0" : : "r"(before_ | uint64_t(1) << 24));
+    }
+    ~Flushing() { asm volatile("msr fpcr, %0" : : "r"(before_)); }
+#endif
+};
+
+// Any number of threads gives the bits of one, from several callers at once, and in the mode for
+// denormals that the caller has.
+void check_threads() {
+    parallel::set_eager(true);
+    parallel::set_threads(1);
+    const std::vector<float> one = whole_steps();
+    for (int threads : {2, 3, 4, 2, 4, 1}) {
+        parallel::set_threads(threads);
+        expect(true, one, whole_steps(), "several threads: other results than one");
+    }
+    parallel::set_threads(3);
+    std::vector<float> other;
+    std::thread caller([&] { other = whole_steps(); });
+    expect(true, one, whole_steps(), "two callers: other results than one");
+    caller.join();
+    expect(true, one, other, "two callers: the other's results differ");
+#if defined(__x86_64__) || defined(__aarch64__)
+    std::vector<float> flushed;
+    {
+        const Flushing flushing;
+        parallel::set_threads(1);
+        flushed = whole_steps();
+        expect(false, one, flushed, "flushing denormals changes nothing: the check checks nothing");
+        parallel::set_threads(4);
+        expect(true, flushed, whole_steps(), "workers do not flush denormals as their caller does");
+    }
+    expect(true, one, whole_steps(), "workers kept another caller's mode for denormals");
+#endif
+    add_to_hash(one.data(), one.size() * sizeof(float));
 }
 
 }    // namespace

@@ -340,6 +340,8 @@ BAD_HYPER = [
     *[(rule, {"momentum": bad}, ValueError, f"momentum: got {bad}, wanted {BELOW_ONE}")
       for rule in ["SGD", "RMSprop"] for bad in [1.0, 1.1, -0.5, np.nan]],
     ("SGD", {"dampening": 1.5}, ValueError, r"dampening: got 1.5, wanted a number in \[0, 1\]"),
+    ("SGD", {"momentum": 0, "dampening": 0.5}, ValueError,
+     "dampening: got 0.5 with momentum=0, wanted a momentum for it to dampen"),
     ("SGD", {"dampening": -0.5}, ValueError, r"dampening: got -0.5, wanted a number in \[0, 1\]"),
     ("RMSprop", {"alpha": 1.0}, ValueError, f"alpha: got 1.0, wanted {BELOW_ONE}"),
     ("RMSprop", {"alpha": -1}, ValueError, f"alpha: got -1, wanted {BELOW_ONE}"),
@@ -1086,7 +1088,7 @@ LEGAL_HYPER = [
     ("SGD", {"lr": 0}),
     ("SGD", {"lr": np.float32(0.1)}),
     ("SGD", {"lr": np.int64(1)}),
-    ("SGD", {"lr": np.float16(0.5), "dampening": 1}),
+    ("SGD", {"lr": np.float16(0.5), "momentum": 0.5, "dampening": 1}),
     ("Adam", {"betas": [0.0, 0.5]}),
     ("SGD", {"nesterov": True, "momentum": 0.9}),
     ("SGD", {"maximize": np.True_}),

@@ -9,6 +9,7 @@ import gc
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import textwrap
@@ -891,3 +892,104 @@ def test_set_target(target):
     p = np.ones(3)
     gs.SGD(p, lr=0.5).step(np.ones(3))
     assert p.tolist() == [0.5] * 3
+
+
+# ---- what was found by reading the code ----
+
+
+def test_zero_dimensional_gradients_may_be_numpy_scalars():
+    """Arithmetic on 0-d arrays gives scalars: they are what people have in hand."""
+    params = {"a": np.array(1.0), "b": np.ones(3)}
+    gs.SGD(params, lr=0.5).step({name: 2 * p for name, p in params.items()})
+    assert params["a"] == 0
+    with pytest.raises(TypeError, match=r"grads\['a'\]: got dtype float32, wanted float64"):
+        gs.SGD(params).step({"a": np.float32(1), "b": np.ones(3)})
+
+
+@pytest.mark.parametrize("off", [False, np.False_], ids=repr)
+@pytest.mark.parametrize(("rule", "option"), [("Adam", "amsgrad"), ("RMSprop", "centered")])
+def test_a_state_cannot_be_switched_off(rule, option, off):
+    opt = getattr(gs, rule)(np.ones(3), **{option: True})
+    opt.groups[0][option] = off
+    with pytest.raises(ValueError, match=f"{option}: got .*False.* built with"):
+        opt.step(np.ones(3))
+
+
+def test_shallow_copies_are_refused():
+    with pytest.raises(TypeError, match="wanted copy.deepcopy"):
+        copy.copy(gs.Adam(np.ones(3)))
+
+
+@pytest.mark.parametrize("key", ["step", "t"])
+def test_counts_stay_countable(key):
+    opt = gs.Adam(np.ones(3))
+    state = opt.state_dict()
+    (state["state"]["0"] if key == "step" else state)[key] = 2**52
+    with pytest.raises(ValueError, match=rf"{key}'\]: got 4503599627370496, wanted .* below"):
+        opt.load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("rule", "hyper", "what"),
+    [
+        ("SGD", {"lr": 1e39}, "lr: got 1e[+]39, which rounds to infinity"),
+        ("Adam", {"eps": 1e-60}, "eps: got 1e-60, which rounds to 0"),
+        (
+            "Adagrad",
+            {"initial_accumulator_value": 1e300},
+            "initial_accumulator_value: got 1e[+]300",
+        ),
+        ("SGD", {"lr": lambda _: 1e39}, "lr: got 1e[+]39, which rounds to infinity"),
+    ],
+)
+def test_float32_must_hold_the_numbers(rule, hyper, what):
+    build, grads = getattr(gs, rule), np.ones(3, np.float32)
+    with pytest.raises(ValueError, match=what):
+        build(np.ones(3, np.float32), **hyper).step(grads)
+    build(np.ones(3), **hyper).step(np.ones(3))
+
+
+def test_an_exhausted_schedule_names_the_hyperparameter():
+    schedule = gs.schedules.linear(1.0, 0.0, total=1, past_end="raise")
+    opt = gs.SGD(np.ones(3), lr=schedule)
+    opt.step(np.ones(3))
+    opt.step(np.ones(3))
+    with pytest.raises(ValueError, match="^lr: t: got 2, wanted .*schedules.linear"):
+        opt.step(np.ones(3))
+
+
+def test_counts_survive_an_interrupted_step():
+    """What a signal handler raises right after the core has stepped loses the report alone."""
+    opt = gs.Adam(np.ones(1 << 21))
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        for _ in range(20):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.001)
+                opt.step(np.ones(1 << 21))
+            except KeyboardInterrupt:
+                pass
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    assert opt.t == opt.state["0"]["step"] > 0
+
+
+def test_groups_params_cannot_grow():
+    opt = gs.Adam({"w": np.ones(3)})
+    opt.groups[0].params["b"] = np.ones(3)
+    copy.deepcopy(opt).step({"w": np.ones(3)})
+
+
+@pytest.mark.parametrize("arrays", [None, 3.0, "ab"])
+def test_global_norm_names_its_argument(arrays):
+    with pytest.raises(TypeError, match="^arrays: got .*, wanted an array or a sequence"):
+        gs.global_norm(arrays)
+
+
+def test_the_base_class_is_no_rule():
+    with pytest.raises(TypeError, match="wanted a rule"):
+        gs.Optimizer(np.ones(3), {})

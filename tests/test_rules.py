@@ -77,6 +77,10 @@ def test_split_into_shards(index, dtype, threads):
         one.step(g)
         many.step(split(g))
     assert_same_bits(shards, whole)
+    for name, array in one.state["0"].items():
+        if name != "step":
+            parts = [entry[name] for entry in many.state.values()]
+            assert_same_bits(np.concatenate(parts), array, name)
 
 
 def test_counts_resolve_scalars_for_each_parameter():
@@ -106,8 +110,8 @@ def test_long_run_stays_equal():
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.__name__)
-def test_flush_denormals_is_the_callers(dtype, target, threads):
-    """Denormals survive: no target and no worker flushes what the caller does not."""
+def test_denormals_survive(dtype, target, threads):
+    """No target and no worker flushes what the caller does not (the self-test has the rest)."""
     tiny = np.finfo(dtype).smallest_subnormal
     p = np.zeros(40_000, dtype)
     gs.SGD(p, lr=1.0).step(np.full(p.size, tiny * 3, dtype))

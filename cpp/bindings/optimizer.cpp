@@ -28,7 +28,8 @@ ArrayView view(py::handle object) {
 class Plan {
 public:
     // states: for each parameter its arrays in the rule's order, None where an optional one is
-    // absent. counts: int64, the updates of each parameter. settings: float64, a row for each group
+    // absent. counts: int64, the updates of each parameter, then those of the
+    // optimizer. settings: float64, a row for each group
     // of the rule's hyperparameters, the gradient factor, and whether the group is frozen.
     Plan(const std::string& rule, py::list params, py::list states,
          const std::vector<int>& group_of, py::array_t<int64_t> counts,
@@ -38,7 +39,7 @@ public:
         const Table& table = dispatch::current();
         const RuleInfo& info = table.rules[rule_];
         if (settings_.ndim() != 2 || settings_.shape(1) != info.hyper_count + 2 ||
-            counts_.size() != py::ssize_t(params_.size()) || group_of.size() != params_.size() ||
+            counts_.size() != py::ssize_t(params_.size()) + 1 || group_of.size() != params_.size() ||
             states_.size() != params_.size())
             throw py::value_error("Plan: sizes do not fit together");
         for (size_t i = 0; i < params_.size(); ++i) {
@@ -115,6 +116,7 @@ public:
         pipeline::step(table, rule, tensors_, gradients_, counts, groups_, scratch_);
         for (size_t i = 0; i < tensors_.size(); ++i)
             counts[i] += gradients_[i] != nullptr && !groups_[size_t(tensors_[i].group)].frozen;
+        ++counts[tensors_.size()];
         return -1;
     }
 

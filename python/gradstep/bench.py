@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import time
@@ -119,8 +120,9 @@ RULES: dict[str, Rule] = {
 class Racer:
     """One contestant: `gradients` is not timed, `step` is, `params` reads the result.
 
-    `gradients` makes what one step gets: arrays in objects that no step has seen before, as a
-    backward pass leaves them, so that nobody wins by remembering the last step's.
+    `gradients` makes what one step gets: arrays in objects that no step has seen before and, in
+    turns, at other addresses, as a backward pass leaves them, so that nobody wins by remembering
+    the last step's.
     """
 
     name: str
@@ -129,11 +131,17 @@ class Racer:
     params: Callable[[], Sequence[Any]]
 
 
+def _elsewhere(grads: Sequence[Array]) -> list[Array]:
+    """The same gradients at other addresses."""
+    return [g.copy() for g in grads]
+
+
 def ours(rule: Rule, params: Sequence[Array], grads: Sequence[Array]) -> Racer:
     """gradstep itself, on copies of `params`."""
     own = [p.copy() for p in params]
     step = getattr(optimizers, rule.name)(own, **rule.arguments).step
-    return Racer(OURS, lambda: [g[:] for g in grads], step, lambda: own)
+    turns = itertools.cycle([grads, _elsewhere(grads)])
+    return Racer(OURS, lambda: [g[:] for g in next(turns)], step, lambda: own)
 
 
 def plain_numpy(rule: Rule, params: Sequence[Array], grads: Sequence[Array]) -> Racer:
@@ -147,7 +155,8 @@ def plain_numpy(rule: Rule, params: Sequence[Array], grads: Sequence[Array]) -> 
         for p, g, state in zip(own, gradients, states, strict=True):
             rule.plain(t, p, g, *state)
 
-    return Racer(NUMPY, lambda: [g[:] for g in grads], step, lambda: own)
+    turns = itertools.cycle([grads, _elsewhere(grads)])
+    return Racer(NUMPY, lambda: [g[:] for g in next(turns)], step, lambda: own)
 
 
 def moving(rule: Rule, elements: int) -> Racer:
@@ -167,12 +176,13 @@ def torch_step(rule: Rule, params: Sequence[Array], grads: Sequence[Array]) -> R
     torch = import_module("torch")
     torch.set_num_threads(runtime.get_num_threads())
     own = [torch.from_numpy(p.copy()).requires_grad_() for p in params]
-    given = [torch.from_numpy(g) for g in grads]
+    sets = (grads, _elsewhere(grads))
+    turns = itertools.cycle([[torch.from_numpy(g) for g in one] for one in sets])
     fused = {"fused": True} if rule.fused else {}
     step = getattr(torch.optim, rule.name)(own, **rule.arguments, **fused).step
 
     def gradients() -> None:
-        for p, g in zip(own, given, strict=True):
+        for p, g in zip(own, next(turns), strict=True):
             p.grad = g.detach()
 
     name = f"torch {torch.__version__}{' fused' * rule.fused}"

@@ -13,27 +13,32 @@ class Group(dict[str, Any]):
 
     Attributes:
         name: the group's name, or None.
-        params: its parameters, in the structure that was given.
     """
 
-    __slots__ = ("changed", "keys_", "name", "params")
+    __slots__ = ("_params", "changed", "keys_", "name")
 
     def __init__(self, name: str | None, params: Any, values: Mapping[str, Any]) -> None:
         super().__init__(values)
         self.changed = True  # since the optimizer last looked
         self.name = name
-        self.params = params
         # None: one array; a list of names: a mapping; an int: a sequence of that length.
         self.keys_: list[str] | int | None
+        self._params: Any
         if isinstance(params, np.ndarray):
-            self.keys_ = None
+            self.keys_, self._params = None, params
         elif isinstance(params, Mapping):
-            self.keys_ = list(params)
+            self.keys_, self._params = list(params), dict(params)
         else:
-            self.keys_ = len(params)
+            self.keys_, self._params = len(params), tuple(params)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Group, (self.name, self.params, dict(self))
+        return Group, (self.name, self._params, dict(self))
+
+    @property
+    def params(self) -> Any:
+        """Its parameters, in the structure that was given (a tuple for a sequence)."""
+        # A copy: what is added to it is not stepped.
+        return dict(self._params) if isinstance(self._params, dict) else self._params
 
     # Whatever changes a dict marks it, so that a step need not compare.
 

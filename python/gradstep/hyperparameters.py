@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _core
+from .schedules import Schedule
 
 
 class Range(NamedTuple):
@@ -35,23 +36,54 @@ RANGES: dict[str, Range] = {
     "momentum": BELOW_ONE,
     "weight_decay": NON_NEGATIVE,
 }
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+FLOAT32_MIN = float(np.finfo(np.float32).smallest_subnormal)
+
 # These describe a state's first content, so they cannot change from step to step.
 CONSTANT = frozenset({"initial_accumulator_value"})
 
-# What a schedule or callable gives: (column of the row, its name, the function of the step index).
-Driven = tuple[int, str, Callable[[int], float]]
+
+class Driven(NamedTuple):
+    """A hyperparameter that a schedule or callable gives."""
+
+    column: int
+    argument: str
+    key: str
+    function: Callable[[int], float]
+    single: bool
 
 
-def number(argument: str, key: str, value: object) -> float:
-    """``value`` as a float within the range of hyperparameter ``key``, or raise."""
+def _shown(value: object) -> str:
+    try:
+        return str(value)
+    except ValueError:  # Python does not print integers of thousands of digits
+        return "an integer of thousands of digits"
+
+
+def number(argument: str, key: str, value: object, single: bool) -> float:
+    """``value`` as a float within the range of hyperparameter ``key``, or raise.
+
+    Args:
+        argument: what to call it in an error.
+        key: the hyperparameter.
+        value: anything.
+        single: whether a kernel will round it to float32: then it must not become infinite, nor
+            ε nothing.
+    """
+    wanted, holds = RANGES[key]
     if type(value) is not float and (isinstance(value, bool) or not isinstance(value, Real)):
-        raise TypeError(f"{argument}: got {type(value).__name__}, wanted {RANGES[key].wanted}")
+        raise TypeError(f"{argument}: got {type(value).__name__}, wanted {wanted}")
     try:
         x = float(value)
     except OverflowError:  # an integer that no float can hold
         x = math.inf
-    if not RANGES[key].holds(x):
-        raise ValueError(f"{argument}: got {value}, wanted {RANGES[key].wanted}")
+    if not holds(x):
+        raise ValueError(f"{argument}: got {_shown(value)}, wanted {wanted}")
+    if single and (x > FLOAT32_MAX or (key == "eps" and 0 < x < FLOAT32_MIN)):
+        raise ValueError(
+            f"{argument}: got {value}, which rounds to {'infinity' if x > 1 else '0'} for float32 "
+            f"parameters, wanted {wanted} that float32 can hold"
+        )
     return x
 
 
@@ -81,7 +113,11 @@ class State(NamedTuple):
 
 
 def compile_group(
-    prefix: str, rule: Rule, defaults: Mapping[str, Any], group: Mapping[str, Any]
+    prefix: str,
+    rule: Rule,
+    defaults: Mapping[str, Any],
+    group: Mapping[str, Any],
+    single: bool,
 ) -> tuple[list[float], list[Driven]]:
     """Check a group and lay its hyperparameters out as the rule's kernels want them.
 
@@ -90,6 +126,7 @@ def compile_group(
         rule: the rule whose order of hyperparameters counts.
         defaults: the hyperparameters the group must have.
         group: the hyperparameters, and ``maximize`` and ``frozen``.
+        single: whether any of the group's parameters is float32.
 
     Returns:
         The row of numbers (the rule's, then the gradient factor, then frozen), and what must be
@@ -132,18 +169,22 @@ def compile_group(
                     f"{argument}: got a function of the step, wanted {RANGES[key].wanted}"
                 )
             row.append(math.nan)
-            driven.append((column, argument, value))
+            driven.append(Driven(column, argument, key, value, single))
         else:
-            row.append(number(argument, key, value))
+            row.append(number(argument, key, value, single))
     return [*row, -1.0 if group["maximize"] else 1.0, float(group["frozen"])], driven
 
 
 def call(driven: Driven, k: int) -> float:
     """The value of a driven hyperparameter at step index ``k``, checked."""
-    _, argument, function = driven
-    value = function(k)
-    key = argument.rpartition(" ")[2].partition("[")[0]
+    _, argument, key, function, single = driven
     try:
-        return number(argument, key, value)
+        value = function(k)
+    except (TypeError, ValueError) as error:
+        if not isinstance(function, Schedule):
+            raise  # it is the caller's own
+        raise type(error)(f"{argument}: {error} (from {function!r})") from None
+    try:
+        return number(argument, key, value, single)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{error} (from {function!r} at step {k})") from None

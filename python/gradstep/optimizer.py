@@ -56,15 +56,21 @@ class Report:
 class _Row:
     """What a group was when it was last compiled, and what must be called at each step."""
 
-    __slots__ = ("driven", "fixed", "group", "index", "lr", "on")
+    __slots__ = ("driven", "fixed", "group", "index", "lr", "on", "single")
 
     def __init__(
-        self, index: int, group: Group, on: tuple[bool, ...], fixed: dict[str, Any]
+        self,
+        index: int,
+        group: Group,
+        on: tuple[bool, ...],
+        fixed: dict[str, Any],
+        single: bool,
     ) -> None:
         self.index = index
         self.group = group
         self.on = on  # which of the rule's states it was built with
         self.fixed = fixed  # the hyperparameters that its states started from
+        self.single = single  # whether it has float32 parameters
         self.driven: list[Driven] = []
         self.lr = 0.0
 
@@ -89,14 +95,17 @@ class Optimizer:
     rule: ClassVar[str]
 
     def __init__(self, params: Params, defaults: Mapping[str, Any]) -> None:
+        if not hasattr(self, "rule"):
+            raise TypeError("Optimizer: got the base class, wanted a rule such as AdamW")
         self._defaults = {**defaults, "frozen": False}
         self._groups: list[Group] = []
         self._rows: list[_Row] = []
         self._params: list[Array] = []
         self._states: list[list[Array | None]] = []
-        self._counts = np.zeros(0, dtype=np.int64)
+        # Of each parameter and, last, of the optimizer: the core counts with the step, so that no
+        # signal can come between.
+        self._counts = np.zeros(1, dtype=np.int64)
         self._group_of: list[int] = []
-        self._t = 0
         self._lock = threading.Lock()
         self._catalogue = Rule(self.rule)
         if (
@@ -117,7 +126,7 @@ class Optimizer:
     @property
     def t(self) -> int:
         """Updates applied so far: the index that schedules get at the next step."""
-        return self._t
+        return self._counts.item(-1)
 
     @property
     def groups(self) -> Groups:
@@ -133,14 +142,16 @@ class Optimizer:
                 "step": int(count),
                 **{key: array.view() for key, array in self._named(states).items()},
             }
-            for name, count, states in zip(self._names(), self._counts, self._states, strict=True)
+            for name, count, states in zip(
+                self._names(), self._counts[:-1], self._states, strict=True
+            )
         }
 
     def __repr__(self) -> str:
         elements = sum(p.size for p in self._params)
         state_bytes = sum(s.nbytes for states in self._states for s in states if s is not None)
         counts = f"{_count(len(self._params), 'parameter')}, {_count(elements, 'element')}"
-        lines = [f"{type(self).__name__}(t={self._t}, {counts}, states {state_bytes:,} bytes)"]
+        lines = [f"{type(self).__name__}(t={self.t}, {counts}, states {state_bytes:,} bytes)"]
         for i, group in enumerate(self._groups):
             label = f"group {i}" + (f" {group.name!r}" if group.name is not None else "")
             values = ", ".join(f"{key}={value!r}" for key, value in group.items())
@@ -168,18 +179,17 @@ class Optimizer:
         if not self._lock.acquire(False):
             raise RuntimeError("step: this optimizer is at work in another thread")
         try:
-            k = self._t
+            k = self._counts.item(-1)
             for row in self._rows:
                 if row.group.changed:
                     self._compile(row)
                 for driven in row.driven:
-                    value = self._settings[row.index, driven[0]] = call(driven, k)
-                    if driven[0] == self._lr_column:
+                    value = self._settings[row.index, driven.column] = call(driven, k)
+                    if driven.column == self._lr_column:
                         row.lr = value
             flat = self._flatten(grads)
             while (refused := self._plan.step(flat)) != -1:
                 flat = self._explain(refused, flat)
-            self._t = k + 1
             if len(self._rows) == 1:
                 return Report(k + 1, self._rows[0].lr)
             return Report(k + 1, tuple([row.lr for row in self._rows]))
@@ -205,7 +215,7 @@ class Optimizer:
         ]
 
     def _explain(self, refused: int, grads: list[Any]) -> list[Any]:
-        """Raise for what the core refused, or replace a harmless subclass by a plain array."""
+        """Raise for what the core refused, or replace harmless subclasses by plain arrays."""
         if refused < -1:
             i = -2 - refused
             argument = self._arguments("params")[i]
@@ -214,14 +224,21 @@ class Optimizer:
                 f"{argument}: got {param.size} elements at another address than when "
                 "the optimizer was built, wanted an array that was not resized"
             )
-        argument = self._arguments("grads")[refused]
-        given = grads[refused]
-        array = np.asarray(given) if isinstance(given, np.generic) else given  # from a 0-d array
-        plain = arrays.check(argument, array, writable=False, like=self._params[refused])
-        arrays.check_apart(argument, plain, self._written())
-        if type(given) is np.ndarray:
+        if type(grads[refused]) is np.ndarray:
+            argument, array = self._arguments("grads")[refused], grads[refused]
+            arrays.check(argument, array, writable=False, like=self._params[refused])
+            arrays.check_apart(argument, array, self._written())
             raise RuntimeError(f"{argument}: refused by the core, not by the checks: a defect")
-        return [*grads[:refused], plain, *grads[refused + 1 :]]
+        arguments = self._arguments("grads")
+        return [
+            g
+            if g is None or type(g) is np.ndarray
+            # arithmetic on a 0-d array gives a NumPy scalar
+            else arrays.check(
+                argument, np.asarray(g) if isinstance(g, np.generic) else g, writable=False, like=p
+            )
+            for argument, g, p in zip(arguments, grads, self._params, strict=True)
+        ]
 
     # ---- groups ----
 
@@ -243,7 +260,7 @@ class Optimizer:
                 self._groups.pop()
                 self._rows.pop()
                 del self._params[before:], self._states[before:], self._group_of[before:]
-                self._counts = self._counts[:before].copy()
+                self._counts = np.append(self._counts[:before], self._counts[-1])
                 self._prepare()
                 raise
             self._grouped = True
@@ -284,13 +301,15 @@ class Optimizer:
         flat = group.flatten("", params)
         for label, array in zip(group.labels(), flat, strict=True):
             arrays.check(argument + label, array, writable=True)
-        compile_group(self._prefix(index), self._catalogue, self._defaults, group)
+        single = any(p.dtype == np.float32 for p in flat)
+        compile_group(self._prefix(index), self._catalogue, self._defaults, group, single)
         self._check_group(self._prefix(index), group)
         row = _Row(
             index,
             group,
             tuple(state.is_on(group) for state in self._catalogue.states),
             {key: group[key] for key in CONSTANT if key in group},
+            single,
         )
         states = [
             [self._new_state(i, group, p) if on else None for i, on in enumerate(row.on)]
@@ -301,7 +320,7 @@ class Optimizer:
         self._params += flat
         self._states += states
         self._group_of += [index] * len(flat)
-        self._counts = np.concatenate([self._counts, np.zeros(len(flat), dtype=np.int64)])
+        self._counts = np.insert(self._counts, -1, np.zeros(len(flat), dtype=np.int64))
 
     def _new_state(self, index: int, group: Group, param: Array) -> Array:
         initial = self._catalogue.states[index].initial
@@ -315,11 +334,19 @@ class Optimizer:
     def _compile(self, row: _Row) -> None:
         """Bring a group that was changed into the core's settings."""
         group, prefix = row.group, self._prefix(row.index)
-        values, driven = compile_group(prefix, self._catalogue, self._defaults, group)
+        group.changed = False  # first: what another thread assigns from here on is seen next time
+        try:
+            self._compile_checked(row, group, prefix)
+        except BaseException:
+            group.changed = True
+            raise
+
+    def _compile_checked(self, row: _Row, group: Group, prefix: str) -> None:
+        values, driven = compile_group(prefix, self._catalogue, self._defaults, group, row.single)
         self._check_group(prefix, group)
         for state, had in zip(self._catalogue.states, row.on, strict=True):
             value = group[state.option] if state.option else None
-            if state.is_on(group) != had and (not had or isinstance(value, bool)):
+            if state.is_on(group) != had and (not had or isinstance(value, bool | np.bool_)):
                 raise ValueError(
                     f"{prefix}{state.option}: got {value!r}, but the group was built "
                     f"{'with' if had else 'without'} {state.name}, wanted a value that keeps it so"
@@ -333,8 +360,7 @@ class Optimizer:
         self._settings[row.index] = values
         for key, value in group.items():
             if isinstance(value, list):
-                group[key] = tuple(value)  # a change within would go unnoticed
-        group.changed = False
+                dict.__setitem__(group, key, tuple(value))  # a change within would go unnoticed
         row.driven = driven
         row.lr = values[self._lr_column]
 
@@ -409,7 +435,7 @@ class Optimizer:
         with self._exclusive("state_dict"):
             return {
                 "rule": self.rule,
-                "t": self._t,
+                "t": self.t,
                 "state": {
                     name: {
                         key: value.copy() if isinstance(value, np.ndarray) else value
@@ -441,7 +467,7 @@ class Optimizer:
                     group.clear()
                     group.update(values)
                 raise
-            self._t = int(state_dict["t"])
+            self._counts[-1] = state_dict["t"]
             for i, (name, states) in enumerate(zip(self._names(), self._states, strict=True)):
                 entry = state_dict["state"][name]
                 self._counts[i] = entry["step"]
@@ -491,12 +517,18 @@ class Optimizer:
                 arrays.check(f"{where}[{key!r}]", entry[key], writable=False, like=array)
         return values
 
+    def __copy__(self) -> Optimizer:
+        raise TypeError(
+            f"copy: got {type(self).__name__}, whose copy would share its states; "
+            "wanted copy.deepcopy"
+        )
+
     def __getstate__(self) -> dict[str, Any]:
         with self._exclusive("pickling"):
             state = self.__dict__.copy()
         for key in ("_plan", "_lock", "_settings", "_rows", "_catalogue", "_params"):
             del state[key]
-        state["_built"] = [(row.on, row.fixed) for row in self._rows]
+        state["_built"] = [(row.on, row.fixed, row.single) for row in self._rows]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -535,8 +567,8 @@ class _Exclusive:
 def _check_count(argument: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{argument}: got {type(value).__name__}, wanted an integer")
-    if not 0 <= value < 2**63:
-        raise ValueError(f"{argument}: got {value}, wanted 0 or more, below 2**63")
+    if not 0 <= value < _core.step_limit:
+        raise ValueError(f"{argument}: got {value}, wanted 0 or more, below 2**52")
 
 
 def _check_kind(argument: str, value: object, kind: Any) -> None:

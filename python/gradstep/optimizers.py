@@ -68,12 +68,18 @@ class SGD(Optimizer):
         )
 
     def _check_group(self, prefix: str, group: Mapping[str, Any]) -> None:
+        on = {key: callable(group[key]) or bool(group[key]) for key in ("momentum", "dampening")}
         for key, wanted in (("momentum", True), ("dampening", False)):
-            if group["nesterov"] and (callable(group[key]) or bool(group[key])) != wanted:
+            if group["nesterov"] and on[key] != wanted:
                 raise ValueError(
                     f"{prefix}nesterov: got True with {key}={group[key]!r}, wanted "
                     "a momentum above 0 and no dampening"
                 )
+        if on["dampening"] and not on["momentum"]:
+            raise ValueError(
+                f"{prefix}dampening: got {group['dampening']!r} with momentum="
+                f"{group['momentum']!r}, wanted a momentum for it to dampen"
+            )
 
 
 class Adagrad(Optimizer):

@@ -119,7 +119,7 @@ class Schedule(_core.Schedule):
         """
         arguments = dict(fields)
         name = arguments.pop("schedule")
-        if name not in _MAKERS:
+        if not isinstance(name, str) or name not in _MAKERS:
             raise ValueError(f"schedule: got {name!r}, wanted one of {', '.join(_MAKERS)}")
         if name == "join":
             children = arguments.pop("schedules")
