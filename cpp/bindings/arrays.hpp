@@ -4,7 +4,7 @@
 #pragma once
 #include <pybind11/numpy.h>
 
-#include <cstring>
+#include <algorithm>
 #include <string>
 
 #include "../table.hpp"
@@ -32,9 +32,8 @@ public:
     }
 
     bool same_shape(const ArrayView& other) const {
-        return array_->nd == other.array_->nd &&
-               std::memcmp(array_->dimensions, other.array_->dimensions,
-                           size_t(array_->nd) * sizeof(*array_->dimensions)) == 0;
+        return std::equal(array_->dimensions, array_->dimensions + array_->nd,
+                          other.array_->dimensions, other.array_->dimensions + other.array_->nd);
     }
 
     int type() const { return descr()->type_num; }
