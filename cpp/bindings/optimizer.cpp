@@ -39,8 +39,8 @@ public:
         const Table& table = dispatch::current();
         const RuleInfo& info = table.rules[rule_];
         if (settings_.ndim() != 2 || settings_.shape(1) != info.hyper_count + 2 ||
-            counts_.size() != py::ssize_t(params_.size()) + 1 || group_of.size() != params_.size() ||
-            states_.size() != params_.size())
+            counts_.size() != py::ssize_t(params_.size()) + 1 ||
+            group_of.size() != params_.size() || states_.size() != params_.size())
             throw py::value_error("Plan: sizes do not fit together");
         for (size_t i = 0; i < params_.size(); ++i) {
             const ArrayView array = view(params_[i]);

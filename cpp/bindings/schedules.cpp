@@ -87,7 +87,9 @@ PyObject* call(PyObject* self, PyObject* args, PyObject* kwargs) {
         if (PyLong_CheckExact(t)) return value_at(schedule, t);
         if (py::isinstance<py::array>(t))
             return values_at(schedule, py::reinterpret_borrow<py::array>(t));
-        if (PyBool_Check(t) || !PyIndex_Check(t))
+        // Older NumPy takes its own booleans for indices and warns.
+        if (PyBool_Check(t) || !PyIndex_Check(t) ||
+            py::isinstance(t, py::module_::import("numpy").attr("bool_")))
             refuse_type(std::string(Py_TYPE(t)->tp_name) + " (" +
                         std::string(py::repr(py::handle(t))) + ")");
         const auto integer = py::reinterpret_steal<py::object>(PyNumber_Index(t));

@@ -120,9 +120,9 @@ RULES: dict[str, Rule] = {
 class Racer:
     """One contestant: `gradients` is not timed, `step` is, `params` reads the result.
 
-    `gradients` makes what one step gets: arrays in objects that no step has seen before and, in
-    turns, at other addresses, as a backward pass leaves them, so that nobody wins by remembering
-    the last step's.
+    `gradients` makes what one step gets: arrays in objects that no step has seen before, as a
+    backward pass leaves them, so that nobody wins by remembering the last step's; where there are
+    many, also at other addresses in turns.
     """
 
     name: str
@@ -131,16 +131,21 @@ class Racer:
     params: Callable[[], Sequence[Any]]
 
 
-def _elsewhere(grads: Sequence[Array]) -> list[Array]:
-    """The same gradients at other addresses."""
-    return [g.copy() for g in grads]
+def _turns(grads: Sequence[Array]) -> Iterator[Sequence[Array]]:
+    """The gradients again and again; of many arrays in turns a copy at other addresses.
+
+    One array comes back from an allocator where it was; a copy of it would only take a
+    part of the caches that the others need.
+    """
+    copies = [g.copy() for g in grads] if len(grads) > 1 else grads
+    return itertools.cycle([grads, copies])
 
 
 def ours(rule: Rule, params: Sequence[Array], grads: Sequence[Array]) -> Racer:
     """gradstep itself, on copies of `params`."""
     own = [p.copy() for p in params]
     step = getattr(optimizers, rule.name)(own, **rule.arguments).step
-    turns = itertools.cycle([grads, _elsewhere(grads)])
+    turns = _turns(grads)
     return Racer(OURS, lambda: [g[:] for g in next(turns)], step, lambda: own)
 
 
@@ -155,7 +160,7 @@ def plain_numpy(rule: Rule, params: Sequence[Array], grads: Sequence[Array]) -> 
         for p, g, state in zip(own, gradients, states, strict=True):
             rule.plain(t, p, g, *state)
 
-    turns = itertools.cycle([grads, _elsewhere(grads)])
+    turns = _turns(grads)
     return Racer(NUMPY, lambda: [g[:] for g in next(turns)], step, lambda: own)
 
 
@@ -176,14 +181,13 @@ def torch_step(rule: Rule, params: Sequence[Array], grads: Sequence[Array]) -> R
     torch = import_module("torch")
     torch.set_num_threads(runtime.get_num_threads())
     own = [torch.from_numpy(p.copy()).requires_grad_() for p in params]
-    sets = (grads, _elsewhere(grads))
-    turns = itertools.cycle([[torch.from_numpy(g) for g in one] for one in sets])
+    turns = _turns(grads)
     fused = {"fused": True} if rule.fused else {}
     step = getattr(torch.optim, rule.name)(own, **rule.arguments, **fused).step
 
     def gradients() -> None:
         for p, g in zip(own, next(turns), strict=True):
-            p.grad = g.detach()
+            p.grad = torch.from_numpy(g)
 
     name = f"torch {torch.__version__}{' fused' * rule.fused}"
     return Racer(name, gradients, lambda _: step(), lambda: [p.detach().numpy() for p in own])
