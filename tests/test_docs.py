@@ -1,0 +1,32 @@
+"""What the docs show runs and prints what they say."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gradstep as gs
+
+README = Path(__file__).parent.parent / "README.md"
+MODULES = sorted(info.name for info in pkgutil.iter_modules(gs.__path__))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples(name):
+    failed, _ = doctest.testmod(importlib.import_module(f"gradstep.{name}"))
+    assert failed == 0
+
+
+def test_readme_code():
+    """The eight lines train: the parameters end where the gradient is zero."""
+    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    names = {}
+    exec(code, names)
+    assert names["opt"].t == 1000
+    for p in names["params"].values():
+        np.testing.assert_allclose(p, p.flat[0])
+        assert 0.3 < p.flat[0] <= 1
