@@ -110,7 +110,7 @@ def check_apart(argument: str, array: Array, others: Iterable[tuple[str, Array]]
             )
 
 
-def global_norm(arrays: Sequence[Array]) -> float:
+def global_norm(arrays: Array | Sequence[Array]) -> float:
     """The Euclidean norm of all elements of all arrays together.
 
     Squares are summed in double, in an order that depends on neither threads nor target: the
