@@ -1,4 +1,4 @@
-"""The tables that tests and benchmarks run over: a new rule joins them by adding its options."""
+"""The tables that tests run over: a new rule joins them by adding its options."""
 
 import numpy as np
 

@@ -88,7 +88,13 @@ def adamw(p, g, state, t, *, lr, weight_decay, **adam_only):
     adam(p, g, state, t, lr=lr, weight_decay=0, **adam_only)
 
 
-RULES = {"SGD": sgd, "Adagrad": adagrad, "RMSprop": rmsprop, "Adam": adam, "AdamW": adamw}
+RULES = {
+    "SGD": sgd,
+    "Adagrad": adagrad,
+    "RMSprop": rmsprop,
+    "Adam": adam,
+    "AdamW": adamw,
+}
 
 
 def step(rule, p, g, state, t, hyper):

@@ -22,11 +22,14 @@ def test_examples(name):
 
 
 def test_readme_code():
-    """The eight lines train: the parameters end where the gradient is zero."""
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    """The first lines train towards where the gradient is zero; the next ones follow them."""
+    first, second = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     names = {}
-    exec(code, names)
+    exec(first, names)
     assert names["opt"].t == 1000
     for p in names["params"].values():
         np.testing.assert_allclose(p, p.flat[0])
         assert 0.3 < p.flat[0] <= 1
+    exec(second, names)
+    assert names["opt"].t == 1
+    assert names["opt"].groups["bias"]["lr"] == 0.005

@@ -55,6 +55,7 @@ PYTHON_ROOMS = [
     "plots",
     "demo",
     "cli",
+    "__main__",
 ]
 
 # What may be seen in these files alone; elsewhere it is a leak.
@@ -232,7 +233,7 @@ def test_rule_has_all_its_parts(rule):
     assert rule in reference.RULES
     assert rule in OPTIONS
     for part in ["Args:", "State", "Source:", "Example:", "Where frameworks differ:"]:
-        assert part in inspect.getdoc(made), f"{rule}'s docstring lacks {part!r}"
+        assert part in (made.__doc__ or ""), f"{rule}'s own docstring lacks {part!r}"
     readme = ROOT / "README.md"
     if readme.exists():
         assert re.search(rf"\b{rule}\b", readme.read_text(encoding="utf-8")), "README lacks it"
@@ -257,7 +258,7 @@ def test_rule_has_the_same_hyperparameters_everywhere(rule):
     handed_on = any(p.kind is p.VAR_KEYWORD for p in twin)  # to the rule it builds upon
     assert named <= set(group) if handed_on else named == set(group)
     for name, option, initial in states:
-        assert name in inspect.getdoc(getattr(gs, rule)), f"the docstring lacks the state {name}"
+        assert name in getattr(gs, rule).__doc__, f"the docstring lacks the state {name}"
         assert {option, initial} - {None} <= set(group)
 
 
@@ -271,7 +272,17 @@ def test_no_rule_more():
         for name in gs.__all__
         if inspect.isclass(getattr(gs, name)) and issubclass(getattr(gs, name), gs.Optimizer)
     }
-    assert classes - {"Optimizer"} == set(reference.RULES) == set(OPTIONS) == rules
+    assert classes - {"Optimizer"} == rules, "gradstep.__all__"
+    assert set(reference.RULES) == rules, "RULES in tests/reference.py"
+    assert set(OPTIONS) == rules, "OPTIONS in tests/cases.py"
+
+
+@pytest.mark.parametrize("rule", gs._core.rules())
+def test_every_optional_state_is_tested(rule):
+    for name, option, _ in gs._core.rules()[rule][1]:
+        assert option is None or any(row.get(option) for row in OPTIONS[rule]), (
+            f"no row of OPTIONS[{rule!r}] in tests/cases.py switches on {option}, so {name}"
+        )
 
 
 def test_storages_have_all_their_parts():

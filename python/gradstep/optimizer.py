@@ -286,6 +286,14 @@ class Optimizer:
             for key in params:
                 if not isinstance(key, str):
                     raise TypeError(f"{argument}: got the key {key!r}, wanted names as text")
+            if (
+                not numbered
+                and "params" in params
+                and not all(isinstance(value, np.ndarray) for value in params.values())
+            ):
+                raise TypeError(
+                    f"{argument}: got one group, wanted groups in a list: [{{'params': …}}]"
+                )
             params = dict(params)
         elif isinstance(params, list | tuple):
             params = list(params)

@@ -1,0 +1,8 @@
+"""``python -m gradstep`` is the command ``gradstep``."""
+
+import sys
+
+from .cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
