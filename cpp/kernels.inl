@@ -181,7 +181,7 @@ void move_loop(float* const* arrays, const float* g, int64_t n, std::index_seque
 }
 
 void move(float* const* arrays, int count, const float* g, int64_t n) {
-    static_assert(gradstep::max_states + 1 == 5);
+    static_assert(gradstep::max_states + 1 == 5, "a case for each number of arrays");
     switch (count) {
     case 1: return move_loop(arrays, g, n, std::make_index_sequence<1>());
     case 2: return move_loop(arrays, g, n, std::make_index_sequence<2>());

@@ -670,6 +670,12 @@ BAD_CALLS = [
         ("set", lambda w: {1.0}, TypeError, "params: got set, wanted an array, a sequence"),
         ("generator", lambda w: iter([np.ones(3)]), TypeError,
          "params: got list_iterator, wanted an array, a sequence"),
+        (
+            "group-not-in-a-list",
+            lambda w: {"params": [np.ones(3)], "lr": 0.1},
+            TypeError,
+            "params: got one group, wanted groups in a list",
+        ),
         ("empty-list", lambda w: [], ValueError, "params: got no arrays, wanted at least one"),
         ("empty-mapping", lambda w: {}, ValueError, "params: got no arrays, wanted at least one"),
         ("list-of-floats", lambda w: [1.0, 2.0], TypeError,

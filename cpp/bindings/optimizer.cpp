@@ -28,9 +28,9 @@ ArrayView view(py::handle object) {
 class Plan {
 public:
     // states: for each parameter its arrays in the rule's order, None where an optional one is
-    // absent. counts: int64, the updates of each parameter, then those of the
-    // optimizer. settings: float64, a row for each group
-    // of the rule's hyperparameters, the gradient factor, and whether the group is frozen.
+    // absent. counts: int64, the updates of each parameter, then those of the optimizer. settings:
+    // float64, a row for each group of the rule's hyperparameters, the gradient factor, and whether
+    // the group is frozen.
     Plan(const std::string& rule, py::list params, py::list states,
          const std::vector<int>& group_of, py::array_t<int64_t> counts,
          py::array_t<double> settings)

@@ -97,6 +97,11 @@ class Rule:
         self.lengths = Counter(name.partition("[")[0] for name in self.hyper_names)
 
 
+def is_on(value: object) -> bool:
+    """Whether a hyperparameter is anything but a plain 0: a function of the step is."""
+    return callable(value) or bool(value)
+
+
 class State(NamedTuple):
     """A state of a rule: always there, or switched on by a hyperparameter."""
 
@@ -108,8 +113,7 @@ class State(NamedTuple):
         """Whether a group with these hyperparameters has it: its option is not simply 0."""
         if self.option is None:
             return True
-        value = group[self.option]
-        return callable(value) or bool(value)
+        return is_on(group[self.option])
 
 
 def compile_group(

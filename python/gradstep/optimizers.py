@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from .hyperparameters import is_on
 from .optimizer import Optimizer
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class SGD(Optimizer):
         )
 
     def _check_group(self, prefix: str, group: Mapping[str, Any]) -> None:
-        on = {key: callable(group[key]) or bool(group[key]) for key in ("momentum", "dampening")}
+        on = {key: is_on(group[key]) for key in ("momentum", "dampening")}
         for key, wanted in (("momentum", True), ("dampening", False)):
             if group["nesterov"] and on[key] != wanted:
                 raise ValueError(
