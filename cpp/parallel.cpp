@@ -266,19 +266,17 @@ private:
     }
 
     void work(int self) {
-        const FloatMode own = float_mode();
-        FloatMode mode = own;
         const int count = share_count_.load(std::memory_order_relaxed);
         if (self >= count) return;    // more were hired once than may work now
         for (int i = 0; i < count; ++i) {
             Share& share = shares_[(self + i) % count];
             for (int64_t chunk; (chunk = share.take(i == 0)) >= 0;) {
-                if (mode != mode_) set_float_mode(mode = mode_);
+                // A worker runs nothing but chunks: there is no mode of its own to put back.
+                if (float_mode() != mode_) set_float_mode(mode_);
                 body_(context_, chunk);
                 unfinished_.fetch_sub(1, std::memory_order_acq_rel);
             }
         }
-        if (mode != own) set_float_mode(own);
     }
 
     // A woken worker must not be put on the processor its caller is busy on. The caller itself is

@@ -245,7 +245,8 @@ void check_schedules(const Table& table) {
 }
 
 // Fifty whole steps over many tensors, sleeping now and then so that workers fall asleep.
-std::vector<float> whole_steps() {
+// Parameters and gradients are odd numbers, or all the one constant.
+std::vector<float> whole_steps(float constant = 0) {
     const Table& table = dispatch::current();
     const RuleInfo* rule = nullptr;
     for (int i = 0; i < table.rule_count; ++i)
@@ -260,7 +261,8 @@ std::vector<float> whole_steps() {
         tensor.n = i * i * 7 % 9000;
         for (int stream = 0; stream < 4; ++stream) {
             arrays.emplace_back(size_t(tensor.n));
-            for (float& x : arrays.back()) x = stream < 2 ? numbers.next<float>() : 0;
+            for (float& x : arrays.back())
+                x = stream >= 2 ? 0 : constant != 0 ? constant : numbers.next<float>();
         }
         tensor.p = arrays[arrays.size() - 4].data();
         gradients.push_back(i % 7 == 3 ? nullptr : arrays[arrays.size() - 3].data());
@@ -326,16 +328,18 @@ void check_threads() {
     caller.join();
     expect(true, one, other, "two callers: the other's results differ");
 #if defined(__x86_64__) || defined(__aarch64__)
-    std::vector<float> flushed;
+    // Denormals everywhere, so that each chunk shows in which mode it was computed.
+    parallel::set_threads(1);
+    const std::vector<float> tiny = whole_steps(1e-41f);
     {
         const Flushing flushing;
-        parallel::set_threads(1);
-        flushed = whole_steps();
-        expect(false, one, flushed, "flushing denormals changes nothing: the check checks nothing");
+        const std::vector<float> flushed = whole_steps(1e-41f);
+        expect(false, tiny, flushed,
+               "flushing denormals changes nothing: the check checks nothing");
         parallel::set_threads(4);
-        expect(true, flushed, whole_steps(), "workers do not flush denormals as their caller does");
+        expect(true, flushed, whole_steps(1e-41f), "workers do not flush as their caller does");
     }
-    expect(true, one, whole_steps(), "workers kept another caller's mode for denormals");
+    expect(true, tiny, whole_steps(1e-41f), "workers kept another caller's mode for denormals");
 #endif
     add_to_hash(one.data(), one.size() * sizeof(float));
 }

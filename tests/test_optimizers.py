@@ -996,3 +996,25 @@ def test_global_norm_names_its_argument(arrays):
 def test_the_base_class_is_no_rule():
     with pytest.raises(TypeError, match="wanted a rule"):
         gs.Optimizer(np.ones(3), {})
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda group: group.__delitem__("lr"), "lr: got nothing"),
+        (lambda group: group.pop("lr"), "lr: got nothing"),
+        (lambda group: group.popitem(), "frozen: got nothing"),
+        (lambda group: group.clear(), "lr: got nothing"),
+        (lambda group: group.setdefault("speed", 1), "speed: got an unknown"),
+        (lambda group: group.update(lr=-1), "lr: got -1"),
+        (lambda group: group.__ior__({"lr": -1}), "lr: got -1"),
+    ],
+    ids=["del", "pop", "popitem", "clear", "setdefault", "update", "ior"],
+)
+def test_every_way_to_change_a_group_is_seen(change, what):
+    opt = gs.Adam(np.ones(3))
+    opt.step(np.ones(3))
+    change(opt.groups[0])
+    with pytest.raises((TypeError, ValueError), match=f"^{what}"):
+        opt.step(np.ones(3))
+    assert opt.t == 1
