@@ -13,12 +13,25 @@ constexpr int max_states = 4;
 constexpr int max_options = 2;    // optional states of one rule
 constexpr size_t max_scalar_bytes = 128;
 
-// A run of elements of one tensor.
+// A run of elements of one tensor, within a block where a buffer is rounded by chance or has a
+// scale. A step writes the parameter and the states: its buffers.
+constexpr int max_buffers = 1 + max_states;
+
+// What the random bits of a run of elements are made from: a hash of where and when.
+struct RandomKey {
+    uint32_t begin, factor;
+    static constexpr uint32_t step = 0x9E3779B1;    // from one element to the next
+
+    RandomKey from(int64_t element) const { return {begin + uint32_t(element) * step, factor}; }
+};
+
 struct Piece {
     void* p;
+    void* low;    // of a split parameter
     const void* g;
     void* state[max_states];
     int64_t n;
+    RandomKey key[max_buffers];    // the parameter's, then the states'
 };
 
 // The hyperparameters at update t, resolved and rounded into `scalars` (max_scalar_bytes, aligned
@@ -32,10 +45,47 @@ struct Kernel {
     Update update;
 };
 
+// What a number is computed in: an index wherever there is one function for each.
+enum Compute { single_precision, double_precision };
+constexpr int compute_types = 2;
+
+struct Coding {
+    Role role = Role::momentum;
+    bool stochastic = false;
+    RandomKey key = {};
+};
+
+// What a storage may hold.
+constexpr unsigned as_param = 1, as_gradient = 2, as_momentum = 4, as_second_moment = 8,
+                   as_maximum = 16;
+
 struct StorageInfo {
     const char* name;
-    int64_t bytes;
-    double (*sum_squares)(const void* x, int64_t n);    // of one block at most
+    unsigned roles;    // what it may hold: as_param and so on
+    bool rounds;       // whether a number may not fit it
+    int64_t block;     // elements under one scale, 1 if none
+    int64_t block_bytes;
+    int64_t low_bytes;              // of an element in the second array of a split parameter
+    int64_t (*bytes)(int64_t n);    // of n elements, without the second array
+    Compute compute;                // what a parameter stored so is computed in
+    // n elements to an array of the compute type and back; blocks begin at the first.
+    void (*decode[compute_types])(void* x, void* low, Role role, int64_t n, void* out);
+    void (*encode[compute_types])(const void* in, int64_t n, void* x, void* low,
+                                  const Coding& coding);
+    // Of one block of the walk at most; null for what no gradient is stored in.
+    double (*sum_squares)(const void* x, int64_t n);
+    bool (*all_finite)(const void* x, int64_t n);
+
+    // Where element i begins, the first of a block.
+    int64_t offset(int64_t i) const {
+        return block == 1 ? i * block_bytes : i / block * block_bytes;
+    }
+};
+
+// A loop of its own for parameters, gradients and states stored so (indices of storages).
+struct Pairing {
+    int param, gradient, states;
+    bool stochastic_param;
 };
 
 struct RuleInfo {
@@ -44,11 +94,43 @@ struct RuleInfo {
     int hyper_count;
     const State* states;
     int state_count;
-    const Kernel* kernels;    // one row of 1 << max_options a storage, in the catalogue's order
+    const Kernel* kernels;    // one row of 1 << max_options a pairing, in the catalogue's order
 
-    const Kernel& kernel(int storage, unsigned options) const {
-        return kernels[(storage << max_options) + options];
+    const Kernel& kernel(int pairing, unsigned options) const {
+        return kernels[(pairing << max_options) + options];
     }
+};
+
+// Sums over elements for the statistics of a step.
+struct Sums {
+    double gradient, update, param;    // squares: of the raw gradient, of p - p_before, of p
+    double gradient_momentum, momentum, used;    // g m, m m and g g, of what the rule was given
+    double ratio;                                // g g / v, 0 where v is
+    double count;
+};
+constexpr int sum_count = sizeof(Sums) / sizeof(double);
+
+// The same before the sums of each sixteenth element are folded into one.
+constexpr int lanes = 16;
+struct LaneSums {
+    double gradient[lanes], update[lanes], param[lanes], gradient_momentum[lanes], momentum[lanes],
+        used[lanes], ratio[lanes];
+    double count;
+};
+
+struct Measured {
+    const void *raw, *p_before, *p, *momentum, *second_moment;    // null: the rule has none
+    int64_t n;
+    double factor, limit;
+};
+
+// What a step does to a block of numbers in its compute type, besides the rule.
+struct Stages {
+    // out = g * factor, held between -limit and limit
+    void (*clip)(const void* g, int64_t n, double factor, double limit, void* out);
+    // average += weight * (p - average)
+    void (*average)(void* average, const void* p, int64_t n, double weight);
+    void (*measure)(const Measured& block, LaneSums& sums);    // adds
 };
 
 constexpr size_t max_schedule_bytes = 64;
@@ -69,6 +151,10 @@ struct Table {
     int rule_count;
     const StorageInfo* storages;
     int storage_count;
+    const Pairing* pairings;    // the first of each compute type is the plain one
+    int pairing_count;
+    const Stages* stages;    // one of each compute type
+    Sums (*fold)(LaneSums& sums);
     const ScheduleInfo* schedules;
     int schedule_count;
     // Reads and writes `count` float32 arrays and reads g, doing next to nothing: the bare loop

@@ -1,9 +1,10 @@
 // The kernels without Python: for emulators, cross builds and race detectors.
 //
-// Each rule, storage, set of optional states and size runs on each target against a plain loop over
-// the same equation, compiled here without vectors; every array lies against a page that must not
-// be touched. Then whole steps run over many tensors on many threads. It prints a hash of all
-// results: two processors that print the same hash computed the same bits. Exits 1 on a difference.
+// Each rule, set of optional states and size runs on each target against a plain loop over the same
+// equation, compiled here without vectors; every array lies against a page that must not be
+// touched. So do the arrays of a step in every storage, with all stages. Then whole steps run over
+// many tensors on many threads. It prints a hash of all results: two processors that print the same
+// hash computed the same bits. Exits 1 on a difference.
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -23,6 +24,7 @@
 #include "pipeline.hpp"
 
 namespace {
+using gradstep::Role;
 using gradstep::State;
 #include "rules/catalogue.hpp"
 }    // namespace
@@ -114,10 +116,13 @@ void plain(const double* hyper, int64_t t, double factor, const Piece& piece,
 }
 
 template <template <class, unsigned> class R, class T, unsigned options>
-void check(const Table& table, const RuleInfo& rule, int storage, int64_t n, bool at_end) {
+void check(const Table& table, const RuleInfo& rule, int pairing, int64_t n, bool at_end) {
     constexpr int states = sizeof(R<T, options>::states) / sizeof(State);
     const size_t bytes = size_t(n) * sizeof(T);
-    Piece piece = {memory[0].place(bytes, at_end), memory[1].place(bytes, at_end), {}, n};
+    Piece piece = {};
+    piece.p = memory[0].place(bytes, at_end);
+    piece.g = memory[1].place(bytes, at_end);
+    piece.n = n;
     std::vector<void*> streams = {piece.p};
     int bit = 0;
     for (int s = 0; s < states; ++s) {
@@ -149,7 +154,7 @@ void check(const Table& table, const RuleInfo& rule, int storage, int64_t n, boo
                 wanted.emplace_back(static_cast<T*>(stream), static_cast<T*>(stream) + n);
             }
             restore();
-            const Kernel& kernel = rule.kernel(storage, options);
+            const Kernel& kernel = rule.kernel(pairing, options);
             alignas(double) unsigned char scalars[max_scalar_bytes];
             kernel.resolve(hyper, t, scalars);
             kernel.update(scalars, -1, piece);
@@ -159,7 +164,8 @@ void check(const Table& table, const RuleInfo& rule, int storage, int64_t n, boo
                     ++failures;
                     std::printf("%s: %s<%s, %u>, %" PRId64 " elements, t = %" PRId64
                                 ": stream %zu differs\n",
-                                table.name, rule.name, table.storages[storage].name, options, n, t,
+                                table.name, rule.name,
+                                table.storages[table.pairings[pairing].param].name, options, n, t,
                                 s);
                 }
                 add_to_hash(streams[s], bytes);
@@ -193,6 +199,104 @@ template <template <class, unsigned> class R> void check_on(const Table& table) 
         if (std::strcmp(table.rules[i].name, R<float, 0>::name) == 0)
             check_rule<R>(table, table.rules[i],
                           std::make_integer_sequence<unsigned, 1u << count_optional()>());
+}
+
+// One tensor in every storage of parameter, gradient and states, rounded both ways, with and
+// without all stages.
+void check_storages(const Table& table) {
+    const RuleInfo* rule = nullptr;
+    for (int i = 0; i < table.rule_count; ++i)
+        if (std::strcmp(table.rules[i].name, "AdamW") == 0) rule = &table.rules[i];
+    const auto may = [&](int storage, unsigned role) {
+        return (table.storages[storage].roles & role) != 0;
+    };
+    Guarded low(most * 2), average(most * 8), copy(most * 2);
+    int bfloat16 = 0;
+    while (std::strcmp(table.storages[bfloat16].name, "bfloat16") != 0) ++bfloat16;
+    const double hyper[] = {0.1, 0.9, 0.5, 0.25, 0.125, 1};
+    Numbers numbers;
+    auto run = [&](int p, int g, int s, bool stochastic, bool staged, int64_t n, bool at_end) {
+        const StorageInfo& param = table.storages[p];
+        pipeline::Tensor tensor;
+        std::vector<std::pair<void*, int64_t>> written;
+        auto place = [&](Guarded& where, int64_t bytes) {
+            void* data = where.place(size_t(bytes), at_end);
+            std::memset(data, 0, size_t(bytes));
+            written.emplace_back(data, bytes);
+            return data;
+        };
+        std::vector<float> values(size_t(n) + 1);
+        auto fill = [&](int storage, void* data, void* second) {
+            for (float& x : values) x = numbers.next<float>();
+            table.storages[storage].encode[single_precision](values.data(), n, data, second, {});
+        };
+        tensor.n = n;
+        tensor.storage = p;
+        tensor.options = 1;
+        tensor.stochastic = stochastic ? 7 : 0;
+        tensor.start = n % 2 * 256;
+        tensor.p = place(memory[0], param.bytes(n));
+        if (param.low_bytes) tensor.low = place(low, n * param.low_bytes);
+        fill(p, tensor.p, tensor.low);
+        for (int i = 0; i < rule->state_count; ++i) {
+            const bool fits =
+                may(s, rule->states[i].role == Role::momentum ? as_momentum : as_second_moment);
+            tensor.state_storage[i] = fits ? s : 0;
+            tensor.state[i] =
+                place(memory[2 + i], table.storages[tensor.state_storage[i]].bytes(n));
+        }
+        if (staged) {
+            tensor.average = place(average, n * (param.compute == double_precision ? 8 : 4));
+            tensor.copy = place(copy, n * 2);
+            tensor.copy_storage = bfloat16;
+        }
+        const int64_t gradient_bytes = table.storages[g].bytes(n);
+        std::vector<pipeline::Gradient> gradients = {
+            {memory[1].place(size_t(gradient_bytes), at_end), g}};
+        fill(g, gradients[0].data, nullptr);
+        pipeline::Settings settings = {__builtin_inf(), __builtin_inf(), 0.25,  1, 3,
+                                       false,           staged,          staged};
+        if (staged) settings.clip_norm = settings.clip_value = settings.loss_scale = 2;
+        pipeline::Scratch scratch;
+        Sums sums = {};
+        int64_t count = 1;
+        pipeline::step(table, *rule, {tensor}, gradients, &count, {{hyper, -1, false}}, settings,
+                       scratch, &sums);
+        // In numbers where a NaN may have any sign and payload.
+        for (const auto& [data, bytes] : written) {
+            const bool blocks = bytes > 0 && table.storages[s].block > 1 && data != tensor.p &&
+                                data != tensor.low && data != tensor.average && data != tensor.copy;
+            if (blocks || data == tensor.low) add_to_hash(data, size_t(bytes));
+        }
+        table.storages[p].decode[single_precision](tensor.p, tensor.low, Role::momentum, n,
+                                                   values.data());
+        canonical(values.data(), n);
+        add_to_hash(values.data(), size_t(n) * sizeof(float));
+        for (int i = 0; i < rule->state_count; ++i) {
+            table.storages[tensor.state_storage[i]].decode[single_precision](
+                tensor.state[i], nullptr, rule->states[i].role, n, values.data());
+            canonical(values.data(), n);
+            add_to_hash(values.data(), size_t(n) * sizeof(float));
+        }
+        if (staged) {
+            double numbers_of_sums[sum_count];
+            std::memcpy(numbers_of_sums, &sums, sizeof sums);
+            canonical(numbers_of_sums, sum_count);
+            add_to_hash(numbers_of_sums, sizeof numbers_of_sums);
+            for (int64_t i = 0; i < gradient_bytes; ++i) {
+                if (static_cast<const char*>(gradients[0].data)[i] == 0) continue;
+                ++failures;
+                std::printf("%s: a gradient was not zeroed\n", table.name);
+                break;
+            }
+        }
+    };
+    for (int p = 0; p < table.storage_count; ++p)
+        for (int g = 0; may(p, as_param) && g < table.storage_count; ++g)
+            for (int s = 0; may(g, as_gradient) && s < table.storage_count; ++s)
+                for (int64_t n = 0; may(s, as_momentum) && n < most; n += n < 20 ? 1 : 101)
+                    for (unsigned way = 0; way < 4; ++way)
+                        for (bool at_end : {false, true}) run(p, g, s, way & 1, way & 2, n, at_end);
 }
 
 // Every schedule at steps of every size: one at a time as many at once.
@@ -246,7 +350,7 @@ void check_schedules(const Table& table) {
 
 // Fifty whole steps over many tensors, sleeping now and then so that workers fall asleep.
 // Parameters and gradients are odd numbers, or all the one constant.
-std::vector<float> whole_steps(float constant = 0) {
+std::vector<float> whole_steps(float constant = 0, bool measured = false) {
     const Table& table = dispatch::current();
     const RuleInfo* rule = nullptr;
     for (int i = 0; i < table.rule_count; ++i)
@@ -254,7 +358,7 @@ std::vector<float> whole_steps(float constant = 0) {
     Numbers numbers;
     std::vector<std::vector<float>> arrays;
     std::vector<pipeline::Tensor> tensors;
-    std::vector<const void*> gradients;
+    std::vector<pipeline::Gradient> gradients;
     std::vector<int64_t> counts;
     for (int i = 0; i < 60; ++i) {
         pipeline::Tensor tensor;
@@ -265,21 +369,28 @@ std::vector<float> whole_steps(float constant = 0) {
                 x = stream >= 2 ? 0 : constant != 0 ? constant : numbers.next<float>();
         }
         tensor.p = arrays[arrays.size() - 4].data();
-        gradients.push_back(i % 7 == 3 ? nullptr : arrays[arrays.size() - 3].data());
+        gradients.push_back({i % 7 == 3 ? nullptr : arrays[arrays.size() - 3].data(), 0});
         tensor.state[0] = arrays[arrays.size() - 2].data();
         tensor.state[1] = arrays[arrays.size() - 1].data();
         tensors.push_back(tensor);
         counts.push_back(i % 3);
     }
+    const pipeline::Settings settings = {__builtin_inf(), __builtin_inf(), 0,       1, 0,
+                                         false,           false,           measured};
     pipeline::Scratch scratch;
+    Sums sums = {};
     for (int k = 0; k < 50; ++k) {
         pipeline::step(table, *rule, tensors, gradients, counts.data(), {{hypers[0], 1, false}},
-                       scratch);
+                       settings, scratch, &sums);
         for (int64_t& count : counts) ++count;
         if (k % 10 == 9) std::this_thread::sleep_for(std::chrono::microseconds(300));
     }
     std::vector<float> results;
     for (auto& array : arrays) results.insert(results.end(), array.begin(), array.end());
+    if (measured) {
+        const float* parts = reinterpret_cast<const float*>(&sums);
+        results.assign(parts, parts + sizeof sums / sizeof(float));
+    }
     canonical(results.data(), int64_t(results.size()));
     return results;
 }
@@ -321,6 +432,10 @@ void check_threads() {
         parallel::set_threads(threads);
         expect(true, one, whole_steps(), "several threads: other results than one");
     }
+    parallel::set_threads(1);
+    const std::vector<float> sums = whole_steps(0, true);
+    parallel::set_threads(4);
+    expect(true, sums, whole_steps(0, true), "several threads: other sums than one");
     parallel::set_threads(3);
     std::vector<float> other;
     std::thread caller([&] { other = whole_steps(); });
@@ -354,6 +469,7 @@ int main() {
         hash = start;
 #define CHECK(rule) check_on<rule>(dispatch::current());
         GRADSTEP_RULES(CHECK)
+        check_storages(dispatch::current());
         check_schedules(dispatch::current());
         check_threads();
         if (first == 0) first = hash;

@@ -12,6 +12,12 @@
 namespace gradstep::bindings {
 namespace py = pybind11;
 
+inline int find_storage(const Table& table, const std::string& name) {
+    for (int i = 0; i < table.storage_count; ++i)
+        if (name == table.storages[i].name) return i;
+    return -1;
+}
+
 // A plain view of an array object, valid as long as the object.
 class ArrayView {
 public:
@@ -47,9 +53,12 @@ public:
     // The index of the storage whose name the dtype has; -1: none.
     int storage(const Table& table) const {
         const std::string name = py::str(py::handle(array_->descr).attr("name"));
-        for (int i = 0; i < table.storage_count; ++i)
-            if (name == table.storages[i].name) return i;
-        return -1;
+        const int i = find_storage(table, name);
+        return i >= 0 && (table.storages[i].roles & as_gradient) ? i : -1;
+    }
+
+    int64_t bytes() const {
+        return size() * py::reinterpret_borrow<py::dtype>(array_->descr).itemsize();
     }
 
 private:

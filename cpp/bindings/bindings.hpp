@@ -6,4 +6,5 @@ namespace gradstep::bindings {
 void bind_system(pybind11::module_& m);
 void bind_optimizer(pybind11::module_& m);
 void bind_schedules(pybind11::module_& m);
+void bind_storages(pybind11::module_& m);
 }    // namespace gradstep::bindings

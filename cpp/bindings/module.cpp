@@ -3,6 +3,7 @@
 PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     m.doc() = "gradstep's compiled core; the public names are in the package gradstep.";
     gradstep::bindings::bind_system(m);
+    gradstep::bindings::bind_storages(m);
     gradstep::bindings::bind_optimizer(m);
     gradstep::bindings::bind_schedules(m);
 }

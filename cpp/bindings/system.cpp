@@ -12,6 +12,15 @@ namespace {
 
 py::object text_or_none(const char* text) { return text ? py::object(py::str(text)) : py::none(); }
 
+const char* role_name(Role role) {
+    switch (role) {
+    case Role::momentum: return "momentum";
+    case Role::second_moment: return "second_moment";
+    case Role::maximum: return "maximum";
+    }
+    return nullptr;
+}
+
 py::dict rule_catalogue() {
     py::dict catalogue;
     const Table& table = dispatch::current();
@@ -22,18 +31,11 @@ py::dict rule_catalogue() {
         for (int s = 0; s < rule.state_count; ++s) {
             const State& state = rule.states[s];
             states.append(py::make_tuple(state.name, text_or_none(state.option),
-                                         text_or_none(state.initial)));
+                                         text_or_none(state.initial), role_name(state.role)));
         }
         catalogue[rule.name] = py::make_tuple(py::tuple(hyper), py::tuple(states));
     }
     return catalogue;
-}
-
-py::tuple storage_catalogue() {
-    py::list names;
-    const Table& table = dispatch::current();
-    for (int i = 0; i < table.storage_count; ++i) names.append(table.storages[i].name);
-    return py::tuple(names);
 }
 
 py::dict build() {
@@ -63,7 +65,6 @@ void bind_system(py::module_& m) {
     m.def("set_eager", &parallel::set_eager, py::arg("eager"));
     m.def("build", &build);
     m.def("rules", &rule_catalogue);
-    m.def("storages", &storage_catalogue);
 }
 
 }    // namespace gradstep::bindings

@@ -9,7 +9,8 @@ template <class T, unsigned Options> struct Adagrad {
     };
     static constexpr const char* hyper_names[] = {"lr", "lr_decay", "weight_decay",
                                                   "initial_accumulator_value", "eps"};
-    static constexpr State states[] = {{"sum", nullptr, "initial_accumulator_value"}};
+    static constexpr State states[] = {
+        {"sum", Role::second_moment, nullptr, "initial_accumulator_value"}};
 
     T clr, weight_decay, eps;
 

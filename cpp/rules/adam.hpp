@@ -11,7 +11,9 @@ template <class T, unsigned Options> struct Adam {
     };
     static constexpr const char* hyper_names[] = {"lr",  "betas[0]",     "betas[1]",
                                                   "eps", "weight_decay", "amsgrad"};
-    static constexpr State states[] = {{"exp_avg"}, {"exp_avg_sq"}, {"max_exp_avg_sq", "amsgrad"}};
+    static constexpr State states[] = {{"exp_avg", Role::momentum},
+                                       {"exp_avg_sq", Role::second_moment},
+                                       {"max_exp_avg_sq", Role::maximum, "amsgrad"}};
     static constexpr bool amsgrad = Options & 1;
 
     T one_minus_beta1, beta2, one_minus_beta2, eps, weight_decay, step, sqrt_c2;

@@ -10,8 +10,9 @@ template <class T, unsigned Options> struct RMSprop {
     };
     static constexpr const char* hyper_names[] = {"lr",           "alpha",    "eps",
                                                   "weight_decay", "momentum", "centered"};
-    static constexpr State states[] = {
-        {"square_avg"}, {"grad_avg", "centered"}, {"momentum_buffer", "momentum"}};
+    static constexpr State states[] = {{"square_avg", Role::second_moment},
+                                       {"grad_avg", Role::momentum, "centered"},
+                                       {"momentum_buffer", Role::momentum, "momentum"}};
     static constexpr bool centered = Options & 1, has_momentum = Options & 2;
 
     T lr, alpha, one_minus_alpha, eps, weight_decay, momentum;

@@ -11,7 +11,7 @@ template <class T, unsigned Options> struct SGD {
     };
     static constexpr const char* hyper_names[] = {"lr", "momentum", "dampening", "weight_decay",
                                                   "nesterov"};
-    static constexpr State states[] = {{"momentum_buffer", "momentum"}};
+    static constexpr State states[] = {{"momentum_buffer", Role::momentum, "momentum"}};
     static constexpr bool has_momentum = Options & 1;
 
     T lr, momentum, one_minus_dampening, weight_decay;

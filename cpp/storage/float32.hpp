@@ -1,11 +1,8 @@
-// IEEE 754 single precision, as it lies in memory.
+// IEEE 754 single precision.
 #pragma once
+#include "storage.hpp"
 
-struct float32 {
+struct float32 : Ieee<float> {
     static constexpr const char* name = "float32";
-    using compute = float;    // what a parameter stored so is computed in
-    using memory = float;
-
-    template <class T> static T load(const memory* x, int64_t i) { return T(x[i]); }
-    template <class T> static void store(memory* x, int64_t i, T value) { x[i] = memory(value); }
+    static constexpr unsigned roles = as_param | as_gradient | as_state;
 };

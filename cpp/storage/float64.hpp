@@ -1,11 +1,8 @@
-// IEEE 754 double precision, as it lies in memory.
+// IEEE 754 double precision.
 #pragma once
+#include "storage.hpp"
 
-struct float64 {
+struct float64 : Ieee<double> {
     static constexpr const char* name = "float64";
-    using compute = double;    // what a parameter stored so is computed in
-    using memory = double;
-
-    template <class T> static T load(const memory* x, int64_t i) { return T(x[i]); }
-    template <class T> static void store(memory* x, int64_t i, T value) { x[i] = memory(value); }
+    static constexpr unsigned roles = as_param | as_gradient | as_state;
 };
