@@ -2,8 +2,11 @@
 
 import doctest
 import importlib
+import os
 import pkgutil
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ import pytest
 import gradstep as gs
 
 README = Path(__file__).parent.parent / "README.md"
+DOCS = README.parent / "docs"
 MODULES = sorted(info.name for info in pkgutil.iter_modules(gs.__path__))
 
 
@@ -33,3 +37,42 @@ def test_readme_code():
     exec(second, names)
     assert names["opt"].t == 1
     assert names["opt"].groups["bias"]["lr"] == 0.005
+
+
+def test_larger_than_memory(tmp_path):
+    """What is shown runs in less memory than any two of its arrays take."""
+    pytest.importorskip("resource")
+    if sys.platform != "linux":
+        pytest.skip("other systems count mapped files as memory")
+    text = (DOCS / "larger-than-memory.md").read_text(encoding="utf-8")
+    first, second = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert "shape = (1024, 1024)" in first
+    limit = """
+import resource, numpy, gradstep
+import pathlib
+used = int(pathlib.Path("/proc/self/status").read_text().split("VmData:")[1].split()[0]) << 10
+resource.setrlimit(resource.RLIMIT_DATA, (used + (48 << 20),) * 2)
+"""
+    check = """
+assert (report.t, opt.t) == (4, 4)
+assert not np.array_equal(weight[0], weight[-1])
+assert np.isfinite(weight).all()
+try:
+    np.ones(shape, np.float32)
+except MemoryError:
+    print("as told")
+"""
+    script = limit + first.replace("(1024, 1024)", "(2048, 8192)") + second + check
+    folder = str(Path(gs.__file__).parent.parent)
+    path = os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")]))
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "2"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "as told\n"

@@ -6,8 +6,9 @@ from . import schedules
 from ._core import build as _build
 from .arrays import global_norm
 from .groups import Group
-from .optimizer import Optimizer, Report
+from .optimizer import Optimizer
 from .optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
+from .report import Report, Statistics
 from .runtime import (
     apply_environment,
     config,
@@ -17,6 +18,8 @@ from .runtime import (
     show_config,
 )
 from .schedules import Schedule
+from .stages import Stages
+from .storages import Shard, decode, split, unsplit
 
 __version__ = _build()["version"]
 
@@ -30,13 +33,19 @@ __all__ = [
     "RMSprop",
     "Report",
     "Schedule",
+    "Shard",
+    "Stages",
+    "Statistics",
     "config",
+    "decode",
     "get_num_threads",
     "global_norm",
     "schedules",
     "set_num_threads",
     "set_target",
     "show_config",
+    "split",
+    "unsplit",
 ]
 
 apply_environment()

@@ -20,21 +20,32 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-STORAGES: tuple[str, ...] = _core.storages()
+# What parameters, gradients and copies may be of, as NumPy names it.
+NUMBERS: tuple[str, ...] = tuple(
+    name for name, roles in _core.storages().items() if "gradient" in roles
+)
 
 
 def _name(dtype: np.dtype[Any]) -> str:
     return dtype.name if dtype.isnative else f"{dtype.name} in foreign byte order ({dtype.str})"
 
 
-def check(argument: str, array: object, *, writable: bool, like: Array | None = None) -> Array:
+def check(
+    argument: str,
+    array: object,
+    *,
+    writable: bool,
+    dtypes: Sequence[str] = NUMBERS,
+    shape: tuple[int, ...] | None = None,
+) -> Array:
     """Return ``array`` as a plain ``numpy.ndarray`` on the same memory, or raise.
 
     Args:
         argument: what to call it in an error, such as ``params['w']``.
-        array: anything; accepted is an aligned, C-contiguous ndarray of a dtype with a storage.
+        array: anything; accepted is an aligned, C-contiguous ndarray.
         writable: whether it must be writable.
-        like: an array whose dtype and shape it must have.
+        dtypes: the names of the dtypes it may have.
+        shape: the shape it must have, if any.
 
     Raises:
         TypeError: it is not an ndarray, or has another dtype.
@@ -50,15 +61,11 @@ def check(argument: str, array: object, *, writable: bool, like: Array | None = 
             f"{argument}: got a masked array, wanted a plain numpy.ndarray: "
             "what a masked element's update means is undefined"
         )
-    wanted = " or ".join(STORAGES) if like is None else like.dtype.name
-    if (
-        array.dtype.name not in STORAGES
-        or not array.dtype.isnative
-        or (like is not None and array.dtype != like.dtype)
-    ):
+    if array.dtype.name not in dtypes or not array.dtype.isnative:
+        wanted = " or ".join(filter(None, [", ".join(dtypes[:-1]), dtypes[-1]]))
         raise TypeError(f"{argument}: got dtype {_name(array.dtype)}, wanted {wanted}")
-    if like is not None and array.shape != like.shape:
-        raise ValueError(f"{argument}: got shape {array.shape}, wanted {like.shape}")
+    if shape is not None and array.shape != shape:
+        raise ValueError(f"{argument}: got shape {array.shape}, wanted {shape}")
     if not array.flags.aligned:
         raise ValueError(
             f"{argument}: got an address that is not a multiple of "
@@ -117,7 +124,8 @@ def global_norm(arrays: Array | Sequence[Array]) -> float:
     result has the same bits everywhere.
 
     Args:
-        arrays: one array or a sequence of arrays, float32 or float64, of any shapes.
+        arrays: one array or a sequence of arrays, float32, float64, bfloat16 or float16, of any
+            shapes.
 
     Raises:
         TypeError, ValueError: an array is refused, see :func:`check`.

@@ -7,19 +7,22 @@ from typing import Any
 
 import numpy as np
 
+from . import arrays
+from .storages import Shard
+from .watched import Watched
 
-class Group(dict[str, Any]):
+
+class Group(Watched):
     """A group's hyperparameters by name. What is changed takes effect at the next step.
 
     Attributes:
         name: the group's name, or None.
     """
 
-    __slots__ = ("_params", "changed", "keys_", "name")
+    __slots__ = ("_params", "keys_", "name")
 
     def __init__(self, name: str | None, params: Any, values: Mapping[str, Any]) -> None:
         super().__init__(values)
-        self.changed = True  # since the optimizer last looked
         self.name = name
         # None: one array; a list of names: a mapping; an int: a sequence of that length.
         self.keys_: list[str] | int | None
@@ -39,40 +42,6 @@ class Group(dict[str, Any]):
         """Its parameters, in the structure that was given (a tuple for a sequence)."""
         # A copy: what is added to it is not stepped.
         return dict(self._params) if isinstance(self._params, dict) else self._params
-
-    # Whatever changes a dict marks it, so that a step need not compare.
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.changed = True
-        super().__setitem__(key, value)
-
-    def __delitem__(self, key: str) -> None:
-        self.changed = True
-        super().__delitem__(key)
-
-    def __ior__(self, other: Any) -> Group:  # type: ignore[override,misc]
-        self.update(other)
-        return self
-
-    def update(self, *args: Any, **kwargs: Any) -> None:
-        self.changed = True
-        super().update(*args, **kwargs)
-
-    def setdefault(self, key: str, default: Any = None) -> Any:
-        self.changed = True
-        return super().setdefault(key, default)
-
-    def pop(self, *args: Any) -> Any:
-        self.changed = True
-        return super().pop(*args)
-
-    def popitem(self) -> tuple[str, Any]:
-        self.changed = True
-        return super().popitem()
-
-    def clear(self) -> None:
-        self.changed = True
-        super().clear()
 
     # How values lie in the group's structure.
 
@@ -118,6 +87,16 @@ class Group(dict[str, Any]):
             raise ValueError(f"{argument}: got {' and '.join(what)}, wanted the keys {some(keys)}")
         return [values[key] for key in keys]
 
+    def rebuild(self, values: Sequence[Any]) -> Any:
+        """A list in the order of ``flatten``, in the structure of ``params``."""
+        if self.keys_ is None:
+            return values[0]
+        return (
+            tuple(values)
+            if isinstance(self.keys_, int)
+            else dict(zip(self.names(), values, strict=True))
+        )
+
 
 def some(keys: Sequence[Any]) -> str:
     """The first few of some keys, for an error."""
@@ -137,3 +116,58 @@ class Groups(tuple[Group, ...]):
                     return group
             raise KeyError(key)
         return super().__getitem__(key)
+
+
+def read_group(
+    where: str, argument: str, given: Mapping[str, Any], others: Sequence[Group]
+) -> tuple[Group, list[Shard]]:
+    """A group as a person gives it, checked but for its hyperparameters.
+
+    Args:
+        where: what to call the group in an error.
+        argument: what to call its parameters.
+        given: ``params``, and if it wants ``name`` and hyperparameters.
+        others: the groups whose names are taken.
+
+    Returns:
+        The group, and its parameters as shards, in its order.
+
+    Raises:
+        TypeError, ValueError: its structure, name or an array is refused.
+    """
+    values = dict(given)
+    if "params" not in values:
+        raise ValueError(f"{where}: got a group without 'params', wanted its arrays there")
+    params = values.pop("params")
+    name = values.pop("name", None)
+    if name is not None and (not isinstance(name, str) or any(name == g.name for g in others)):
+        raise ValueError(f"{where}['name']: got {name!r}, wanted a text that no other group has")
+    if isinstance(params, Mapping):
+        for key in params:
+            if not isinstance(key, str):
+                raise TypeError(f"{argument}: got the key {key!r}, wanted names as text")
+        if (
+            argument == "params"
+            and "params" in params
+            and not all(isinstance(value, np.ndarray | Shard) for value in params.values())
+        ):
+            raise TypeError(
+                f"{argument}: got one group, wanted groups in a list: [{{'params': …}}]"
+            )
+    elif not isinstance(params, list | tuple | np.ndarray | Shard):
+        raise TypeError(
+            f"{argument}: got {type(params).__name__}, wanted an array, a sequence "
+            "of arrays, a mapping from name to array, or a list of groups"
+        )
+    single = isinstance(params, np.ndarray | Shard)
+    keys = list(params) if isinstance(params, Mapping) else None
+    items = [params] if single else list(params.values() if keys else params)
+    if not items:
+        raise ValueError(f"{argument}: got no arrays, wanted at least one")
+    # Arrays are kept as they were given: a view would not show that one is resized or locked later.
+    found = [item.array if isinstance(item, Shard) else item for item in items]
+    structure = dict(zip(keys, found, strict=True)) if keys else found[0] if single else found
+    group = Group(name, structure, values)
+    for label, array in zip(group.labels(), found, strict=True):
+        arrays.check(argument + label, array, writable=True)
+    return group, [item if isinstance(item, Shard) else Shard(item) for item in items]

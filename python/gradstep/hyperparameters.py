@@ -24,6 +24,7 @@ class Range(NamedTuple):
 NON_NEGATIVE = Range("a finite number ≥ 0", lambda x: 0 <= x < math.inf)
 UNIT = Range("a number in [0, 1]", lambda x: 0 <= x <= 1)
 BELOW_ONE = Range("a number in [0, 1)", lambda x: 0 <= x < 1)
+POSITIVE = Range("a finite number > 0", lambda x: 0 < x < math.inf)
 
 RANGES: dict[str, Range] = {
     "lr": NON_NEGATIVE,
@@ -35,6 +36,11 @@ RANGES: dict[str, Range] = {
     "lr_decay": NON_NEGATIVE,
     "momentum": BELOW_ONE,
     "weight_decay": NON_NEGATIVE,
+    # of a step's stages
+    "average": BELOW_ONE,
+    "clip_norm": POSITIVE,
+    "clip_value": POSITIVE,
+    "loss_scale": POSITIVE,
 }
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 FLOAT32_MIN = float(np.finfo(np.float32).smallest_subnormal)
@@ -68,7 +74,7 @@ def number(argument: str, key: str, value: object, single: bool) -> float:
         key: the hyperparameter.
         value: anything.
         single: whether a kernel will round it to float32: then it must not become infinite, nor
-            ε nothing.
+            ε or a limit nothing.
     """
     wanted, holds = RANGES[key]
     if type(value) is not float and (isinstance(value, bool) or not isinstance(value, Real)):
@@ -79,12 +85,23 @@ def number(argument: str, key: str, value: object, single: bool) -> float:
         x = math.inf
     if not holds(x):
         raise ValueError(f"{argument}: got {_shown(value)}, wanted {wanted}")
-    if single and (x > FLOAT32_MAX or (key == "eps" and 0 < x < FLOAT32_MIN)):
+    if single and (x > FLOAT32_MAX or (key in ("eps", "clip_value") and 0 < x < FLOAT32_MIN)):
         raise ValueError(
-            f"{argument}: got {value}, which rounds to {'infinity' if x > 1 else '0'} for float32 "
-            f"parameters, wanted {wanted} that float32 can hold"
+            f"{argument}: got {value}, which rounds to {'infinity' if x > 1 else '0'} in float32, "
+            f"wanted {wanted} that float32 can hold"
         )
     return x
+
+
+def whole(argument: str, value: object, limit: int) -> int:
+    """``value`` as an integer from 0, below ``limit`` (a power of 2), or raise."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{argument}: got {type(value).__name__}, wanted an integer")
+    if not 0 <= value < limit:
+        raise ValueError(
+            f"{argument}: got {value}, wanted 0 or more, below 2**{limit.bit_length() - 1}"
+        )
+    return int(value)
 
 
 class Rule:
@@ -95,6 +112,9 @@ class Rule:
         self.hyper_names, states = _core.rules()[name]
         self.states = tuple(State(*state) for state in states)
         self.lengths = Counter(name.partition("[")[0] for name in self.hyper_names)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Rule, (self.name,)
 
 
 def is_on(value: object) -> bool:
@@ -108,6 +128,7 @@ class State(NamedTuple):
     name: str
     option: str | None
     initial: str | None
+    role: str
 
     def is_on(self, group: Mapping[str, Any]) -> bool:
         """Whether a group with these hyperparameters has it: its option is not simply 0."""
@@ -130,7 +151,7 @@ def compile_group(
         rule: the rule whose order of hyperparameters counts.
         defaults: the hyperparameters the group must have.
         group: the hyperparameters, and ``maximize`` and ``frozen``.
-        single: whether any of the group's parameters is float32.
+        single: whether any of the group's parameters is stepped in float32.
 
     Returns:
         The row of numbers (the rule's, then the gradient factor, then frozen), and what must be

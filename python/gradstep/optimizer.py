@@ -1,124 +1,180 @@
-"""What all rules share: groups, states, the step and its report, saving and loading."""
+"""What all rules share: groups, states, stages, the step, saving and loading."""
 
 from __future__ import annotations
 
-import json
-import threading
+import contextlib
+import functools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 import numpy as np
 
-from . import _core, arrays
-from .groups import Group, Groups, some
-from .hyperparameters import CONSTANT, Driven, Rule, call, compile_group
+from . import _core
+from .groups import Group, Groups
+from .hyperparameters import Rule, call, compile_group, number
+from .parameters import Parameters, Row, by_group
+from .report import Report, Sums, statistics
+from .saving import check_kind, check_state_dict
+from .stages import Stages, compile_stages
+from .storages import Shard, Storages
+from .tensors import byte_count, check_params, put_average
 
 if TYPE_CHECKING:
-    from .arrays import Array
+    import os
 
-    Params = Array | Sequence[Array] | Mapping[str, Array] | Sequence[Mapping[str, Any]]
+    from .arrays import Array
+    from .storages import Allocate
+
+    Param = Array | Shard
+    Params = Param | Sequence[Param] | Mapping[str, Param] | Sequence[Mapping[str, Any]]
     Grads = Array | Sequence[Any] | Mapping[str, Any] | None
     Value = float | Callable[[int], float]
 
+    class Shared(TypedDict, total=False):
+        """What every rule takes besides its own; see :class:`Optimizer`."""
 
-class Report:
-    """What a step did.
-
-    Attributes:
-        t: updates applied so far, this one included.
-        lr: the rate that was used; a tuple, one a group, where there are several.
-    """
-
-    __slots__ = ("lr", "t")
-
-    def __init__(self, t: int, lr: float | tuple[float, ...]) -> None:
-        self.t = t
-        self.lr = lr
-
-    def to_dict(self) -> dict[str, Any]:
-        """The attributes by name, as plain numbers and tuples: ``json.dumps`` takes it."""
-        return {"t": self.t, "lr": self.lr}
-
-    def to_json(self) -> str:
-        """The report as one JSON object on one line."""
-        return json.dumps(self.to_dict())
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Report) and self.to_dict() == other.to_dict()
-
-    def __hash__(self) -> int:
-        return hash((self.t, self.lr))
-
-    def __repr__(self) -> str:
-        return f"Report(t={self.t}, lr={self.lr})"
+        states: str | Mapping[str, str] | None
+        rounding: str | Mapping[str, str] | None
+        split: bool
+        seed: int
+        allocate: Allocate | None
+        clip_norm: Value | None
+        clip_value: Value | None
+        nonfinite: str
+        average: Value | None
+        copy_to: Any
+        stats: bool
 
 
-class _Row:
-    """What a group was when it was last compiled, and what must be called at each step."""
-
-    __slots__ = ("driven", "fixed", "group", "index", "lr", "on", "single")
-
-    def __init__(
-        self,
-        index: int,
-        group: Group,
-        on: tuple[bool, ...],
-        fixed: dict[str, Any],
-        single: bool,
-    ) -> None:
-        self.index = index
-        self.group = group
-        self.on = on  # which of the rule's states it was built with
-        self.fixed = fixed  # the hyperparameters that its states started from
-        self.single = single  # whether it has float32 parameters
-        self.driven: list[Driven] = []
-        self.lr = 0.0
+# What follows from the rest and is built anew when arrays come in.
+_BUILT = ("_plan", "_settings", "_controls", "_results", "_driven", "_clock", "_flatten")
+_ONE = 1.0  # by identity: a step with nothing special must find that out at no cost
 
 
 class Optimizer:
-    """The base of all rules: groups, states, the step and its report.
+    """The base of all rules: groups, states, stages, the step and its report.
 
     Args:
         params: one array, a sequence of arrays, a mapping from name to array, or a list of groups.
             A group is a mapping with ``params`` (one of the former three) and, if it wants,
-            ``name``, ``frozen`` and hyperparameters of its own. Arrays are float32 or float64,
-            of any shape, C-contiguous and writable; they are updated in place and kept, not copied.
+            ``name``, ``frozen`` and hyperparameters of its own. Arrays are float32, float64,
+            bfloat16 (of ml_dtypes) or float16, of any shape, C-contiguous and writable; they are
+            updated in place and kept, not copied. A :class:`Shard` says that an array is a piece
+            of a larger tensor. A step computes in float64 for float64 parameters, else in float32.
         defaults: the hyperparameters of groups that do not name them.
+        states: how states are stored: a storage's name, or a mapping from state to name.
+            ``"float32"``, ``"float64"``, ``"bfloat16"`` and ``"float16"`` (not for second moments)
+            are arrays of the parameter's shape; ``"q8"`` and ``"q4"`` are codes of 8 and 4 bits
+            with a scale for each block, in uint8 arrays, which :func:`decode` reads. None: in what
+            the step computes in.
+        rounding: ``"nearest"``, ``"stochastic"``, or a mapping from state, or ``"params"``, to one
+            of them, for what is stored in bfloat16, float16, q8 or q4. Without an entry second
+            moments and q4 momenta are rounded stochastically, the rest to nearest, as AMSGrad's
+            maximum always is.
+        split: keep the 16 bits that bfloat16 parameters lack in an int16 array,
+            ``opt.state[name]["low"]``, so that both together are a float32 parameter. See
+            :func:`split`.
+        seed: of the random bits of stochastic rounding; from 0, below 2⁵².
+        allocate: a callable that gets the name of an array to keep, such as ``"weight.exp_avg"``,
+            its shape and its dtype, and returns one of zeros: ``np.memmap`` for states larger than
+            memory. It is not asked for arrays without elements.
+        clip_norm: scale all gradients down so that the norm of all of them together is at most
+            this: by min(1, clip_norm / (norm + 1e-6)).
+        clip_value: limit each element of a gradient to ± this, after ``clip_norm``.
+        nonfinite: what to do where an element of a gradient is infinite or NaN. ``"allow"``: step.
+            ``"skip"``: leave parameters, states and counts as they are, and say so in the report.
+            ``"raise"``: the same with a FloatingPointError.
+        average: keep a running mean of each parameter: after each step it moves towards the
+            parameter by 1 − this, from the first parameter on. See :attr:`average`.
+        copy_to: arrays in the structure of ``params``, of the same shapes and any of the dtypes,
+            that each step fills with the new parameters, rounded to nearest.
+        stats: measure norms, cosine and g²/v in each step, for the report.
 
-    Any numeric hyperparameter may be a number, a schedule, or a callable that takes the index k of
-    the step about to be made (0, 1, …) and returns a number.
+    Any numeric hyperparameter, and ``clip_norm``, ``clip_value`` and ``average``, may be a number,
+    a schedule, or a callable that takes the index k of the step about to be made (0, 1, …) and
+    returns a number. A skipped step does not count.
 
     Raises:
         TypeError, ValueError: naming the argument, what it got and what it wanted.
+
+    Example:
+        Clipping, averaging and a copy in another precision, in the same pass over memory:
+
+        >>> import numpy as np, gradstep as gs
+        >>> w, half = np.ones(4, np.float32), np.zeros(4, np.float16)
+        >>> opt = gs.AdamW(w, states="q8", clip_norm=1.0, average=0.9, copy_to=half)
+        >>> opt.step(np.array([3, 0, 4, 0], np.float32)).grad_norm
+        5.0
+        >>> half
+        array([0.999, 1.   , 0.999, 1.   ], dtype=float16)
+        >>> opt.stages["clip_norm"] = 0.5  # from the next step on
+        >>> with opt.averaged():
+        ...     print(w.round(4))
+        [0.9999 1.     0.9999 1.    ]
     """
 
     rule: ClassVar[str]
 
-    def __init__(self, params: Params, defaults: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        params: Params,
+        defaults: Mapping[str, Any],
+        *,
+        states: str | Mapping[str, str] | None = None,
+        rounding: str | Mapping[str, str] | None = None,
+        split: bool = False,
+        seed: int = 0,
+        allocate: Allocate | None = None,
+        clip_norm: Value | None = None,
+        clip_value: Value | None = None,
+        nonfinite: str = "allow",
+        average: Value | None = None,
+        copy_to: Any = None,
+        stats: bool = False,
+    ) -> None:
         if not hasattr(self, "rule"):
             raise TypeError("Optimizer: got the base class, wanted a rule such as AdamW")
-        self._defaults = {**defaults, "frozen": False}
-        self._groups: list[Group] = []
-        self._rows: list[_Row] = []
-        self._params: list[Array] = []
-        self._states: list[list[Array | None]] = []
+        if not isinstance(stats, bool | np.bool_):
+            raise TypeError(f"stats: got {stats!r}, wanted True or False")
+        if allocate is not None and not callable(allocate):
+            raise TypeError(f"allocate: got {type(allocate).__name__}, wanted a callable")
+        stages = {
+            "clip_norm": clip_norm,
+            "clip_value": clip_value,
+            "average": average,
+            "nonfinite": nonfinite,
+            "seed": seed,
+        }
+        self._stages = Stages(stages)
+        self._stats = bool(stats)
+        compile_stages(self._stages, average is not None, single=False)  # before arrays are made
+        rule = Rule(self.rule)
+        grouped = (
+            isinstance(params, list | tuple)
+            and bool(params)
+            and all(isinstance(item, Mapping) for item in params)
+        )
+        self._held = Parameters(
+            rule,
+            {**defaults, "frozen": False},
+            Storages(rule, states, rounding, split),
+            allocate,
+            averaging=average is not None,
+            copying=copy_to is not None,
+            grouped=grouped,
+        )
+        self._rows = self._held.rows
+        self._idle = [None]  # one at a time takes it: list.pop is atomic, and cheaper than a lock
+        self._swapped = False  # whether the averages are in the parameters
+        given: Any = params if grouped else [{"params": params}]
+        copies = copy_to if grouped else [copy_to]
+        if grouped and copy_to is not None:
+            by_group("copy_to", copy_to, len(given), "arrays")
+        self._held.add(given, copies, self._check_group)
         # Of each parameter and, last, of the optimizer: the core counts with the step, so that no
         # signal can come between.
-        self._counts = np.zeros(1, dtype=np.int64)
-        self._group_of: list[int] = []
-        self._lock = threading.Lock()
-        self._catalogue = Rule(self.rule)
-        if (
-            isinstance(params, list | tuple)
-            and params
-            and all(isinstance(item, Mapping) for item in params)
-        ):
-            self._grouped = True
-            for group in params:
-                self._append(group)
-        else:
-            self._grouped = False
-            self._append({"params": params})
+        self._counts = np.zeros(len(self._held.tensors) + 1, dtype=np.int64)
         self._prepare()
 
     # ---- what a person reads ----
@@ -131,28 +187,103 @@ class Optimizer:
     @property
     def groups(self) -> Groups:
         """The groups; assign to their entries to change hyperparameters."""
-        return Groups(self._groups)
+        return Groups(self._held.groups)
+
+    @property
+    def stages(self) -> Stages:
+        """What a step does besides the rule, by name; assign to its entries to change it.
+
+        ``clip_norm``, ``clip_value``, ``average`` (the decay), ``nonfinite`` and ``seed``.
+        Averages cannot be switched on or off: their arrays are there from the start or not at all.
+        """
+        return self._stages
 
     @property
     def state(self) -> dict[str, dict[str, Any]]:
-        """For each parameter's name its own update count ``step`` and its state arrays, live."""
+        """For each parameter's name its own update count ``step`` and its arrays, live.
+
+        Those are the rule's states as they are stored, ``low`` of a split parameter, and
+        ``average``.
+        """
         # Views, which cannot be resized: the core keeps the arrays' addresses.
         return {
-            name: {
-                "step": int(count),
-                **{key: array.view() for key, array in self._named(states).items()},
-            }
-            for name, count, states in zip(
-                self._names(), self._counts[:-1], self._states, strict=True
-            )
+            name: {"step": int(count), **{key: array.view() for key, array in own.items()}}
+            for (name, own), count in zip(self._own().items(), self._counts[:-1], strict=True)
         }
 
+    def _own(self) -> dict[str, dict[str, Array]]:
+        own = self._held.own()
+        if self._swapped:  # the averages are where the parameters were
+            for kept in own.values():
+                kept.pop("average")
+        return own
+
+    @property
+    def average(self) -> Any:
+        """The running means in the structure of ``params``, live; None without ``average``.
+
+        They are of what the step computes in: float64 for float64 parameters, else float32.
+
+        Raises:
+            RuntimeError: within :meth:`averaged`, where the parameters hold them.
+        """
+        if not self._held.averaging:
+            return None
+        if self._swapped:
+            raise RuntimeError(
+                "average: read within averaged(), where the parameters hold the averages"
+            )
+        return self._held.rebuild([kept["average"] for kept in self.state.values()])
+
+    @property
+    def copies(self) -> Any:
+        """The arrays of ``copy_to`` in the structure of ``params``; None without."""
+        if not self._held.copying:
+            return None
+        return self._held.rebuild([tensor.copy for tensor in self._held.tensors])
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Have the averages in the parameters, rounded to their dtype, for a ``with`` block.
+
+        At its end, also by an exception, each parameter is again what it was, to the bit. Within
+        it the parameters are to be read: what is written to them is not kept apart.
+
+        Raises:
+            RuntimeError: without averages; or, within the block, for a step, saving or whatever
+                else needs the parameters.
+        """
+        if not self._held.averaging:
+            raise RuntimeError(
+                f"averaged: got {type(self).__name__} without averages, wanted one that was built "
+                "with average=0.999 or another decay"
+            )
+        with self._exclusive("averaged"):
+            check_params(self._held.arguments("params"), self._held.tensors)
+            put_back: list[Callable[[], None]] = []
+            try:
+                self._swapped = True
+                for tensor in self._held.tensors:
+                    put_back.append(put_average(tensor))
+                yield
+            finally:
+                for back in put_back:
+                    back()
+                self._swapped = False
+
     def __repr__(self) -> str:
-        elements = sum(p.size for p in self._params)
-        state_bytes = sum(s.nbytes for states in self._states for s in states if s is not None)
-        counts = f"{_count(len(self._params), 'parameter')}, {_count(elements, 'element')}"
-        lines = [f"{type(self).__name__}(t={self.t}, {counts}, states {state_bytes:,} bytes)"]
-        for i, group in enumerate(self._groups):
+        tensors, storages = self._held.tensors, self._held.storages
+        counts = f"{_count(len(tensors), 'parameter')}, " + _count(
+            sum(tensor.param.size for tensor in tensors), "element"
+        )
+        asked = [
+            f"{name}={storages.states[name]}"
+            for name in self._held.present()
+            if name in storages.states
+        ] + ["split"] * storages.split
+        kept = f"states {byte_count(tensors):,} bytes" + (f" ({', '.join(asked)})" if asked else "")
+        lines = [f"{type(self).__name__}(t={self.t}, {counts}, {kept})"]
+        for i, group in enumerate(self._held.groups):
             label = f"group {i}" + (f" {group.name!r}" if group.name is not None else "")
             values = ", ".join(f"{key}={value!r}" for key, value in group.items())
             lines.append(f"  {label}: {values}")
@@ -160,13 +291,18 @@ class Optimizer:
 
     # ---- the step ----
 
-    def step(self, grads: Grads) -> Report:
+    # Keyword-only arguments would cost a small step 4%.
+    def step(self, grads: Grads, loss_scale: float = _ONE, zero_grads: bool = False) -> Report:
         """Update every parameter in place.
 
         Args:
             grads: gradients in the structure of ``params`` (for groups: a list with each group's
-                structure), each of its parameter's dtype and shape. None leaves its parameter,
-                state and own count untouched. They are read, never written.
+                structure), each of its parameter's shape, float32, float64, bfloat16 or float16.
+                None leaves its parameter, state and own count untouched.
+            loss_scale: what the loss was multiplied by, > 0: gradients are divided by it.
+            zero_grads: whether to set every gradient to 0 once it is used, also where the step is
+                skipped. They must be writable then, and share no byte. Otherwise they are only
+                read.
 
         Returns:
             The :class:`Report` of this step.
@@ -174,12 +310,16 @@ class Optimizer:
         Raises:
             TypeError, ValueError: before anything is written, naming the gradient or
                 hyperparameter, what it got and what it wanted.
+            FloatingPointError: with ``nonfinite="raise"``, naming the first gradient that is not
+                finite; parameters, states and counts are as they were.
             RuntimeError: this optimizer is stepping in another thread at this moment.
         """
-        if not self._lock.acquire(False):
-            raise RuntimeError("step: this optimizer is at work in another thread")
         try:
-            k = self._counts.item(-1)
+            self._idle.pop()
+        except IndexError:
+            raise self._busy("step") from None
+        try:
+            k = self._clock[-1]
             for row in self._rows:
                 if row.group.changed:
                     self._compile(row)
@@ -187,161 +327,117 @@ class Optimizer:
                     value = self._settings[row.index, driven.column] = call(driven, k)
                     if driven.column == self._lr_column:
                         row.lr = value
+            if self._stages.changed:
+                self._compile_stages()
             flat = self._flatten(grads)
-            while (refused := self._plan.step(flat)) != -1:
-                flat = self._explain(refused, flat)
-            if len(self._rows) == 1:
-                return Report(k + 1, self._rows[0].lr)
-            return Report(k + 1, tuple([row.lr for row in self._rows]))
+            if self._plain and loss_scale is _ONE and zero_grads is False:
+                while (refused := self._plan.step(flat)) != -1:
+                    flat = self._held.explain(refused, flat, writable=False)
+                if len(self._rows) == 1:
+                    return Report(k + 1, self._rows[0].lr)
+                return Report(k + 1, tuple([row.lr for row in self._rows]))
+            return self._step(k, flat, loss_scale, zero_grads)
         finally:
-            self._lock.release()
+            self._idle.append(None)
 
-    def _flatten(self, grads: Any) -> list[Any]:
-        if not self._grouped:
-            return self._groups[0].flatten("grads", grads)
-        if not isinstance(grads, list | tuple):
-            raise TypeError(
-                f"grads: got {type(grads).__name__}, wanted a list of "
-                f"{len(self._groups)}, each group's gradients"
+    def _step(self, k: int, grads: list[Any], loss_scale: Any, zero_grads: Any) -> Report:
+        """A step in which something is not as it is mostly."""
+        scale = number("loss_scale", "loss_scale", loss_scale, single=False)
+        if not isinstance(zero_grads, bool | np.bool_):
+            raise TypeError(f"zero_grads: got {zero_grads!r}, wanted True or False")
+        zero = bool(zero_grads)
+        for driven in self._driven:
+            self._controls[driven.column] = call(driven, k)
+        while (done := self._plan.staged_step(grads, scale, zero, self._stats)) not in (-1, -2):
+            grads = self._held.explain(done, grads, writable=zero)
+        norm, first = self._results[0, :2].tolist()
+        if done == -2 and self._nonfinite == "raise":
+            raise FloatingPointError(
+                f"{self._held.arguments('grads')[int(first)]}: got an element that is not finite, "
+                "wanted finite gradients, as nonfinite='raise' says"
             )
-        if len(grads) != len(self._groups):
-            raise ValueError(
-                f"grads: got {len(grads)} values, wanted {len(self._groups)}, as many as groups"
-            )
-        return [
-            g
-            for i, group in enumerate(self._groups)
-            for g in group.flatten(f"grads[{i}]", grads[i])
-        ]
+        measured: dict[str, Any] = {}
+        if self._nonfinite != "allow":
+            measured["skipped"] = done == -2
+        if self._clipping or self._nonfinite != "allow":
+            measured["grad_norm"] = norm
+        if self._stats and done == -1:
+            measured |= self._statistics(scale) | measured
+        rates = tuple([row.lr for row in self._rows])
+        return Report(k + (done == -1), rates[0] if len(rates) == 1 else rates, measured)
 
-    def _explain(self, refused: int, grads: list[Any]) -> list[Any]:
-        """Raise for what the core refused, or replace harmless subclasses by plain arrays."""
-        if refused < -1:
-            i = -2 - refused
-            argument = self._arguments("params")[i]
-            param = arrays.check(argument, self._params[i], writable=True)
-            raise ValueError(
-                f"{argument}: got {param.size} elements at another address than when "
-                "the optimizer was built, wanted an array that was not resized"
-            )
-        if type(grads[refused]) is np.ndarray:
-            argument, array = self._arguments("grads")[refused], grads[refused]
-            arrays.check(argument, array, writable=False, like=self._params[refused])
-            arrays.check_apart(argument, array, self._written())
-            raise RuntimeError(f"{argument}: refused by the core, not by the checks: a defect")
-        arguments = self._arguments("grads")
-        return [
-            g
-            if g is None or type(g) is np.ndarray
-            # arithmetic on a 0-d array gives a NumPy scalar
-            else arrays.check(
-                argument, np.asarray(g) if isinstance(g, np.generic) else g, writable=False, like=p
-            )
-            for argument, g, p in zip(arguments, grads, self._params, strict=True)
+    def _statistics(self, scale: float) -> dict[str, Any]:
+        """What this step measured, of all groups together and of each."""
+        roles = {state.name: state.role for state in self._held.rule.states}
+        momenta = ["momentum" in map(roles.get, row.present) for row in self._rows]
+        corrections = [
+            self._correction(row.index, int(self._counts[self._held.span(row)].max()))
+            for row in self._rows
+            if "second_moment" in roles.values()
         ]
+        sums = [Sums(*row) for row in self._results[1:].tolist()]
+        groups = tuple(
+            statistics(
+                sums[i : i + 1],
+                math.sqrt(sums[i].raw) / scale,
+                momenta[i : i + 1],
+                corrections[i : i + 1],
+            )
+            for i in range(len(sums))
+        )
+        norm = math.sqrt(sum(row.raw for row in sums)) / scale
+        total = statistics(sums, norm, momenta, corrections)
+        return {**total._asdict(), "groups": groups}
+
+    def _correction(self, group: int, t: int) -> float:  # noqa: ARG002 - rules that correct v do
+        """What a rule multiplies g²/v by, for the start of v at 0."""
+        return 1.0
 
     # ---- groups ----
 
-    def add_group(self, group: Mapping[str, Any]) -> None:
+    def add_group(self, group: Mapping[str, Any], copy_to: Any = None) -> None:
         """Add a group of parameters, a mapping as in the constructor.
 
         From then on ``step`` takes a list with each group's gradients.
 
+        Args:
+            group: ``params``, and if it wants ``name``, ``frozen`` and hyperparameters.
+            copy_to: arrays in the structure of its ``params``, where the constructor got such.
+
         Raises:
             TypeError, ValueError: as the constructor; nothing is added then.
         """
-        _check_kind("group", group, Mapping)
+        check_kind("group", group, Mapping)
+        held = self._held
+        if (copy_to is not None) != held.copying:
+            raise ValueError(
+                f"copy_to: got {type(copy_to).__name__}, but the optimizer was built "
+                f"{'with' if held.copying else 'without'} copies, wanted "
+                + ("arrays in the structure of the group's params" if held.copying else "None")
+            )
         with self._exclusive("add_group"):
-            before = len(self._params)
-            self._append(group)
+            before = {key: self.__dict__[key] for key in (*_BUILT, "_counts")}
+            rows, tensors, grouped = len(held.rows), len(held.tensors), held.grouped
+            held.grouped = True
             try:
+                held.add([group], [copy_to], self._check_group)
+                fresh = np.zeros(len(held.tensors) - tensors, dtype=np.int64)
+                self._counts = np.insert(self._counts, -1, fresh)
                 self._prepare()
             except BaseException:
-                self._groups.pop()
-                self._rows.pop()
-                del self._params[before:], self._states[before:], self._group_of[before:]
-                self._counts = np.append(self._counts[:before], self._counts[-1])
-                self._prepare()
+                held.grouped = grouped
+                del held.rows[rows:], held.tensors[tensors:]
+                self.__dict__.update(before)
+                for values in (*held.groups, self._stages):
+                    values.changed = True  # they may be compiled into what is thrown away
                 raise
-            self._grouped = True
-
-    def _append(self, given: Mapping[str, Any]) -> None:
-        """Check a group and make its states. Changes nothing if it raises."""
-        index = len(self._groups)
-        numbered = self._grouped or index > 0
-        where = f"params[{index}]" if numbered else "params"
-        values = dict(given)
-        if "params" not in values:
-            raise ValueError(f"{where}: got a group without 'params', wanted its arrays there")
-        params = values.pop("params")
-        name = values.pop("name", None)
-        if name is not None and (
-            not isinstance(name, str) or any(name == g.name for g in self._groups)
-        ):
-            raise ValueError(
-                f"{where}['name']: got {name!r}, wanted a text that no other group has"
-            )
-        argument = f"{where}['params']" if numbered else where
-        if isinstance(params, Mapping):
-            for key in params:
-                if not isinstance(key, str):
-                    raise TypeError(f"{argument}: got the key {key!r}, wanted names as text")
-            if (
-                not numbered
-                and "params" in params
-                and not all(isinstance(value, np.ndarray) for value in params.values())
-            ):
-                raise TypeError(
-                    f"{argument}: got one group, wanted groups in a list: [{{'params': …}}]"
-                )
-            params = dict(params)
-        elif isinstance(params, list | tuple):
-            params = list(params)
-        elif not isinstance(params, np.ndarray):
-            raise TypeError(
-                f"{argument}: got {type(params).__name__}, wanted an array, a sequence "
-                "of arrays, a mapping from name to array, or a list of groups"
-            )
-        if not isinstance(params, np.ndarray) and not params:
-            raise ValueError(f"{argument}: got no arrays, wanted at least one")
-        group = Group(name, params, {**self._defaults, **values})
-        # Kept as they were given: a view would not show that one is resized or locked later.
-        flat = group.flatten("", params)
-        for label, array in zip(group.labels(), flat, strict=True):
-            arrays.check(argument + label, array, writable=True)
-        single = any(p.dtype == np.float32 for p in flat)
-        compile_group(self._prefix(index), self._catalogue, self._defaults, group, single)
-        self._check_group(self._prefix(index), group)
-        row = _Row(
-            index,
-            group,
-            tuple(state.is_on(group) for state in self._catalogue.states),
-            {key: group[key] for key in CONSTANT if key in group},
-            single,
-        )
-        states = [
-            [self._new_state(i, group, p) if on else None for i, on in enumerate(row.on)]
-            for p in flat
-        ]
-        self._groups.append(group)
-        self._rows.append(row)
-        self._params += flat
-        self._states += states
-        self._group_of += [index] * len(flat)
-        self._counts = np.insert(self._counts, -1, np.zeros(len(flat), dtype=np.int64))
-
-    def _new_state(self, index: int, group: Group, param: Array) -> Array:
-        initial = self._catalogue.states[index].initial
-        if initial is None or group[initial] == 0:
-            return np.zeros(param.shape, param.dtype)
-        return np.full(param.shape, group[initial], param.dtype)
 
     def _check_group(self, prefix: str, group: Mapping[str, Any]) -> None:
         """What a rule demands of several hyperparameters together."""
 
-    def _compile(self, row: _Row) -> None:
+    def _compile(self, row: Row) -> None:
         """Bring a group that was changed into the core's settings."""
-        group, prefix = row.group, self._prefix(row.index)
+        group, prefix = row.group, self._held.prefix(row.index)
         group.changed = False  # first: what another thread assigns from here on is seen next time
         try:
             self._compile_checked(row, group, prefix)
@@ -349,22 +445,12 @@ class Optimizer:
             group.changed = True
             raise
 
-    def _compile_checked(self, row: _Row, group: Group, prefix: str) -> None:
-        values, driven = compile_group(prefix, self._catalogue, self._defaults, group, row.single)
+    def _compile_checked(self, row: Row, group: Group, prefix: str) -> None:
+        values, driven = compile_group(
+            prefix, self._held.rule, self._held.defaults, group, row.single
+        )
         self._check_group(prefix, group)
-        for state, had in zip(self._catalogue.states, row.on, strict=True):
-            value = group[state.option] if state.option else None
-            if state.is_on(group) != had and (not had or isinstance(value, bool | np.bool_)):
-                raise ValueError(
-                    f"{prefix}{state.option}: got {value!r}, but the group was built "
-                    f"{'with' if had else 'without'} {state.name}, wanted a value that keeps it so"
-                )
-        for key, value in row.fixed.items():
-            if group[key] != value:
-                raise ValueError(
-                    f"{prefix}{key}: got {group[key]!r}, but the states started from "
-                    f"{value!r}, wanted a new optimizer for another start"
-                )
+        row.check_kept(self._held.rule, prefix)
         self._settings[row.index] = values
         for key, value in group.items():
             if isinstance(value, list):
@@ -372,89 +458,75 @@ class Optimizer:
         row.driven = driven
         row.lr = values[self._lr_column]
 
+    def _compile_stages(self) -> None:
+        """Bring stages that were changed into the core's controls."""
+        stages, single = self._stages, any(row.single for row in self._rows)
+        stages.changed = False  # first, as for a group
+        try:
+            values, self._driven = compile_stages(stages, self._held.averaging, single)
+        except BaseException:
+            stages.changed = True
+            raise
+        self._controls[:] = values
+        self._clipping = stages["clip_norm"] is not None
+        self._nonfinite: str = stages["nonfinite"]
+        special = self._driven or self._stats or self._clipping or self._nonfinite != "allow"
+        self._plain = not special
+
     def _prepare(self) -> None:
         """Build what the core needs for a step, anew whenever the arrays have changed."""
-        arguments = self._arguments("params")
-        arrays.check_disjoint(arguments, self._params)
-        first: dict[str, str] = {}
-        for argument, name in zip(arguments, self._names(), strict=True):
-            if (other := first.setdefault(name, argument)) != argument:
-                raise ValueError(
-                    f"{argument}: got the name {name!r} in the state, which {other} "
-                    "has, wanted group names that keep them apart"
-                )
-        columns = len(self._catalogue.hyper_names) + 2
-        self._settings = np.zeros((len(self._groups), columns))
-        self._lr_column = self._catalogue.hyper_names.index("lr")
+        hyper_names = self._held.rule.hyper_names
+        self._settings = np.zeros((len(self._rows), len(hyper_names) + 2))
+        self._controls = np.zeros(5)
+        self._results = np.zeros((1 + len(self._rows), len(Sums._fields)))
+        self._lr_column = hyper_names.index("lr")
         for row in self._rows:
             self._compile(row)
-        self._plan = _core.Plan(
-            self.rule, self._params, self._states, self._group_of, self._counts, self._settings
+        self._compile_stages()
+        # Both spare a small step a twentieth: how NumPy gives a number, and a call within a call.
+        self._clock = self._counts.data
+        held = self._held
+        self._flatten: Callable[[Any], list[Any]] = (
+            held.flatten if held.grouped else functools.partial(held.groups[0].flatten, "grads")
         )
-
-    # ---- names ----
-
-    def _prefix(self, index: int) -> str:
-        return f"groups[{index}] " if self._grouped or index else ""
-
-    def _arguments(self, root: str) -> list[str]:
-        """What each parameter, or its gradient, is called in an error."""
-        if not self._grouped and len(self._groups) == 1:
-            return [root + label for label in self._groups[0].labels()]
-        inner = "['params']" if root == "params" else ""
-        return [
-            f"{root}[{i}]{inner}{label}"
-            for i, group in enumerate(self._groups)
-            for label in group.labels()
-        ]
-
-    def _names(self) -> list[str]:
-        """What each parameter is called in the state: its name, after its group's if several."""
-        if len(self._groups) == 1:
-            return self._groups[0].names()
-        return [
-            f"{i if group.name is None else group.name}.{name}"
-            for i, group in enumerate(self._groups)
-            for name in group.names()
-        ]
-
-    def _named(self, states: Sequence[Array | None]) -> dict[str, Array]:
-        pairs = zip(self._catalogue.states, states, strict=True)
-        return {state.name: array for state, array in pairs if array is not None}
-
-    def _written(self) -> Iterator[tuple[str, Array]]:
-        """Every array that a step writes, with its name."""
-        for argument, param, states in zip(
-            self._arguments("params"), self._params, self._states, strict=True
-        ):
-            yield argument, param
-            for name, array in self._named(states).items():
-                yield f"{name} of {argument}", array
+        self._plan = _core.Plan(
+            self.rule,
+            [tensor.row() for tensor in self._held.tensors],
+            self._counts,
+            self._settings,
+            self._controls,
+            self._results,
+        )
 
     # ---- saving and loading ----
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on, as copies.
+        """Everything that the next step depends on beside the parameters, as copies.
 
         Returns:
-            ``rule``; ``t``; ``state``: for each parameter's name its ``step`` and state arrays;
-            ``groups``: each group's hyperparameters, its ``name`` and the names of its ``params``.
+            ``rule``; ``t``; ``state``: for each parameter's name its ``step`` and arrays;
+            ``groups``: each group's hyperparameters, its ``name`` and the names of its ``params``;
+            ``stages``; ``storages``: of each state by name, and ``split``.
         """
         with self._exclusive("state_dict"):
-            return {
-                "rule": self.rule,
-                "t": self.t,
-                "state": {
-                    name: {
-                        key: value.copy() if isinstance(value, np.ndarray) else value
-                        for key, value in entry.items()
-                    }
-                    for name, entry in self.state.items()
-                },
-                "groups": [
-                    {**group, "name": group.name, "params": group.names()} for group in self._groups
-                ],
-            }
+            saved = self._saved()
+        for entry in saved["state"].values():
+            entry.update({k: v.copy() for k, v in entry.items() if k != "step"})
+        return saved
+
+    def _saved(self) -> dict[str, Any]:
+        """The state dict, its arrays live."""
+        return {
+            "rule": self.rule,
+            "t": self.t,
+            "state": self.state,
+            "groups": [
+                {**group, "name": group.name, "params": group.names()}
+                for group in self._held.groups
+            ],
+            "stages": dict(self._stages),
+            "storages": self._held.stored(),
+        }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over a :meth:`state_dict`; its arrays are copied, hyperparameters included.
@@ -463,67 +535,61 @@ class Optimizer:
             TypeError, ValueError: it does not fit this optimizer; nothing is changed then.
         """
         with self._exclusive("load_state_dict"):
-            groups = self._check_state_dict(state_dict)
-            before = [dict(group) for group in self._groups]
+            own = self._own()
+            groups = check_state_dict(
+                state_dict, self.rule, self._held.stored(), self._held.groups, own
+            )
+            watched = [*self._held.groups, self._stages]
+            before = [dict(values) for values in watched]
             try:
-                for row, values in zip(self._rows, groups, strict=True):
-                    row.group.clear()
-                    row.group.update(values)
+                for values, loaded in zip(watched, [*groups, state_dict["stages"]], strict=True):
+                    values.replace(loaded)
+                for row in self._rows:
                     self._compile(row)
+                self._compile_stages()
             except BaseException:
-                for group, values in zip(self._groups, before, strict=True):
-                    group.clear()
-                    group.update(values)
+                for values, old in zip(watched, before, strict=True):
+                    values.replace(old)
                 raise
             self._counts[-1] = state_dict["t"]
-            for i, (name, states) in enumerate(zip(self._names(), self._states, strict=True)):
+            for i, (name, kept) in enumerate(own.items()):
                 entry = state_dict["state"][name]
                 self._counts[i] = entry["step"]
-                for key, array in self._named(states).items():
+                for key, array in kept.items():
                     array[...] = entry[key]
 
-    def _check_state_dict(self, given: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Raise if a state dict does not fit; return its groups' hyperparameters."""
-        _check_kind("state_dict", given, Mapping)
-        for key in ("rule", "t", "state", "groups"):
-            if key not in given:
-                raise ValueError(f"state_dict: got no {key!r}, wanted rule, t, state and groups")
-        if given["rule"] != self.rule:
-            raise ValueError(f"state_dict['rule']: got {given['rule']!r}, wanted {self.rule!r}")
-        _check_count("state_dict['t']", given["t"])
-        _check_kind("state_dict['groups']", given["groups"], list | tuple)
-        if len(given["groups"]) != len(self._groups):
-            raise ValueError(
-                f"state_dict['groups']: got {len(given['groups'])}, wanted {len(self._groups)}"
-            )
-        values = []
-        for i, (entry, group) in enumerate(zip(given["groups"], self._groups, strict=True)):
-            where = f"state_dict['groups'][{i}]"
-            _check_kind(where, entry, Mapping)
-            params = entry.get("params", ())
-            _check_kind(f"{where}['params']", params, list | tuple)
-            if list(params) != group.names():
-                raise ValueError(
-                    f"{where}['params']: got {some(params) or 'nothing'}, "
-                    f"wanted {some(group.names())}"
-                )
-            values.append({k: v for k, v in entry.items() if k not in ("params", "name")})
-        names = self._names()
-        _check_kind("state_dict['state']", given["state"], Mapping)
-        if set(given["state"]) != set(names):
-            raise ValueError(
-                f"state_dict['state']: got {some(list(given['state']))}, wanted {some(names)}"
-            )
-        for name, states in zip(names, self._states, strict=True):
-            entry, own = given["state"][name], self._named(states)
-            where = f"state_dict['state'][{name!r}]"
-            _check_kind(where, entry, Mapping)
-            if set(entry) != {"step", *own}:
-                raise ValueError(f"{where}: got {some(list(entry))}, wanted {some(['step', *own])}")
-            _check_count(f"{where}['step']", entry["step"])
-            for key, array in own.items():
-                arrays.check(f"{where}[{key!r}]", entry[key], writable=False, like=array)
-        return values
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the :meth:`state_dict` to a safetensors file, whole or not at all.
+
+        The parameters are not in it: they are yours to save. Nothing is pickled, so a
+        hyperparameter that is a callable of your own is refused; a schedule is saved.
+
+        Args:
+            path: where; a file that is there is replaced.
+
+        Raises:
+            TypeError: a hyperparameter is a callable that is no schedule.
+            OSError: the file cannot be written; what was there is still there.
+        """
+        from . import checkpoint  # noqa: PLC0415 - what few steps need waits until it is asked for
+
+        with self._exclusive("save"):
+            checkpoint.save(path, self._saved())
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Take over what :meth:`save` wrote, in an optimizer that was built alike.
+
+        Args:
+            path: the file.
+
+        Raises:
+            TypeError, ValueError: the file is damaged, of another kind or a newer version, or does
+                not fit this optimizer; nothing is changed then.
+            OSError: the file cannot be read.
+        """
+        from . import checkpoint  # noqa: PLC0415
+
+        self.load_state_dict(checkpoint.load(path, mapped=True))
 
     def __copy__(self) -> Optimizer:
         raise TypeError(
@@ -534,55 +600,43 @@ class Optimizer:
     def __getstate__(self) -> dict[str, Any]:
         with self._exclusive("pickling"):
             state = self.__dict__.copy()
-        for key in ("_plan", "_lock", "_settings", "_rows", "_catalogue", "_params"):
+        for key in (*_BUILT, "_idle"):
             del state[key]
-        state["_built"] = [(row.on, row.fixed, row.single) for row in self._rows]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        built = state.pop("_built")
         self.__dict__.update(state)
-        self._lock = threading.Lock()
-        self._catalogue = Rule(self.rule)
-        self._rows = [
-            _Row(i, group, *kept)
-            for i, (group, kept) in enumerate(zip(self._groups, built, strict=True))
-        ]
-        self._params = [p for group in self._groups for p in group.flatten("", group.params)]
-        for label, array in zip(self._arguments("params"), self._params, strict=True):
-            arrays.check(label, array, writable=True)
+        self._idle = [None]
+        check_params(self._held.arguments("params"), self._held.tensors)
         self._prepare()
 
     def _exclusive(self, what: str) -> _Exclusive:
-        return _Exclusive(self._lock, what)
+        return _Exclusive(self, what)
+
+    def _busy(self, what: str) -> RuntimeError:
+        if self._swapped:
+            return RuntimeError(
+                f"{what}: asked for within averaged(), where the parameters hold the averages; "
+                "wanted it before or after"
+            )
+        return RuntimeError(f"{what}: this optimizer is at work in another thread")
 
 
 class _Exclusive:
-    """Holds an optimizer's lock, or raises at once where another thread does."""
+    """Holds an optimizer alone, or raises at once where another thread does."""
 
-    def __init__(self, lock: threading.Lock, what: str) -> None:
-        self._lock = lock
+    def __init__(self, optimizer: Optimizer, what: str) -> None:
+        self._optimizer = optimizer
         self._what = what
 
     def __enter__(self) -> None:
-        if not self._lock.acquire(blocking=False):
-            raise RuntimeError(f"{self._what}: this optimizer is at work in another thread")
+        try:
+            self._optimizer._idle.pop()
+        except IndexError:
+            raise self._optimizer._busy(self._what) from None
 
     def __exit__(self, *_: object) -> None:
-        self._lock.release()
-
-
-def _check_count(argument: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{argument}: got {type(value).__name__}, wanted an integer")
-    if not 0 <= value < _core.step_limit:
-        raise ValueError(f"{argument}: got {value}, wanted 0 or more, below 2**52")
-
-
-def _check_kind(argument: str, value: object, kind: Any) -> None:
-    if not isinstance(value, kind):
-        wanted = "a mapping" if kind is Mapping else "a list"
-        raise TypeError(f"{argument}: got {type(value).__name__}, wanted {wanted}")
+        self._optimizer._idle.append(None)
 
 
 def _count(n: int, noun: str) -> str:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from . import _core
 from .hyperparameters import is_on
 from .optimizer import Optimizer
 
 if TYPE_CHECKING:
-    from .optimizer import Params, Value
+    from typing_extensions import Unpack
+
+    from .optimizer import Params, Shared, Value
 
 
 class SGD(Optimizer):
@@ -26,6 +29,7 @@ class SGD(Optimizer):
         weight_decay: λ ≥ 0, added to the gradient (L2).
         nesterov: look ahead; wants a momentum and no dampening.
         maximize: go up the gradient.
+        **shared: storages, stages and more that every rule takes, see :class:`Optimizer`.
 
     State: ``momentum_buffer``, with momentum.
 
@@ -55,6 +59,7 @@ class SGD(Optimizer):
         nesterov: bool = False,
         *,
         maximize: bool = False,
+        **shared: Unpack[Shared],
     ) -> None:
         super().__init__(
             params,
@@ -66,6 +71,7 @@ class SGD(Optimizer):
                 "nesterov": nesterov,
                 "maximize": maximize,
             },
+            **shared,
         )
 
     def _check_group(self, prefix: str, group: Mapping[str, Any]) -> None:
@@ -97,6 +103,7 @@ class Adagrad(Optimizer):
         initial_accumulator_value: what s starts from, ≥ 0; a number.
         eps: ε ≥ 0.
         maximize: go up the gradient.
+        **shared: storages, stages and more that every rule takes, see :class:`Optimizer`.
 
     State: ``sum``.
 
@@ -125,6 +132,7 @@ class Adagrad(Optimizer):
         eps: Value = 1e-10,
         *,
         maximize: bool = False,
+        **shared: Unpack[Shared],
     ) -> None:
         super().__init__(
             params,
@@ -136,6 +144,7 @@ class Adagrad(Optimizer):
                 "eps": eps,
                 "maximize": maximize,
             },
+            **shared,
         )
 
 
@@ -156,6 +165,7 @@ class RMSprop(Optimizer):
         momentum: μ in [0, 1); 0 keeps no buffer. A schedule keeps one.
         centered: subtract the squared running mean of the gradient.
         maximize: go up the gradient.
+        **shared: storages, stages and more that every rule takes, see :class:`Optimizer`.
 
     States: ``square_avg``; ``grad_avg``, centered; ``momentum_buffer``, with momentum.
 
@@ -187,6 +197,7 @@ class RMSprop(Optimizer):
         centered: bool = False,
         *,
         maximize: bool = False,
+        **shared: Unpack[Shared],
     ) -> None:
         super().__init__(
             params,
@@ -199,7 +210,16 @@ class RMSprop(Optimizer):
                 "centered": centered,
                 "maximize": maximize,
             },
+            **shared,
         )
+
+    def _check_group(self, prefix: str, group: Mapping[str, Any]) -> None:
+        for state, storage in self._held.storages.states.items():
+            if group["centered"] and _core.storage_block(storage) > 1:
+                raise ValueError(
+                    f"{prefix}centered: got True with {state} in {storage}, wanted states in "
+                    "float32, float64, bfloat16 or float16: v − ḡ² is lost in codes of few bits"
+                )
 
 
 class Adam(Optimizer):
@@ -217,6 +237,7 @@ class Adam(Optimizer):
         weight_decay: λ ≥ 0, added to the gradient (L2); :class:`AdamW` decays the weights instead.
         amsgrad: divide by the largest √v so far.
         maximize: go up the gradient.
+        **shared: storages, stages and more that every rule takes, see :class:`Optimizer`.
 
     States: ``exp_avg``, ``exp_avg_sq``; ``max_exp_avg_sq``, with amsgrad.
 
@@ -246,6 +267,7 @@ class Adam(Optimizer):
         amsgrad: bool = False,
         *,
         maximize: bool = False,
+        **shared: Unpack[Shared],
     ) -> None:
         super().__init__(
             params,
@@ -257,7 +279,12 @@ class Adam(Optimizer):
                 "amsgrad": amsgrad,
                 "maximize": maximize,
             },
+            **shared,
         )
+
+    def _correction(self, group: int, t: int) -> float:
+        beta2 = float(self._settings[group, self._held.rule.hyper_names.index("betas[1]")])
+        return 1.0 - beta2**t
 
 
 class AdamW(Adam):
@@ -271,6 +298,7 @@ class AdamW(Adam):
         weight_decay: λ ≥ 0.
         amsgrad: divide by the largest √v so far.
         maximize: go up the gradient.
+        **shared: storages, stages and more that every rule takes, see :class:`Optimizer`.
 
     States: ``exp_avg``, ``exp_avg_sq``; ``max_exp_avg_sq``, with amsgrad.
 
@@ -301,5 +329,6 @@ class AdamW(Adam):
         amsgrad: bool = False,
         *,
         maximize: bool = False,
+        **shared: Unpack[Shared],
     ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize)
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, **shared)

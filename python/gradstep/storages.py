@@ -1,0 +1,367 @@
+"""Storages: how the numbers of parameters and states lie in memory, and how they are rounded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import _core, arrays
+from .arrays import NUMBERS
+from .extras import need
+from .hyperparameters import Rule, State, whole
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .arrays import Array
+
+    Allocate = Callable[[str, tuple[int, ...], np.dtype[Any]], Array]
+
+ROLES: dict[str, tuple[str, ...]] = _core.storages()
+EXACT = ("float32", "float64", "split")  # no rounding but that of float64 to float32, to nearest
+MODES = ("nearest", "stochastic")
+
+
+def dtype_of(name: str) -> np.dtype[Any]:
+    """The NumPy dtype of an element storage; uint8 for the storages in blocks."""
+    if name == "bfloat16":
+        bfloat16: np.dtype[Any] = np.dtype(need("ml_dtypes", "bfloat16 arrays", "bf16").bfloat16)
+        return bfloat16
+    return np.dtype(name if _core.storage_block(name) == 1 else np.uint8)
+
+
+def compute_type(param: Array) -> str:
+    """What a step over this parameter computes in: float64 for float64, else float32."""
+    return "float64" if param.dtype == np.float64 else "float32"
+
+
+class Shard:
+    """A parameter array that is a piece of a larger tensor.
+
+    The random bits of stochastic rounding follow from the tensor's key and the element's index in
+    the tensor. So a tensor that is updated in pieces, by one optimizer or by several processes,
+    gets the bits that it gets in one piece, if each piece says where it starts.
+
+    Args:
+        array: the piece.
+        key: which tensor it is of, from 0 to 2⁶³ − 1. Without one: the parameter's position among
+            all parameters of the optimizer.
+        start: at which element of the tensor, flattened in C order, the piece begins. q8 and q4
+            states want a multiple of their block, 256 and 64.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what it got and what it wanted.
+
+    Example:
+        >>> import numpy as np, gradstep as gs
+        >>> tensor = np.ones(1024, np.float32)
+        >>> halves = [gs.Shard(tensor[:512], key=7), gs.Shard(tensor[512:], key=7, start=512)]
+        >>> gs.AdamW(halves, states="q8").step([np.ones(512, np.float32)] * 2)
+        Report(t=1, lr=0.001)
+    """
+
+    __slots__ = ("array", "key", "start")
+
+    def __init__(self, array: Array, key: int | None = None, start: int = 0) -> None:
+        arrays.check("array", array, writable=True)
+        self.array = array  # as it was given: a view would not show that it is resized later
+        self.key = None if key is None else whole("key", key, 2**63)
+        self.start = whole("start", start, 2**63)
+
+    def __repr__(self) -> str:
+        return f"Shard(<{self.array.dtype} {self.array.shape}>, {self.key}, {self.start})"
+
+
+class Storages:
+    """What an optimizer was asked of the storages of its states and of rounding.
+
+    Args:
+        rule: whose states they are.
+        states: None, a storage's name, or a mapping from state to storage.
+        rounding: None, a mode's name, or a mapping from state, or ``params``, to mode.
+        split: whether the parameters are pairs of bfloat16 and int16.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what it got and what it wanted.
+    """
+
+    def __init__(self, rule: Rule, states: Any, rounding: Any, split: Any) -> None:
+        if not isinstance(split, bool | np.bool_):
+            raise TypeError(f"split: got {split!r}, wanted True or False")
+        self.split = bool(split)
+        self._rule = rule.name
+        self._roles = {state.name: state.role for state in rule.states}
+        every = dict.fromkeys(self._roles, states) if isinstance(states, str) else states
+        self.states = self._checked_states(every, isinstance(states, Mapping))
+        self._rounding_of_all = rounding if isinstance(rounding, str) else None
+        if isinstance(rounding, str):
+            _check_mode("rounding", rounding)
+        self._rounding = self._checked_rounding({} if isinstance(rounding, str) else rounding)
+        self._states_by_name = tuple(self.states) if isinstance(states, Mapping) else ()
+
+    def _checked_states(self, states: Any, by_name: bool) -> dict[str, str]:
+        if states is None:
+            return {}
+        if not isinstance(states, Mapping):
+            raise TypeError(
+                f"states: got {type(states).__name__}, wanted a storage's name or a mapping from "
+                "state to storage"
+            )
+        for name, storage in states.items():
+            _check_key("states", name, self._roles)
+            argument, whose = (f"states[{name!r}]", "") if by_name else ("states", f" for {name}")
+            wanted = ", ".join(s for s in ROLES if self._roles[name] in ROLES[s])
+            if not isinstance(storage, str):
+                raise TypeError(f"{argument}: got {storage!r}{whose}, wanted one of {wanted}")
+            if self._roles[name] not in ROLES.get(storage, ()):
+                why = ", in which squares underflow" if storage == "float16" else ""
+                raise ValueError(f"{argument}: got {storage!r}{whose}{why}, wanted one of {wanted}")
+        return dict(states)
+
+    def _checked_rounding(self, rounding: Any) -> dict[str, str]:
+        if rounding is None:
+            return {}
+        if not isinstance(rounding, Mapping):
+            raise TypeError(
+                f"rounding: got {type(rounding).__name__}, wanted 'nearest', 'stochastic' or a "
+                "mapping from state, or 'params', to one of them"
+            )
+        for name, mode in rounding.items():
+            _check_key("rounding", name, ("params", *self._roles))
+            argument = f"rounding[{name!r}]"
+            _check_mode(argument, mode)
+            if mode == "stochastic" and self._roles.get(name) == "maximum":
+                raise ValueError(
+                    f"{argument}: got 'stochastic', wanted 'nearest': a maximum that is rounded up "
+                    "again and again only grows"
+                )
+            if mode == "stochastic" and name != "params" and self._is_exact(name):
+                storage = self.states.get(name, "the compute type")
+                raise ValueError(
+                    f"{argument}: got 'stochastic' for a state in {storage}, which is not rounded; "
+                    "wanted 'nearest', or a storage that is"
+                )
+        return dict(rounding)
+
+    def _is_exact(self, state: str) -> bool:
+        return self.states.get(state, "float32") in EXACT
+
+    def of(self, state: str, param: Array) -> str:
+        """The storage of a parameter's state."""
+        return self.states.get(state) or compute_type(param)
+
+    def of_param(self, param: Array) -> str:
+        return "split" if self.split else param.dtype.name
+
+    def stochastic(self, param: Array, present: Iterable[str]) -> int:
+        """Which of a parameter's buffers round stochastically: bit 0 itself, bit 1 + s state s."""
+        bits: int = self._is_stochastic("params", self.of_param(param), False)
+        for s, (name, role) in enumerate(self._roles.items()):
+            storage = self.of(name, param)
+            # A slow average stalls where a small change rounds to none.
+            default = role == "second_moment" or (role == "momentum" and storage == "q4")
+            if name in present and role != "maximum":
+                bits |= self._is_stochastic(name, storage, default) << 1 + s
+        return bits
+
+    def _is_stochastic(self, name: str, storage: str, default: bool) -> bool:
+        mode = self._rounding.get(name, self._rounding_of_all)
+        return storage not in EXACT and (default if mode is None else mode == "stochastic")
+
+    def check_used(self, present: Iterable[str], params: Sequence[Array]) -> None:
+        """Raise ValueError if something was asked of what is not there."""
+        present = set(present)
+        for argument, names in (("states", self._states_by_name), ("rounding", self._rounding)):
+            for name in names:
+                if name != "params" and name not in present:
+                    raise ValueError(
+                        f"{argument}[{name!r}]: got a value, but {self._rule} was built without "
+                        "that state, wanted the option that brings it, or no such entry"
+                    )
+        if self._rounding.get("params") == "stochastic" and all(
+            self.of_param(param) in EXACT for param in params
+        ):
+            raise ValueError(
+                "rounding['params']: got 'stochastic' for parameters that are not rounded, wanted "
+                "'nearest', or bfloat16 or float16 parameters"
+            )
+
+    def check_param(self, argument: str, shard: Shard, states: Iterable[str]) -> None:
+        """Raise if a parameter cannot be stored, or starts, as it was asked."""
+        if self.split and shard.array.dtype.name != "bfloat16":
+            raise TypeError(
+                f"{argument}: got dtype {shard.array.dtype.name} with split=True, wanted bfloat16"
+            )
+        for name in states:
+            storage = self.of(name, shard.array)
+            if shard.start % (block := _core.storage_block(storage)):
+                raise ValueError(
+                    f"{argument}: got a shard that starts at {shard.start}, wanted a multiple of "
+                    f"{block}, the block of {name} in {storage}"
+                )
+
+    def check_initial(self, argument: str, state: str, value: float, param: Array) -> None:
+        """Raise ValueError if a state cannot hold what it starts from."""
+        storage = self.of(state, param)
+        kept = np.float64 if storage == "float64" else np.float32
+        with np.errstate(over="ignore"):
+            stored = kept(value)
+            if storage in NUMBERS:
+                stored = stored.astype(dtype_of(storage))
+        if not np.isfinite(stored):
+            raise ValueError(
+                f"{argument}: got {value}, which is infinite in {storage}, wanted a number that "
+                f"the storage of {state} holds"
+            )
+
+    def named(self, present: Iterable[str], params: Sequence[Array]) -> dict[str, Any]:
+        """The storage of each state that is there, and whether parameters are split."""
+        stored = {
+            # several where float32 and float64 parameters stand beside each other
+            name: "/".join(dict.fromkeys(self.of(name, param) for param in params))
+            for name in self._roles
+            if name in present
+        }
+        return {**stored, "split": self.split}
+
+
+def _check_key(argument: str, name: object, known: Collection[str]) -> None:
+    if name not in known:
+        raise ValueError(f"{argument}: got the unknown {name!r}, wanted {', '.join(known)}")
+
+
+def _check_mode(argument: str, mode: object) -> None:
+    if mode not in MODES:
+        raise ValueError(f"{argument}: got {mode!r}, wanted 'nearest' or 'stochastic'")
+
+
+# ---- arrays of a storage ----
+
+
+def zeros(
+    name: str, shape: tuple[int, ...], dtype: np.dtype[Any], allocate: Allocate | None
+) -> Array:
+    """An array of zeros, from ``allocate`` if there is one, and then checked."""
+    if allocate is None or 0 in shape:  # a file of no bytes cannot be mapped
+        return np.zeros(shape, dtype)
+    argument = f"allocate({name!r}, …)"
+    array = arrays.check(
+        argument, allocate(name, shape, dtype), writable=True, dtypes=(dtype.name,), shape=shape
+    )
+    if array.reshape(-1).view(np.uint8).max():
+        raise ValueError(f"{argument}: got an array with bytes that are not 0, wanted zeros")
+    return array
+
+
+def new_state(
+    name: str,
+    state: State,
+    storage: str,
+    initial: float,
+    param: Array,
+    allocate: Allocate | None,
+) -> Array:
+    """A parameter's state at its start."""
+    block = _core.storage_block(storage)
+    shape = param.shape if block == 1 else (_core.storage_bytes(storage, param.size),)
+    array = zeros(name, shape, dtype_of(storage), allocate)
+    if initial:
+        if block == 1:
+            array[...] = initial if storage in EXACT else np.float32(initial)
+            return array
+        size = 256 * block  # elements at once
+        values = np.full(min(size, param.size), np.float32(initial))
+        for begin in range(0, param.size, size):
+            part = values[: param.size - begin]
+            first = _core.storage_bytes(storage, begin)
+            out = array[first : first + _core.storage_bytes(storage, part.size)]
+            _core.encode(storage, state.role, part, out, False, 0, 0, 0, 0, begin)
+    return array
+
+
+def decode(array: Array, storage: str, role: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Read a stored state as float32.
+
+    Args:
+        array: the state, as in ``opt.state``: uint8 for q8 and q4, else of the storage's dtype.
+        storage: its name, such as ``"q8"``.
+        role: what it holds, since codes depend on it: ``"momentum"`` (averages of the gradient),
+            ``"second_moment"`` (of its square) or ``"maximum"`` (``max_exp_avg_sq``).
+        shape: its parameter's shape.
+
+    Returns:
+        The numbers, exactly; from float64 rounded to nearest.
+
+    Raises:
+        TypeError, ValueError: the array does not fit the storage and shape, or a name is unknown.
+
+    Example:
+        >>> import numpy as np, gradstep as gs
+        >>> w = np.zeros((2, 2), np.float32)
+        >>> opt = gs.Adam(w, states="q8")
+        >>> report = opt.step(np.array([[1, -2], [4, 0]], np.float32))
+        >>> opt.state["0"]["exp_avg"].shape  # a float32 scale, and a byte an element
+        (8,)
+        >>> gs.decode(opt.state["0"]["exp_avg"], "q8", "momentum", w.shape).round(3)
+        array([[ 0.1, -0.2],
+               [ 0.4,  0. ]], dtype=float32)
+    """
+    _check_key("role", role, ("momentum", "second_moment", "maximum"))
+    _check_key("storage", storage, [name for name in ROLES if role in ROLES[name]])
+    out = np.zeros(shape, np.float32)
+    is_block = _core.storage_block(storage) > 1
+    stored = (_core.storage_bytes(storage, out.size),) if is_block else out.shape
+    dtype = dtype_of(storage).name
+    data = arrays.check("array", array, writable=False, dtypes=(dtype,), shape=stored)
+    _core.decode(storage, role, data.reshape(-1), out.reshape(-1))
+    return out
+
+
+def split(values: Array) -> tuple[Array, NDArray[np.int16]]:
+    """Split float32 numbers into a bfloat16 half, rounded, and the 16 bits that are left.
+
+    The halves are what ``split=True`` keeps: the first is the parameter, the second
+    ``opt.state[name]["low"]``. A NaN and an infinity keep their upper half. Finite numbers that
+    would round to infinity keep theirs, too; their pair is at most the float32 0x7F7F7FFF.
+
+    Args:
+        values: float32, of any shape.
+
+    Returns:
+        The bfloat16 array and the int16 array, of the same shape.
+
+    Raises:
+        TypeError, ValueError: the array is refused.
+        ImportError: ml_dtypes, which brings bfloat16, is not installed.
+
+    Example:
+        >>> import numpy as np, gradstep as gs
+        >>> hi, lo = gs.split(np.array([1, 3.1415927], np.float32))
+        >>> hi
+        array([1, 3.14062], dtype=bfloat16)
+        >>> gs.unsplit(hi, lo)
+        array([1.       , 3.1415927], dtype=float32)
+    """
+    given = arrays.check("values", values, writable=False, dtypes=("float32",))
+    hi, lo = np.empty(given.shape, dtype_of("bfloat16")), np.empty(given.shape, np.int16)
+    _core.split(given.reshape(-1), hi.reshape(-1), lo.reshape(-1))
+    return hi, lo
+
+
+def unsplit(hi: Array, lo: Array) -> NDArray[np.float32]:
+    """The float32 numbers of two halves, see :func:`split`.
+
+    Args:
+        hi: bfloat16, of any shape.
+        lo: int16, of the same shape.
+
+    Raises:
+        TypeError, ValueError: an array is refused.
+    """
+    upper = arrays.check("hi", hi, writable=False, dtypes=("bfloat16",))
+    lower = arrays.check("lo", lo, writable=False, dtypes=("int16",), shape=upper.shape)
+    values = np.empty(upper.shape, np.float32)
+    _core.unsplit(upper.reshape(-1), lower.reshape(-1), values.reshape(-1))
+    return values
