@@ -58,9 +58,9 @@ template <class Rule> constexpr bool by_chance(int s) {
 }
 
 template <class Storage, bool stochastic, class T>
-inline void store(typename Storage::pointer x, int64_t i, T value, RandomKey key) {
+inline void store(typename Storage::pointer x, int64_t i, T value, RandomKey key, uint32_t steps) {
     constexpr bool draws = Storage::rounds && stochastic;
-    Storage::template store<draws>(x, i, value, draws ? random_bits(key, int32_t(i)) : 0);
+    Storage::template store<draws>(x, i, value, draws ? random_bits(key, steps) : 0);
 }
 
 // P, G and S: the storages of parameter, gradient and states. Numbers become the compute type as
@@ -74,15 +74,18 @@ void update_elements(const Rule rule, typename P::compute factor, const Piece& p
     const typename S::pointer state[] = {S::at(piece.state[I], nullptr)...};
     const RandomKey param_key = piece.key[0], key[] = {piece.key[1 + I]...};
     const int64_t n = piece.n;
-#pragma omp simd
+    uint32_t steps = 0;
+    constexpr uint32_t step = RandomKey::step;
+#pragma omp simd linear(steps : step)
     for (int64_t i = 0; i < n; ++i) {
         T parameter = P::template load<T>(p, i);
         T s[] = {present<Rule>(options, I) ? S::template load<T>(state[I], i) : T(0)...};
         rule(parameter, G::template load<T>(g, i) * factor, s[I]...);
-        store<P, stochastic>(p, i, parameter, param_key);
-        ((present<Rule>(options, I) ? store<S, by_chance<Rule>(I)>(state[I], i, s[I], key[I])
+        store<P, stochastic>(p, i, parameter, param_key, steps);
+        ((present<Rule>(options, I) ? store<S, by_chance<Rule>(I)>(state[I], i, s[I], key[I], steps)
                                     : void()),
          ...);
+        steps += step;
     }
 }
 
@@ -108,12 +111,15 @@ void update_blocks(const Rule rule, float factor, const Piece& piece, std::index
                                               state[I] + b * S::bytes(block), n, number[I][b])
                                         : void()),
              ...);
-#pragma omp simd
+            uint32_t steps = 0;
+            constexpr uint32_t step = RandomKey::step;
+#pragma omp simd linear(steps : step)
             for (int i = 0; i < n; ++i) {
                 float parameter = P::template load<float>(p, i);
                 float s[] = {present<Rule>(options, I) ? number[I][b][i] : 0.0f ...};
                 rule(parameter, G::template load<float>(g, i) * factor, s[I]...);
-                store<P, stochastic>(p, i, parameter, param_key);
+                store<P, stochastic>(p, i, parameter, param_key, steps);
+                steps += step;
                 ((present<Rule>(options, I) ? void(number[I][b][i] = s[I]) : void()), ...);
             }
             ((largest[I][b] = present<Rule>(options, I) ? S::largest(number[I][b], n) : 0), ...);
@@ -279,8 +285,13 @@ void decode(void* data, void* low, Role role, int64_t n, void* result) {
 
 template <class Storage, class T, bool stochastic>
 void encode_elements(const T* in, int64_t n, typename Storage::pointer x, RandomKey key) {
-#pragma omp simd
-    for (int64_t i = 0; i < n; ++i) store<Storage, stochastic>(x, i, in[i], key);
+    uint32_t steps = 0;
+    constexpr uint32_t step = RandomKey::step;
+#pragma omp simd linear(steps : step)
+    for (int64_t i = 0; i < n; ++i) {
+        store<Storage, stochastic>(x, i, in[i], key, steps);
+        steps += step;
+    }
 }
 
 template <class Storage, class T>

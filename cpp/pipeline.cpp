@@ -143,6 +143,14 @@ private:
         return piece;
     }
 
+    // Asks for the bytes of the next block while this one is computed: loops that go over a block
+    // one after the other do not read ahead in all arrays as a single one does.
+    static void prefetch(const void* data, const StorageInfo& storage) {
+        const char* next = static_cast<const char*>(data) + storage.offset(block_elements);
+        for (int64_t i = 0; i < storage.offset(block_elements); i += 64)
+            __builtin_prefetch(next + i);
+    }
+
     template <class T>
     void block(const Scratch::Active& active, int64_t first, int64_t n, LaneSums& sums) const {
         constexpr Compute compute =
@@ -160,6 +168,14 @@ private:
                                 ? random_key(active.key[b], tensor.start + first)
                                 : RandomKey();
         void* const raw = at(gradient.data, gradient_storage, first);
+
+        if (active.several_loops) {
+            prefetch(memory.p, storage);
+            prefetch(raw, gradient_storage);
+            for (int s = 0; s < rule_.state_count; ++s)
+                if (memory.state[s])
+                    prefetch(memory.state[s], table_.storages[tensor.state_storage[s]]);
+        }
 
         // Numbers as the compute type: where they lie if they are stored so, or a copy.
         alignas(64) T numbers[max_buffers + 1][block_elements];
@@ -280,13 +296,17 @@ Scratch::Choice choose(const Table& table, const RuleInfo& rule, const Tensor& t
     const int plain = plain_pairing(table, storage.compute);
     const int pairing =
         find_pairing(table, rule, tensor, clips ? table.pairings[plain].gradient : gradient);
-    Scratch::Choice choice = {&table, gradient, clips, pairing >= 0, nullptr, 0};
+    Scratch::Choice choice = {&table, gradient, clips, pairing >= 0, pairing < 0, nullptr, 0};
     choice.kernel = &rule.kernel(choice.direct ? pairing : plain, tensor.options);
     const int64_t n = tensor.n;
     choice.bytes =
         2 * (storage.bytes(n) + storage.low_bytes * n) + table.storages[gradient].bytes(n);
-    for (int s = 0; s < rule.state_count; ++s)
-        if (tensor.state[s]) choice.bytes += 2 * table.storages[tensor.state_storage[s]].bytes(n);
+    for (int s = 0; s < rule.state_count; ++s) {
+        if (!tensor.state[s]) continue;
+        const StorageInfo& state = table.storages[tensor.state_storage[s]];
+        choice.bytes += 2 * state.bytes(n);
+        choice.several_loops |= state.block > 1;
+    }
     if (tensor.average) choice.bytes += 2 * n * (storage.compute == double_precision ? 8 : 4);
     if (tensor.copy) choice.bytes += table.storages[tensor.copy_storage].bytes(n);
     return choice;
@@ -380,6 +400,7 @@ Result step(const Table& table, const RuleInfo& rule, const std::vector<Tensor>&
         active.direct = choice.direct;
         active.whole = choice.direct && tensor.stochastic == 0 && !tensor.average && !tensor.copy &&
                        !clips && !settings.zero_gradients && !settings.measure;
+        active.several_loops = choice.several_loops || settings.measure;
         active.factor = group.sign * factor;
         active.first_segment = segment_count;
         if (settings.measure) segment_count += size_t(segments(tensor.n, tensor.start));

@@ -88,11 +88,11 @@ struct Scratch {
         size_t tensor;
         const Kernel* kernel;
         size_t scalars;
-        size_t first_segment;         // of its sums
-        uint64_t key[max_buffers];    // of its random bits, but for the block
-        double factor;                // of the gradient
-        bool direct;                  // the kernel takes the buffers as they lie in memory
-        bool whole;                   // and there is nothing to do block by block
+        size_t first_segment;          // of its sums
+        uint64_t key[max_buffers];     // of its random bits, but for the block
+        double factor;                 // of the gradient
+        bool direct, several_loops;    // as in Choice
+        bool whole;                    // and there is nothing to do block by block
     };
     struct Resolved {
         const Kernel* kernel = nullptr;
@@ -104,7 +104,8 @@ struct Scratch {
         const Table* table = nullptr;
         int gradient = -1;    // its storage
         bool clips = false;
-        bool direct = false;
+        bool direct = false;           // the kernel takes the buffers as they lie in memory
+        bool several_loops = false;    // go over a block one after the other
         const Kernel* kernel = nullptr;
         int64_t bytes = 0;    // that a step moves for it
     };

@@ -76,16 +76,19 @@ template <class Code, int bits, int64_t block_> struct Blocks {
         }
         memory spread[packed ? block : 1];
         memory* out = packed ? spread : x;
-#pragma omp simd
+        uint32_t steps = 0;
+        constexpr uint32_t step = RandomKey::step;
+#pragma omp simd linear(steps : step)
         for (int32_t i = 0; i < n; ++i) {
             const uint32_t b = to_bits(in[i]);
             const float y = from_bits(b & 0x7FFFFFFF) * inverse;
             int32_t c =
-                Code::template magnitude<stochastic>(y, stochastic ? random_bits(key, i) : 0);
+                Code::template magnitude<stochastic>(y, stochastic ? random_bits(key, steps) : 0);
             constexpr int32_t least_code = Code::base + !is_signed;    // 0 would be divided by
             if (!is_signed || stochastic) c = c > least_code ? c : least_code;
             if (is_signed) c |= int32_t(b >> (32 - bits) & (top + 1));
             out[i] = memory(c);
+            steps += step;
         }
         if (packed) {
             for (int32_t i = 0; i < n / 2; ++i)

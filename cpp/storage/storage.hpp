@@ -21,16 +21,10 @@ constexpr unsigned as_state = as_momentum | as_second_moment | as_maximum;
 inline uint32_t to_bits(float x) { return __builtin_bit_cast(uint32_t, x); }
 inline float from_bits(uint32_t bits) { return __builtin_bit_cast(float, bits); }
 
-// Random bits for element i < block_elements of a run, the high ones the better. No state, so that
-// any thread, target or split draws the same. The table spares a multiplication.
-constexpr struct Steps {
-    uint32_t at[gradstep::block_elements] = {};
-    constexpr Steps() {
-        for (uint32_t i = 0; i < gradstep::block_elements; ++i) at[i] = i * RandomKey::step;
-    }
-} steps;
-inline uint32_t random_bits(RandomKey key, int32_t i) {
-    uint32_t x = key.begin + steps.at[i];
+// Random bits for an element of a run, the high ones the better, from element * RandomKey::step. No
+// state, so that any thread, target or split draws the same.
+inline uint32_t random_bits(RandomKey key, uint32_t steps) {
+    uint32_t x = key.begin + steps;
     x ^= x >> 16;
     return x * key.factor;
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 ROLES: dict[str, tuple[str, ...]] = _core.storages()
 EXACT = ("float32", "float64", "split")  # no rounding but that of float64 to float32, to nearest
 MODES = ("nearest", "stochastic")
+CACHE_LINE = 64  # bytes
 
 
 def dtype_of(name: str) -> np.dtype[Any]:
@@ -245,7 +247,11 @@ def zeros(
 ) -> Array:
     """An array of zeros, from ``allocate`` if there is one, and then checked."""
     if allocate is None or 0 in shape:  # a file of no bytes cannot be mapped
-        return np.zeros(shape, dtype)
+        # NumPy's own large arrays begin 16 bytes into a cache line: vectors would straddle two.
+        size = math.prod(shape) * dtype.itemsize
+        memory = np.zeros(size + CACHE_LINE, np.uint8)
+        first = -memory.ctypes.data % CACHE_LINE
+        return memory[first : first + size].view(dtype).reshape(shape)
     argument = f"allocate({name!r}, …)"
     array = arrays.check(
         argument, allocate(name, shape, dtype), writable=True, dtypes=(dtype.name,), shape=shape
