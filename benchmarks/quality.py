@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from pydoc_data import topics
 
 import numpy as np
 
-from gradstep import demo
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-import reference_storages as storages
+from gradstep import _core, demo, storages
 
 F = np.float32
 BETAS, EPS = (0.9, 0.999), 1e-8
@@ -49,16 +45,28 @@ def dynamic(x: np.ndarray, role: str, length: int = 256) -> np.ndarray:
     return (codes[nearest] * scale).reshape(-1)[: x.size].reshape(x.shape)
 
 
-def keep(storage: str, role: str, x: np.ndarray, stochastic: bool | None, **where: int) -> None:
+def keep(
+    storage: str,
+    role: str,
+    x: np.ndarray,
+    stochastic: bool | None,
+    *,
+    t: int,
+    key: int,
+    buffer: int = 0,
+) -> None:
     """Replace x by what is left of it once it has been stored; None rounds as its role does."""
     if storage == "dynamic map":
         x[...] = dynamic(x, role)
     elif storage != "float32":
         if stochastic is None:
-            stochastic = storages.default_stochastic(storage, role)
-        random = storages.random_bits(x.size, **where) if stochastic else None
-        data = storages.encode(storage, role, x, random)
-        x[...] = storages.decode(storage, role, data, x.shape)
+            stochastic = role == "second_moment" or (role == "momentum" and storage == "q4")
+        shape = (
+            x.shape if _core.storage_block(storage) == 1 else _core.storage_bytes(storage, x.size)
+        )
+        data = np.zeros(shape, storages.dtype_of(storage))
+        _core.encode(storage, role, x, data, stochastic, 0, t, key, buffer, 0)
+        _core.decode(storage, role, data, x)
 
 
 class Adam:

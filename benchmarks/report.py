@@ -1,13 +1,16 @@
 """Print the README's tables: `python benchmarks/report.py [SECTION ...] [--processes N]`.
 
 Every ratio is the median over several processes of a ratio within one process, where the rivals
-took turns. Sections: step, rules, wake, overhead.
+took turns. Sections: step, rules, wake, overhead, one-pass, memory. What stored states do to a
+training is printed by quality.py.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -16,8 +19,9 @@ from statistics import median
 import numpy as np
 
 import gradstep as gs
-from gradstep import bench, machine
-from workloads import WORKLOADS
+import one_pass
+from gradstep import bench, machine, storages
+from workloads import GPT2, WORKLOADS
 
 MEMORY_SIZE = (1 << 24,)  # 448 MiB of AdamW's streams: beyond every cache
 
@@ -98,7 +102,27 @@ def measure_overhead(_: str) -> dict[str, float]:
     }
 
 
+def measure_memory(states: str) -> dict[str, float]:
+    """Bytes of state a parameter, and by how much two steps raise the peak of resident memory."""
+    params = [np.full(n, 0.5, np.float32) for n in GPT2]
+    grads = [np.ones(n, np.float32) for n in GPT2]
+    opt = gs.AdamW(params, states=states, clip_norm=1.0, stats=True)
+    for kept in opt.state.values():
+        for array in kept.values():
+            if isinstance(array, np.ndarray):
+                array.reshape(-1).view(np.uint8)[::4096] = 0  # there before the step
+    opt.step([None] * len(GPT2))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(2):
+        opt.step(grads)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    kept = sum(a.nbytes for s in opt.state.values() for a in s.values() if hasattr(a, "nbytes"))
+    return {"bytes": kept / sum(GPT2), "MiB": grown / 1024 / gs.get_num_threads()}
+
+
 MEASUREMENTS = {
+    "memory": measure_memory,
+    "one-pass": one_pass.measure,
     "step": measure_step,
     "rule": measure_rule,
     "wake": measure_wake,
@@ -218,7 +242,27 @@ def print_overhead(processes: int) -> None:
         )
 
 
+def print_memory(processes: int) -> None:
+    """What each storage keeps, and what a step needs besides."""
+    print(
+        "| states of AdamW, GPT-2's 148 tensors | bytes a parameter "
+        "| a step raises the peak, MiB a thread |\n|---|---|---|"
+    )
+    for states in storages.ROLES:
+        if "second_moment" in storages.ROLES[states]:
+            runs = in_processes(processes, "memory", states)
+            cells = [f"{median(r[key] for r in runs):.3f}" for key in ("bytes", "MiB")]
+            print(f"| {states} | {cells[0]} | {cells[1]} |")
+
+
+def print_one_pass(processes: int) -> None:
+    """Clipping, averaging, copying and few bits in one pass, against separate passes and peers."""
+    one_pass.show(functools.partial(in_processes, processes, "one-pass"))
+
+
 SECTIONS = {
+    "memory": print_memory,
+    "one-pass": print_one_pass,
     "step": print_step,
     "rules": print_rules,
     "wake": print_wake,

@@ -76,3 +76,19 @@ except MemoryError:
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout == "as told\n"
+
+
+def test_storages_page():
+    """Its code runs, and its table of loops is the core's."""
+    text = (DOCS / "storages.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names = {}
+    exec(code, names)
+    np.testing.assert_allclose(names["v"], 1e-7, rtol=0.1)
+    table = text.partition("| parameters | gradients | states |")[2].partition("\n\n")[0]
+    told = set()
+    for line in table.splitlines()[2:]:
+        param, gradient, states = (cell.strip() for cell in line.strip("|").split("|"))
+        param, _, modes = param.partition(", ")
+        told |= {(param, gradient, states, mode == "stochastic") for mode in modes.split(" or ")}
+    assert told == set(gs._core.fused())
