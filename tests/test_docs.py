@@ -12,12 +12,12 @@ import pytest
 import gradstep as gs
 
 README = Path(__file__).parent.parent / "README.md"
-MODULES = sorted(info.name for info in pkgutil.iter_modules(gs.__path__))
+MODULES = sorted(info.name for info in pkgutil.walk_packages(gs.__path__, "gradstep."))
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name):
-    failed, _ = doctest.testmod(importlib.import_module(f"gradstep.{name}"))
+    failed, _ = doctest.testmod(importlib.import_module(name))
     assert failed == 0
 
 

@@ -7,11 +7,62 @@
 struct Cosine {
     static constexpr const char* name = "cosine";
 
-    Decay path;
+    double value, end;
+    WaveLength length;
 
-    static Cosine of(const double* arguments, int64_t) { return {Decay::of(arguments)}; }
+    static Cosine of(const double* arguments, int64_t) {
+        const Decay path = Decay::of(arguments);
+        return {path.value, path.end, WaveLength::of(path.length)};
+    }
+
+    double operator()(double t) const { return length.share(t).between(value, end); }
+};
+
+// end + (value - end) (cos^2(pi x / 2))^power
+struct CosinePower {
+    static constexpr const char* name = "cosine_power";
+
+    Cosine base;
+    double power;
+
+    static CosinePower of(const double* arguments, int64_t count) {
+        return {Cosine::of(arguments, count), arguments[3]};
+    }
 
     double operator()(double t) const {
-        return cosine_share(t, path.length).between(path.value, path.end);
+        const WaveLength& wave = base.length;
+        const double done = least(t, wave.length), left = wave.length - done;
+        const double nearer = least(done, left);
+        const Double2 small = haversine_pi(product(nearer, nearer) * wave.inverse_square);
+        // cos^2 to twice the precision, since the power multiplies its error
+        const bool early = done <= left, ended = left <= 0;
+        const double large = 1 - small.hi, large_lo = ((1 - large) - small.hi) - small.lo;
+        const double share = ended ? 1 : early ? large : small.hi;
+        const double rest = early ? large_lo : small.lo;
+        const double more = ended ? 0 : rest / share * 0x1.71547652b82fep0;
+        const Exp2 result(log2_ratio(share, 1, more) * power);
+        return Share{ended ? 0 : result.times(1), ended ? 1 : result.complement()}.between(
+            base.value, base.end);
+    }
+};
+
+// The same without an end: from value to end in half a period, back in as many, and so on.
+struct CosineWave {
+    static constexpr const char* name = "cosine_wave";
+
+    double value, end;
+    WaveLength half;
+    Divisor period;
+
+    static CosineWave of(const double* arguments, int64_t) {
+        return {arguments[0], arguments[1], WaveLength::of(arguments[2]),
+                Divisor::of(2 * arguments[2])};
+    }
+
+    double operator()(double t) const {
+        const double in_period = greatest(period.remainder(t), 0);
+        const double n =
+            in_period < half.length ? in_period : greatest(period.length - in_period, 0);
+        return half.share(n).between(value, end);
     }
 };

@@ -5,9 +5,13 @@
 struct Linear {
     static constexpr const char* name = "linear";
 
-    Decay path;
+    double value, end;
+    Divisor length;
 
-    static Linear of(const double* arguments, int64_t) { return {Decay::of(arguments)}; }
+    static Linear of(const double* arguments, int64_t) {
+        const Decay path = Decay::of(arguments);
+        return {path.value, path.end, Divisor::of(path.length)};
+    }
 
-    double operator()(double t) const { return line(t, path.length, path.value, path.end); }
+    double operator()(double t) const { return line(t, length, value, end); }
 };

@@ -5,12 +5,13 @@
 struct Step {
     static constexpr const char* name = "step";
 
-    double value, step_size;
+    double value;
+    Divisor step_size;
     Base gamma;
 
     static Step of(const double* arguments, int64_t) {
-        return {arguments[0], arguments[1], Base::of(arguments[2])};
+        return {arguments[0], Divisor::of(arguments[1]), Base::of(arguments[2])};
     }
 
-    double operator()(double t) const { return gamma.power(whole(t, step_size), value); }
+    double operator()(double t) const { return gamma.power(step_size.whole(t)).times(value); }
 };
