@@ -443,11 +443,8 @@ def cosine_restarts(t, value, first, t_mult, gamma, end_value, end):
 def tanh(t, value, total, end_value, lower, upper, end, past_end):
     length = float(max(0, total - (end == "inclusive")))
     last = times(TWO_OVER_LN2, upper)
-    slope = (
-        factor(over(times_pair(TWO_OVER_LN2, two_sum(lower, -upper)), length))
-        if length
-        else (0.0, 0.0)
-    )
+    fall = times_pair(TWO_OVER_LN2, two_sum(lower, -upper))
+    slope = factor(over(fall, length)) if length else (0.0, 0.0)
     way = factor_times(slope, length - least(t, length))
     y, y_lo = two_sum(last[0], way[0])
     y_lo = y_lo + (last[1] + way[1])

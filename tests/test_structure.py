@@ -47,6 +47,8 @@ PYTHON_ROOMS = [
     "schedules.arguments",
     "schedules.base",
     "schedules.families",
+    "schedules.units",
+    "schedules.plateau",
     "schedules",
     "hyperparameters",
     "runtime",

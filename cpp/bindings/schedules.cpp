@@ -206,15 +206,15 @@ SchedulePointer composed(const std::string& operation, const std::vector<BoundSc
 class Drive {
 public:
     // entries: the schedule, where its value goes in `settings` (flattened), and which values are
-    // accepted: 0, and from the smallest to the largest.
-    using Entry = std::tuple<BoundSchedule, int64_t, double, double>;
+    // accepted: from the lower to the upper one, but none between 0 and the smallest.
+    using Entry = std::tuple<BoundSchedule, int64_t, double, double, double>;
 
     Drive(py::array_t<double> settings, const std::vector<Entry>& entries)
         : settings_(std::move(settings)) {
-        for (const auto& [bound, index, smallest, largest] : entries) {
+        for (const auto& [bound, index, lower, upper, smallest] : entries) {
             if (index < 0 || index >= settings_.size())
                 throw py::index_error("Drive: an index is beyond the settings");
-            driven_.push_back({bound.schedule, index, smallest, largest});
+            driven_.push_back({bound.schedule, index, lower, upper, smallest});
         }
     }
 
@@ -227,7 +227,7 @@ public:
             const Driven& driven = driven_[i];
             try {
                 const double x = driven.schedule->at(double(k));
-                if (!((x >= driven.smallest || x == 0) && x <= driven.largest))
+                if (!(x >= driven.lower && x <= driven.upper) || (x > 0 && x < driven.smallest))
                     return py::ssize_t(i);
                 settings[driven.index] = x;
             } catch (const std::invalid_argument&) {
@@ -241,7 +241,7 @@ private:
     struct Driven {
         SchedulePointer schedule;
         int64_t index;
-        double smallest, largest;
+        double lower, upper, smallest;
     };
     py::array_t<double> settings_;
     std::vector<Driven> driven_;

@@ -66,6 +66,6 @@ class Drive:
     def __init__(
         self,
         settings: NDArray[np.float64],
-        entries: Sequence[tuple[Schedule, int, float, float]],
+        entries: Sequence[tuple[Schedule, int, float, float, float]],
     ) -> None: ...
     def __call__(self, k: int) -> int: ...

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import _core, arrays
 from .groups import Group, Groups, some
-from .hyperparameters import CONSTANT, Driven, Rule, call, compile_group
+from .hyperparameters import CONSTANT, Drive, Driven, Rule, compile_group
 
 if TYPE_CHECKING:
     from .arrays import Array
@@ -56,7 +56,7 @@ class Report:
 class _Row:
     """What a group was when it was last compiled, and what must be called at each step."""
 
-    __slots__ = ("driven", "fixed", "group", "index", "lr", "on", "single")
+    __slots__ = ("driven", "fixed", "group", "index", "on", "single")
 
     def __init__(
         self,
@@ -72,7 +72,6 @@ class _Row:
         self.fixed = fixed  # the hyperparameters that its states started from
         self.single = single  # whether it has float32 parameters
         self.driven: list[Driven] = []
-        self.lr = 0.0
 
 
 class Optimizer:
@@ -93,6 +92,7 @@ class Optimizer:
     """
 
     rule: ClassVar[str]
+    _drive: Drive | None
 
     def __init__(self, params: Params, defaults: Mapping[str, Any]) -> None:
         if not hasattr(self, "rule"):
@@ -183,16 +183,16 @@ class Optimizer:
             for row in self._rows:
                 if row.group.changed:
                     self._compile(row)
-                for driven in row.driven:
-                    value = self._settings[row.index, driven.column] = call(driven, k)
-                    if driven.column == self._lr_column:
-                        row.lr = value
+            if self._drive is None:
+                driven = [(row.index, one) for row in self._rows for one in row.driven]
+                self._drive = Drive(self._settings, driven)
+            self._drive(k)
             flat = self._flatten(grads)
             while (refused := self._plan.step(flat)) != -1:
                 flat = self._explain(refused, flat)
             if len(self._rows) == 1:
-                return Report(k + 1, self._rows[0].lr)
-            return Report(k + 1, tuple([row.lr for row in self._rows]))
+                return Report(k + 1, self._settings.item(self._lr_column))
+            return Report(k + 1, tuple(self._settings[:, self._lr_column].tolist()))
         finally:
             self._lock.release()
 
@@ -370,7 +370,7 @@ class Optimizer:
             if isinstance(value, list):
                 dict.__setitem__(group, key, tuple(value))  # a change within would go unnoticed
         row.driven = driven
-        row.lr = values[self._lr_column]
+        self._drive = None  # to be made anew
 
     def _prepare(self) -> None:
         """Build what the core needs for a step, anew whenever the arrays have changed."""
@@ -534,7 +534,7 @@ class Optimizer:
     def __getstate__(self) -> dict[str, Any]:
         with self._exclusive("pickling"):
             state = self.__dict__.copy()
-        for key in ("_plan", "_lock", "_settings", "_rows", "_catalogue", "_params"):
+        for key in ("_plan", "_lock", "_settings", "_drive", "_rows", "_catalogue", "_params"):
             del state[key]
         state["_built"] = [(row.on, row.fixed, row.single) for row in self._rows]
         return state

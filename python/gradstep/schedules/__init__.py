@@ -54,9 +54,13 @@ from .families import (
     tanh,
     wsd,
 )
+from .plateau import Plateau
+from .units import average_scaling, linear_scaling, sqrt_scaling, updates
 
 __all__ = [
+    "Plateau",
     "Schedule",
+    "average_scaling",
     "constant",
     "cosine",
     "cosine_restarts",
@@ -70,13 +74,16 @@ __all__ = [
     "inverse_time",
     "join",
     "linear",
+    "linear_scaling",
     "noam",
     "one_cycle",
     "polynomial",
     "power_decay",
     "sample",
+    "sqrt_scaling",
     "step",
     "table",
     "tanh",
+    "updates",
     "wsd",
 ]

@@ -168,10 +168,10 @@ class Schedule(_core.Schedule):
     # ---- algebra ----
 
     def __add__(self, other: Schedule | Real | float) -> Schedule:
-        return _added(self, other)
+        return _added(self, other)  # type: ignore[no-any-return]
 
     def __radd__(self, other: Real | float) -> Schedule:
-        return _added(other, self)
+        return _added(other, self)  # type: ignore[no-any-return]
 
     def __mul__(self, other: Schedule | Real | float) -> Schedule:
         if not isinstance(other, Schedule):
@@ -416,7 +416,7 @@ def _both(name: str, a: Schedule, b: Schedule) -> Schedule:
     return composed(name, {"schedules": (a, b)}, [a, b], [])
 
 
-def _added(a: Any, b: Any) -> Schedule:
+def _added(a: Any, b: Any) -> Any:
     if not all(isinstance(term, Schedule) or _is_number(term) for term in (a, b)):
         return NotImplemented
     a, b = (t if isinstance(t, Schedule) else MAKERS["constant"](t) for t in (a, b))
