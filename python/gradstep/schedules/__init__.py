@@ -30,7 +30,9 @@ A length of 0 means that the end is reached already.
 
 from __future__ import annotations
 
+from . import compat
 from .base import Schedule, join
+from .compat import from_torch
 from .families import (
     constant,
     cosine,
@@ -61,6 +63,7 @@ __all__ = [
     "Plateau",
     "Schedule",
     "average_scaling",
+    "compat",
     "constant",
     "cosine",
     "cosine_restarts",
@@ -68,6 +71,7 @@ __all__ = [
     "cyclic",
     "drop",
     "exponential",
+    "from_torch",
     "geometric",
     "interpolate",
     "inverse_sqrt",

@@ -359,8 +359,7 @@ def cosine_wave(
 
     Args:
         value: at ``t = 0`` and every second half period.
-        half_period: ``h``, updates from ``value`` to ``end_value``, at least 1/2; it need not be
-            an integer.
+        half_period: ``h``, updates from ``value`` to ``end_value``; it need not be an integer.
         end_value: after half a period.
 
     Raises:
@@ -376,8 +375,8 @@ def cosine_wave(
     """
     value, end_value = check.value("value", value), check.value("end_value", end_value)
     half = check.number("half_period", half_period)
-    if not 0.5 <= half < 2**51:
-        raise ValueError(f"half_period: got {half_period!r}, wanted 0.5 <= half_period < 2**51")
+    if not 2**-10 <= half < 2**51:
+        raise ValueError(f"half_period: got {half_period!r}, wanted 2**-10 <= half_period < 2**51")
     arguments = {"value": value, "half_period": half, "end_value": end_value}
     return formed("cosine_wave", arguments, "cosine_wave", [value, end_value, half])
 

@@ -92,9 +92,9 @@ class Plateau:
         self._best: float | None = None
         self._bad = self._cooling = self._observed = 0
 
-    def __call__(self, t: SupportsIndex) -> float:
+    def __call__(self, t: int) -> float:
         """The schedule's value at step ``t``, times the product of gammas."""
-        return float(self._schedule(t)) * self.multiplier  # type: ignore[arg-type]
+        return self._schedule(t) * self.multiplier
 
     def observe(self, metric: SupportsFloat) -> bool:
         """Take in a value of the metric; return whether the multiplier has fallen.
@@ -131,7 +131,7 @@ class Plateau:
         if self._best is None:
             return True
         a = self._arguments
-        margin = a["threshold"] * (abs(self._best) if a["threshold_mode"] == "rel" else 1)
+        margin: float = a["threshold"] * (abs(self._best) if a["threshold_mode"] == "rel" else 1)
         if a["mode"] == "min":
             return value < self._best - margin
         return value > self._best + margin

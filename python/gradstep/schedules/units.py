@@ -51,7 +51,8 @@ def updates(
     if check.flag("drop_last", drop_last):
         per_epoch = count // size // rounds
     else:
-        per_epoch = -(-(-(-count // size)) // rounds)
+        batches = -(-count // size)
+        per_epoch = -(-batches // rounds)
     # 0.1 stands for a tenth, not for the binary fraction just above it.
     return math.ceil(Fraction(repr(many)) * per_epoch)
 
