@@ -144,7 +144,8 @@ def log2_ratio(a, b, more=0.0):
     w = s * s
     rest = TWO_OVER_LN2_HIGH * s_lo + TWO_OVER_LN2_LOW * s + s * w * horner(w, ARTANH)
     hi, lo = quick_two_sum(exponent, TWO_OVER_LN2_HIGH * s_hi)
-    return factor((hi, lo + rest + more))
+    hi, lo = quick_two_sum(hi, lo + rest)
+    return factor((hi, lo + more))
 
 
 def log2(x):

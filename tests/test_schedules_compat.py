@@ -103,6 +103,8 @@ def random_torch(name, lr_scheduler, optimizer, lr, rng):
         ["ConstantLR", "LinearLR", "StepLR", "MultiStepLR", "ExponentialLR", "PolynomialLR"], 3
     )
     parts = [random_torch(str(kind), s, optimizer, lr, rng)[0] for kind in kinds]
+    for part in parts:  # 0 iterations divide by zero there
+        part.total_iters = max(1, getattr(part, "total_iters", 1))
     at = sorted(rng.choice(np.arange(1, 40), 2, replace=False).tolist())
     return s.SequentialLR(optimizer, parts, at), STEPS
 

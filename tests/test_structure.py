@@ -54,6 +54,7 @@ PYTHON_ROOMS = [
     "schedules.compat.huggingface",
     "schedules.compat.torch",
     "schedules.compat",
+    "schedules.looking",
     "schedules",
     "hyperparameters",
     "runtime",

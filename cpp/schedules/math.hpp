@@ -238,8 +238,9 @@ inline Factor log2_ratio(double a, double b, double more = 0) {
     constexpr double c_hi = 0x1.7154760p1, c_lo = 0x1.4ae0bf85ddf44p-25;    // 2 / ln 2
     const double first = c_hi * logarithm.s.hi;
     const double rest = c_hi * logarithm.s.lo + c_lo * s + s * w * tail;
-    const Double2 total = quick_sum(logarithm.exponent, first);
-    return Factor::of({total.hi, total.lo + rest + more});
+    const Double2 most = quick_sum(logarithm.exponent, first);
+    const Double2 total = quick_sum(most.hi, most.lo + rest);
+    return Factor::of({total.hi, total.lo + more});
 }
 
 // log2(x) for x >= 0 to 2^-100, once per schedule: for powers up to 2^52. Zero gets a value so low

@@ -56,10 +56,13 @@ from .families import (
     tanh,
     wsd,
 )
+from .looking import Difference, Explanation, diff, explain, parse, sparkline
 from .plateau import Plateau
 from .units import average_scaling, linear_scaling, sqrt_scaling, updates
 
 __all__ = [
+    "Difference",
+    "Explanation",
     "Plateau",
     "Schedule",
     "average_scaling",
@@ -69,7 +72,9 @@ __all__ = [
     "cosine_restarts",
     "cosine_wave",
     "cyclic",
+    "diff",
     "drop",
+    "explain",
     "exponential",
     "from_torch",
     "geometric",
@@ -81,9 +86,11 @@ __all__ = [
     "linear_scaling",
     "noam",
     "one_cycle",
+    "parse",
     "polynomial",
     "power_decay",
     "sample",
+    "sparkline",
     "sqrt_scaling",
     "step",
     "table",
