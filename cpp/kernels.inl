@@ -186,8 +186,14 @@ template <class Schedule> void range(const void* memory, double start, double* o
         for (int64_t i = 0; i < n;) {
             const double t = start + from_integer(i);
             const auto piece = schedule.piece(t);
-            const int64_t run = int64_t(least(from_integer(n - i), piece.until - t));
-            fill_range(piece, t, out + i, run);
+            const double steps = piece.until - t;
+            const bool worth_it = steps >= 32;    // its constants took as long as 32 elements
+            const int64_t most = n - i < 512 || worth_it ? n - i : 512;
+            const int64_t run = worth_it ? int64_t(least(from_integer(most), steps)) : most;
+            if (worth_it)
+                fill_range(piece, t, out + i, run);
+            else
+                fill_range(schedule, t, out + i, run);
             i += run;
         }
     } else {

@@ -51,7 +51,7 @@ struct RuleInfo {
     }
 };
 
-constexpr size_t max_schedule_bytes = 80;
+constexpr size_t max_schedule_bytes = 128;
 
 // A closed form. Steps are integers in doubles, 0 <= t < 2^52.
 struct ScheduleInfo {

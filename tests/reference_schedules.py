@@ -250,27 +250,32 @@ def weighted(left, done, length, start, end):
     return quotient + (((hi - back_hi) - back_lo) + lo) * inverse
 
 
+def from_nearer_end(done, length, start, end):
+    """Where the nearer end is, its value, what the other one has more, and whether it is passed."""
+    early = done + done <= length
+    n = np.where(early, done, done - length)
+    return n, np.where(early, start, end), early, done >= length
+
+
 def line(t, length, start, end):
-    done = least(t, length)
-    return weighted((length - done, 0.0), done, length, start, end)
+    n, base, _, ended = from_nearer_end(t, length, start, end)
+    rise, rise_lo = over(two_sum(end, -start), length)
+    risen, risen_lo = two_product(n, rise)
+    found, found_lo = two_sum(base, risen)
+    return np.where(ended, end + 0.0, found + (found_lo + (risen_lo + n * rise_lo)))
 
 
 def between(left, done, start, end):
     return within(start * left + end * done, start, end)
 
 
-def wave_share(t, length):
-    done = least(t, length)
-    left = length - done
-    nearer = least(done, left)
-    square = nearer * nearer
+def wave(t, length, start, end):
+    n, base, early, ended = from_nearer_end(t, length, start, end)
+    square = n * n
     inverse, inverse_lo = over_pair((1.0, 0.0), two_product(length, length))
     small = haversine_pi(square * inverse + square * inverse_lo)
-    return np.where(done <= left, 1 - small, small), np.where(done <= left, small, 1 - small)
-
-
-def wave(t, length, start, end):
-    return between(*wave_share(t, length), start, end)
+    rise = np.where(early, end - start, start - end)
+    return base + rise * np.where(ended, 0.0, small)
 
 
 def power_share(left, length, p):
@@ -368,8 +373,12 @@ def inverse_time(t, value, decay_rate, decay_steps, staircase):
     if staircase:
         return inverse_time(whole(t, decay_steps), value, decay_rate, 1, False)
     steps = float(decay_steps)
-    below = plus_pair(two_product(decay_rate, t), (steps, 0.0))
-    return over_pair(two_product(value, steps), below)[0]
+    above, above_lo = two_product(value, steps)
+    part, part_lo = two_product(decay_rate, t)
+    below, below_lo = two_sum(steps, part)
+    quotient = above / below
+    rest = above_lo - quotient * (below_lo + part_lo)
+    return quotient + rest * (quotient * (1 / above if above else 0.0))
 
 
 def inverse_sqrt(t, value, timescale, warmup, start_value):
@@ -413,10 +422,18 @@ def cosine(t, value, total, end_value, power, end, past_end):
 
 
 def cosine_wave(t, value, half_period, end_value):
-    in_period = greatest(remainder(t, 2 * half_period), 0.0)
-    back = greatest(2 * half_period - in_period, 0.0)
-    n = np.where(in_period < half_period, in_period, back)
-    return wave(n, half_period, value, end_value)
+    begin = whole(t, 2 * half_period) * (2 * half_period)
+    in_period = greatest(t - begin, 0.0)
+    back = in_period >= half_period
+    done = np.where(back, greatest(2 * half_period - in_period, 0.0), in_period)
+    early = done + done <= half_period
+    origin = np.where(back, begin + 2 * half_period, begin)
+    n = t - np.where(early, origin, begin + half_period)
+    square = n * n
+    inverse, inverse_lo = over_pair((1.0, 0.0), two_product(half_period, half_period))
+    small = haversine_pi(square * inverse + square * inverse_lo)
+    high, low = np.where(early, value, end_value), np.where(early, end_value, value)
+    return high + (low - high) * small
 
 
 def cosine_restarts(t, value, first, t_mult, gamma, end_value, end):
@@ -501,7 +518,9 @@ def cyclic(t, lower, upper, step_size, step_size_down, policy, gamma, anneal, en
     rising = in_cycle < up
     height, length = np.where(rising, in_cycle, up + down - in_cycle), np.where(rising, up, down)
     if policy == "triangular":
-        return line(height, length, lower, upper)
+        return np.where(
+            rising, line(in_cycle, up, lower, upper), line(in_cycle - up, down, upper, lower)
+        )
     if policy == "triangular2":
         halvings = least(cycles, 2044.0)
         some = np.floor(halvings * 0.5)

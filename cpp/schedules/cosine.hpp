@@ -7,15 +7,15 @@
 struct Cosine {
     static constexpr const char* name = "cosine";
 
-    double value, end;
-    WaveLength length;
+    Wave way;
 
     static Cosine of(const double* arguments, int64_t) {
         const Decay path = Decay::of(arguments);
-        return {path.value, path.end, WaveLength::of(path.length)};
+        return {Wave::of(path.value, path.end, path.length)};
     }
 
-    double operator()(double t) const { return length.share(t).between(value, end); }
+    Wave::Piece piece(double t) const { return way.piece(0, t); }
+    double operator()(double t) const { return piece(t)(t); }
 };
 
 // end + (value - end) (cos^2(pi x / 2))^power
@@ -30,7 +30,7 @@ struct CosinePower {
     }
 
     double operator()(double t) const {
-        const WaveLength& wave = base.length;
+        const Wave& wave = base.way;
         const double done = least(t, wave.length), left = wave.length - done;
         const double nearer = least(done, left);
         const Double2 small = haversine_pi(product(nearer, nearer) * wave.inverse_square);
@@ -42,7 +42,7 @@ struct CosinePower {
         const double more = ended ? 0 : rest / share * 0x1.71547652b82fep0;
         const Exp2 result(log2_ratio(share, 1, more) * power);
         return Share{ended ? 0 : result.times(1), ended ? 1 : result.complement()}.between(
-            base.value, base.end);
+            wave.start, wave.end);
     }
 };
 
@@ -50,19 +50,27 @@ struct CosinePower {
 struct CosineWave {
     static constexpr const char* name = "cosine_wave";
 
-    double value, end;
-    WaveLength half;
+    Wave way;
     Divisor period;
 
     static CosineWave of(const double* arguments, int64_t) {
-        return {arguments[0], arguments[1], WaveLength::of(arguments[2]),
-                Divisor::of(2 * arguments[2])};
+        return {Wave::of(arguments[0], arguments[1], arguments[2]), Divisor::of(2 * arguments[2])};
     }
 
-    double operator()(double t) const {
-        const double in_period = greatest(period.remainder(t), 0);
-        const double n =
-            in_period < half.length ? in_period : greatest(period.length - in_period, 0);
-        return half.share(n).between(value, end);
+    // In the second half of a period time runs backwards: the wave is as far from the next period
+    // as it was from this one.
+    Wave::Piece piece(double t) const {
+        const double periods = period.whole(t), begin = periods * period.length;
+        const double in_period = greatest(t - begin, 0);
+        const bool back = in_period >= way.length;
+        const double done = back ? greatest(period.length - in_period, 0) : in_period;
+        const bool early = done + done <= way.length;
+        const double half = way.length * 0.5;
+        const double origin = early ? (back ? begin + period.length : begin) : begin + way.length;
+        const double until = back ? (early ? begin + period.length : begin + way.length + half)
+                                  : (early ? begin + half : begin + way.length);
+        return {origin, early ? way.start : way.end,
+                early ? way.end - way.start : way.start - way.end, way.inverse_square, ceil(until)};
     }
+    double operator()(double t) const { return piece(t)(t); }
 };

@@ -30,17 +30,22 @@ struct Triangle {
 struct Cyclic {
     static constexpr const char* name = "cyclic";
 
-    double lower, upper;
-    Triangle triangle;
+    Divisor cycle;
+    Slope up, down;
 
     static Cyclic of(const double* arguments, int64_t) {
-        return {arguments[0], arguments[1], Triangle::of(arguments)};
+        const double lower = arguments[0], upper = arguments[1];
+        return {Divisor::of(arguments[2] + arguments[3]), Slope::of(lower, upper, arguments[2]),
+                Slope::of(upper, lower, arguments[3])};
     }
 
-    double operator()(double t) const {
-        const Triangle::Place at = triangle(t);
-        return line(at.height, at.length, lower, upper);
+    Slope::Piece piece(double t) const {
+        const double begin = cycle.whole(t) * cycle.length, in_cycle = t - begin;
+        const bool rising = in_cycle < up.length;
+        const double from = rising ? begin : begin + up.length;
+        return (rising ? up : down).piece(from, t - from);
     }
+    double operator()(double t) const { return piece(t)(t); }
 };
 
 struct CyclicHalving {

@@ -5,13 +5,13 @@
 struct Linear {
     static constexpr const char* name = "linear";
 
-    double value, end;
-    Divisor length;
+    Slope way;
 
     static Linear of(const double* arguments, int64_t) {
         const Decay path = Decay::of(arguments);
-        return {path.value, path.end, Divisor::of(path.length)};
+        return {Slope::of(path.value, path.end, path.length)};
     }
 
-    double operator()(double t) const { return line(t, length, value, end); }
+    Slope::Piece piece(double t) const { return way.piece(0, t); }
+    double operator()(double t) const { return piece(t)(t); }
 };

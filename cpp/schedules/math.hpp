@@ -331,22 +331,78 @@ struct Share {
     }
 };
 
-// A length, and 1 over its square.
-struct WaveLength {
-    double length;
-    Double2 inverse_square;
+// ---- pieces: forms that hold up to before the step `until` ----
+//
+// A way from one value to another is computed from its nearer end, which makes that end exact and
+// nothing pass it. Lines have a slope of twice the precision, waves 1 over the square of the
+// length.
 
-    static WaveLength of(double length) {
-        return {length, Double2{1, 0} / product(length, length)};
+struct Hold {
+    double value, until;
+    double operator()(double) const { return value; }
+};
+
+struct Slope {
+    double start, end, length;
+    Double2 rise;    // (end - start) / length
+
+    static Slope of(double start, double end, double length) {
+        return {start, end, length, sum(end, -start) / length};
     }
 
-    // left = cos^2(pi x / 2), done = sin^2(pi x / 2); the smaller is computed, the larger is 1 -
-    // it.
-    Share share(double t) const {
-        const double done = least(t, length), left = length - done;
-        const double nearer = least(done, left), square = nearer * nearer;
-        const double small = haversine_pi(square * inverse_square.hi + square * inverse_square.lo);
-        return {done <= left ? 1 - small : small, done <= left ? small : 1 - small};
+    struct Piece {
+        double origin, base;
+        Double2 rise;
+        double until;
+
+        double operator()(double t) const {
+            const double n = t - origin;
+            const Double2 risen = product(n, rise.hi), found = sum(base, risen.hi);
+            return found.hi + (found.lo + (risen.lo + n * rise.lo));    // to half an ULP
+        }
+    };
+    // At `done` of the length, which began at the step `begin`.
+    Piece piece(double begin, double done) const {
+        const double half = floor(length * 0.5) + 1;
+        const bool early = done + done <= length, ended = done >= length;
+        return {early ? begin : begin + length,
+                early ? start : end,
+                {ended ? 0 : rise.hi, ended ? 0 : rise.lo},
+                early   ? ceil(begin + half)
+                : ended ? 0x1p52
+                        : ceil(begin + length)};
+    }
+};
+
+struct Wave {
+    double start, end, length;
+    Double2 inverse_square;
+
+    static Wave of(double start, double end, double length) {
+        return {start, end, length, Double2{1, 0} / product(length, length)};
+    }
+
+    struct Piece {
+        double origin, base, rise;
+        Double2 inverse_square;
+        double until;
+
+        double operator()(double t) const {
+            const double n = t - origin, square = n * n;
+            return base +
+                   rise * haversine_pi(square * inverse_square.hi + square * inverse_square.lo);
+        }
+    };
+    Piece piece(double begin, double done) const {
+        const double half = floor(length * 0.5) + 1;
+        const bool early = done + done <= length, ended = done >= length;
+        return {early ? begin : begin + length,
+                early ? start : end,
+                early ? end - start : start - end,
+                {ended ? 0 : inverse_square.hi, ended ? 0 : inverse_square.lo},
+                early   ? ceil(begin + half)
+                : ended ? 0x1p52
+                        : ceil(begin + length)};
     }
 };
 

@@ -5,35 +5,15 @@
 #pragma once
 #include "math.hpp"
 
-// From start at the step `origin` to end in `length` updates.
-struct Hold {
+// A way that goes nowhere until its end.
+struct Still {
     double start;
 
-    static Hold of(double, double, double start, double) { return {start}; }
-    double operator()(double) const { return start; }
+    static Still of(double start, double, double) { return {start}; }
+    Hold piece(double, double) const { return {start, 0x1p52}; }
 };
 
-struct Straight {
-    double origin, start, end;
-    Divisor length;
-
-    static Straight of(double origin, double length, double start, double end) {
-        return {origin, start, end, Divisor::of(length)};
-    }
-    double operator()(double t) const { return line(t - origin, length, start, end); }
-};
-
-struct HalfWave {
-    double origin, start, end;
-    WaveLength length;
-
-    static HalfWave of(double origin, double length, double start, double end) {
-        return {origin, start, end, WaveLength::of(length)};
-    }
-    double operator()(double t) const { return length.share(t - origin).between(start, end); }
-};
-
-template <class Form> struct Piecewise {
+template <class Way> struct Piecewise {
     const double *x, *v;    // the caller's arguments, which outlive this
     int64_t count;
 
@@ -41,11 +21,8 @@ template <class Form> struct Piecewise {
         return {arguments, arguments + size / 2, size / 2};
     }
 
-    struct Piece : Form {
-        double until;    // the first step after it
-    };
-
-    Piece piece(double t) const {
+    // Of a way between two knots, or of one that has ended.
+    auto piece(double t) const {
         int64_t passed = 0, after = count;    // x_(passed - 1) <= t < x_after
         while (passed < after) {
             const int64_t middle = passed + (after - passed) / 2;
@@ -55,30 +32,30 @@ template <class Form> struct Piecewise {
                 after = middle;
         }
         const double until = passed < count ? ceil(x[passed]) : 0x1p52;
-        if (passed == 0) return {Form::of(t, 1, v[0], v[0]), until};
-        const int64_t last = passed - 1;
-        if (passed == count) return {Form::of(t, 1, v[last], v[last]), until};
-        return {Form::of(x[last], x[passed] - x[last], v[last], v[passed]), until};
+        const int64_t last = passed > 0 ? passed - 1 : 0;
+        const bool between = passed > 0 && passed < count;
+        const int64_t next = between ? passed : last;
+        const double length = between ? x[next] - x[last] : 1;
+        auto found = Way::of(v[last], v[next], length).piece(x[last], between ? t - x[last] : 1);
+        found.until = least(found.until, until);
+        if (!between) found.until = until;
+        return found;
     }
 
     double operator()(double t) const { return piece(t)(t); }
 };
 
-struct PiecewiseHold : Piecewise<Hold> {
+struct PiecewiseHold : Piecewise<Still> {
     static constexpr const char* name = "piecewise_hold";
-    static PiecewiseHold of(const double* a, int64_t n) { return {Piecewise<Hold>::of(a, n)}; }
+    static PiecewiseHold of(const double* a, int64_t n) { return {Piecewise<Still>::of(a, n)}; }
 };
 
-struct PiecewiseLinear : Piecewise<Straight> {
+struct PiecewiseLinear : Piecewise<Slope> {
     static constexpr const char* name = "piecewise_linear";
-    static PiecewiseLinear of(const double* a, int64_t n) {
-        return {Piecewise<Straight>::of(a, n)};
-    }
+    static PiecewiseLinear of(const double* a, int64_t n) { return {Piecewise<Slope>::of(a, n)}; }
 };
 
-struct PiecewiseCosine : Piecewise<HalfWave> {
+struct PiecewiseCosine : Piecewise<Wave> {
     static constexpr const char* name = "piecewise_cosine";
-    static PiecewiseCosine of(const double* a, int64_t n) {
-        return {Piecewise<HalfWave>::of(a, n)};
-    }
+    static PiecewiseCosine of(const double* a, int64_t n) { return {Piecewise<Wave>::of(a, n)}; }
 };

@@ -13,5 +13,9 @@ struct Step {
         return {arguments[0], Divisor::of(arguments[1]), Base::of(arguments[2])};
     }
 
-    double operator()(double t) const { return gamma.power(step_size.whole(t)).times(value); }
+    Hold piece(double t) const {
+        const double steps = step_size.whole(t);
+        return {gamma.power(steps).times(value), least((steps + 1) * step_size.length, 0x1p52)};
+    }
+    double operator()(double t) const { return piece(t)(t); }
 };
