@@ -4,6 +4,8 @@ import doctest
 import importlib
 import pkgutil
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -33,3 +35,8 @@ def test_readme_code():
     exec(second, names)
     assert names["opt"].t == 1
     assert names["opt"].groups["bias"]["lr"] == 0.005
+
+
+def test_the_page_of_schedules_is_as_the_code_makes_it():
+    made = Path(__file__).parent.parent / "docs" / "make_schedules.py"
+    subprocess.run([sys.executable, str(made), "--check"], check=True, timeout=100)
