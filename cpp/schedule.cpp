@@ -341,9 +341,8 @@ int64_t parts(int64_t n) { return parallel::chunks_for(n * int64_t(sizeof(double
 // Calls f(part, begin, end) for parts of 0 ... n, by all threads.
 template <class F> void in_parts(int64_t n, const F& f) {
     const int64_t count = parts(n);
-    parallel::for_chunks(count, n * int64_t(sizeof(double)), [&](int64_t part) {
-        f(part, n * part / count, n * (part + 1) / count);
-    });
+    parallel::for_chunks(count, n * int64_t(sizeof(double)),
+                         [&](int64_t part) { f(part, n * part / count, n * (part + 1) / count); });
 }
 
 }    // namespace

@@ -100,6 +100,11 @@ def formula(name: str) -> str:
     return re.sub(r"``", "`", re.sub(r":func:`(\w+)`", r"`\1`", text)).strip()
 
 
+INTRODUCTION = (
+    "Made by `python docs/make_schedules.py` from the schedules themselves: each picture shows "
+    f"{TOTAL} updates, values from 0 to 1. `t` is the index of the update about to be made, from "
+    "0; all lengths are counted in updates."
+)
 COMBINED = {
     "add": "The sum of two schedules, or of a schedule and a number: `a + b`.",
     "multiply": "The product of two schedules: `a * b`.",
@@ -111,11 +116,7 @@ def files() -> dict[Path, str]:
     lines = [
         "# Every schedule",
         "",
-        (
-            "Made by `python docs/make_schedules.py` from the schedules themselves: each picture shows "
-            f"{TOTAL} updates, values from 0 to 1. `t` is the index of the update about to be made, "
-            "from 0; all lengths are counted in updates."
-        ),
+        INTRODUCTION,
         "",
     ]
     made = {}
