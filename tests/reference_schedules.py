@@ -284,11 +284,36 @@ def power_share(left, length, p):
     return share, np.where(left > 0, complement(growth, exponent), 1.0)
 
 
+def square_share(n, length):
+    inverse, inverse_lo = over_pair((1.0, 0.0), two_product(length, length))
+    square, rest = n * n, (length - n) * (length + n)
+    return square * inverse + square * inverse_lo, rest * inverse + rest * inverse_lo
+
+
+def root_share(n, length):
+    inverse = 1 / length
+    left = np.sqrt(n * inverse)
+    return left, (length - n) * inverse / (1 + left)
+
+
+EASY = {2.0: square_share, 0.5: root_share}
+
+
+def at_ends(t, length, value, start, end):
+    return np.where(t <= 0, start, np.where(t >= length, end, value))
+
+
 def power_law(t, length, start, end, p):
+    if p in EASY:
+        shares = EASY[p](length - least(t, length), length)
+        return at_ends(t, length, between(*shares, start, end), start, end)
     return between(*power_share(length - least(t, length), length, p), start, end)
 
 
 def power_rise(t, length, start, end, p):
+    if p in EASY:
+        value = between(*EASY[p](least(t, length), length), end, start)
+        return at_ends(t, length, value, start, end)
     return between(*power_share(least(t, length), length, p), end, start)
 
 

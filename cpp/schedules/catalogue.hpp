@@ -37,6 +37,10 @@
     X(Polynomial)                                                                                  \
     X(PolynomialCycle)                                                                             \
     X(PolynomialRise)                                                                              \
+    X(PolynomialSquare)                                                                            \
+    X(PolynomialRoot)                                                                              \
+    X(PolynomialRiseSquare)                                                                        \
+    X(PolynomialRiseRoot)                                                                          \
     X(Cosine)                                                                                      \
     X(CosinePower)                                                                                 \
     X(CosineWave)                                                                                  \

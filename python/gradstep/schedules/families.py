@@ -28,6 +28,20 @@ def _power(x: SupportsFloat) -> float:
     return power
 
 
+# Powers that need no logarithm.
+_EASY = {2.0: "_square", 0.5: "_root"}
+
+
+def _powered(
+    form: str, arguments: dict[str, Any], numbers: list[float], last: int | None
+) -> Schedule:
+    name = "polynomial" if form == "polynomial" else "power_decay"
+    easy = _EASY.get(numbers[3])
+    if easy is None:
+        return formed(name, arguments, form, numbers, last)
+    return formed(name, arguments, form + easy, numbers[:3], last)
+
+
 def _powers(value: float, factor: float, count: int) -> list[float]:
     """``value·factor^n`` for ``n < count``, by the core's powers."""
     powers = _core.Schedule("step", [value, 1, factor]).range(count)
@@ -262,7 +276,7 @@ def polynomial(
         return formed("polynomial", arguments, "polynomial_cycle", numbers)
     if power == 1:
         return formed("polynomial", arguments, "linear", numbers[:3], last)
-    return formed("polynomial", arguments, "polynomial", numbers, last)
+    return _powered("polynomial", arguments, numbers, last)
 
 
 @maker
@@ -302,7 +316,7 @@ def power_decay(
     length, last, until = check.until(total, end, past_end)
     arguments = {"value": value, "power": power, "end_value": end_value, **until}
     numbers = [value, end_value, length, power]
-    return formed("power_decay", arguments, "polynomial_rise", numbers, last)
+    return _powered("polynomial_rise", arguments, numbers, last)
 
 
 @maker
