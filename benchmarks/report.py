@@ -129,10 +129,13 @@ def measure_calls(_: str) -> dict[str, float]:
     """Seconds of one value, and of what 100 groups' schedules add to a step."""
     found = {}
     for name, (schedule, _formula) in shapes(1000).items():
-        start = time.perf_counter()
-        for k in range(100_000):
-            schedule(k)
-        found[name] = (time.perf_counter() - start) / 100_000
+        rounds = []
+        for _ in range(9):
+            start = time.perf_counter()
+            for k in range(10_000):
+                schedule(k)
+            rounds.append((time.perf_counter() - start) / 10_000)
+        found[name] = median(rounds)
     kinds = [s.schedule for s in shapes(1000).values()]
     gradients = [[np.ones(1, np.float32)]] * 100
     optimizers = [

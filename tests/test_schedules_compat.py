@@ -503,3 +503,31 @@ def test_imported_schedules_are_values():
 def test_what_constructors_refuse(make, error):
     with pytest.raises(ValueError, match=error):
         make()
+
+
+def test_tables_of_optax():
+    """Rows of optax's own tests (schedules/_schedule_test.py)."""
+    optax = compat.optax
+    s = optax.polynomial_schedule(10.0, 20.0, 1, 10)
+    assert s.range(15).tolist() == [10.0 + t for t in range(10)] + [20.0] * 5
+    s = optax.polynomial_schedule(30.0, 10.0, 1, 10, 5)
+    assert s.range(17).tolist() == [30.0] * 5 + [30.0 - 2 * t for t in range(10)] + [10.0] * 2
+    s = optax.polynomial_schedule(25.0, 10.0, 2, 10)
+    for t in range(15):
+        left = 1 - min(t, 10) / 10
+        assert s(t) == pytest.approx(10 + 15 * left**2, rel=1e-15)
+    assert optax.polynomial_schedule(1.0, 0.0, 1, 0).range(3).tolist() == [1.0] * 3
+    s = optax.piecewise_constant_schedule(0.1, {3: 2.0, 6: 0.5, 9: 0.1})
+    close(s.range(11), [0.1] * 3 + [0.2] * 3 + [0.1] * 3 + [0.01] * 2, 0.1, "piecewise")
+    s = optax.exponential_decay(1.0, 1, 0.9, end_value=0.5)
+    assert s.range(10).tolist() == pytest.approx([max(0.5, 0.9**t) for t in range(10)])
+    s = optax.cosine_decay_schedule(0.1, 100, 0.1)
+    for t in (0, 33, 66, 100, 150):
+        left = 0.5 * (1 + math.cos(math.pi * min(t, 100) / 100))
+        assert s(t) == pytest.approx(0.1 * (0.9 * left + 0.1), rel=1e-12)
+    s = optax.linear_onecycle_schedule(10, 1000, 0.1, 0.8, 200, 10)
+    close(
+        s.range(12),
+        [5, 1000, 1000 - 995 / 7, 1000 - 995 * 2 / 7, 1000 - 995 * 3 / 7, 1000 - 995 * 4 / 7,
+         1000 - 995 * 5 / 7, 1000 - 995 * 6 / 7, 5, 2.75, 0.5, 0.5], 1000, "one cycle",
+    )  # fmt: skip
