@@ -1,8 +1,8 @@
 """Print the README's tables: `python benchmarks/report.py [SECTION ...] [--processes N]`.
 
 Every ratio is the median over several processes of a ratio within one process, where the rivals
-took turns. Sections: step, rules, wake, overhead, one-pass, memory. What stored states do to a
-training is printed by quality.py.
+took turns. Sections: step, rules, wake, overhead, one-pass, memory, schedules. What stored states
+do to a training is printed by quality.py.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from statistics import median
 
 import numpy as np
@@ -21,6 +22,7 @@ import numpy as np
 import gradstep as gs
 import one_pass
 from gradstep import bench, machine, storages
+from schedule_rivals import shapes
 from workloads import GPT2, WORKLOADS
 
 MEMORY_SIZE = (1 << 24,)  # 448 MiB of AdamW's streams: beyond every cache
@@ -120,6 +122,61 @@ def measure_memory(states: str) -> dict[str, float]:
     return {"bytes": kept / sum(GPT2), "MiB": grown / 1024 / gs.get_num_threads()}
 
 
+def measure_schedules(_: str) -> dict[str, list[float]]:
+    """Seconds of 10^7 steps: NumPy with its index array and without, ours from a range and an
+    array, all into memory that is there; and the floor of each, a copy and a fill."""
+    n = 10**7
+    t, out, copy = np.arange(n), np.zeros(n), np.ones(n)
+    floors = {"copy": lambda: np.copyto(out, copy), "fill": lambda: out.fill(1.0)}
+
+    def seconds(f: Callable[[], object]) -> float:
+        start = time.perf_counter()
+        f()
+        return time.perf_counter() - start
+
+    found = {name: [median(seconds(f) for _ in range(7))] for name, f in floors.items()}
+    for name, (schedule, formula) in shapes(n).items():
+        contestants = {
+            "numpy with arange": lambda formula=formula: formula(np.arange(n)),
+            "numpy": lambda formula=formula: formula(t),
+            "range": lambda s=schedule: s.range(0, n, out=out),
+            "array": lambda s=schedule: s(t, out=out),
+        }
+        rounds = [[seconds(f) for f in contestants.values()] for _ in range(3)]
+        found[name] = [median(times) for times in zip(*rounds, strict=True)]
+    return found
+
+
+def measure_calls(_: str) -> dict[str, float]:
+    """Seconds of one value, and of what 100 groups' schedules add to a step."""
+    found = {}
+    for name, (schedule, _formula) in shapes(1000).items():
+        rounds = []
+        for _ in range(9):
+            start = time.perf_counter()
+            for k in range(10_000):
+                schedule(k)
+            rounds.append((time.perf_counter() - start) / 10_000)
+        found[name] = median(rounds)
+    kinds = [s.schedule for s in shapes(1000).values()]
+    gradients = [[np.ones(1, np.float32)]] * 100
+    optimizers = [
+        gs.SGD([{"params": [np.zeros(1, np.float32)], "lr": lr(i)} for i in range(100)], lr=0.1)
+        for lr in (lambda _: 0.1, lambda i: kinds[i % len(kinds)])
+    ]
+    extra = []
+    for _ in range(50):
+        times = []
+        for opt in optimizers:
+            start = time.perf_counter()
+            for _ in range(20):
+                opt.step(gradients)
+            times.append((time.perf_counter() - start) / 20)
+        extra.append(times[1] - times[0])
+    found["100 groups"] = median(extra)
+    return found
+
+
 MEASUREMENTS = {
     "memory": measure_memory,
     "one-pass": one_pass.measure,
@@ -127,6 +184,8 @@ MEASUREMENTS = {
     "rule": measure_rule,
     "wake": measure_wake,
     "overhead": measure_overhead,
+    "schedules": measure_schedules,
+    "calls": measure_calls,
 }
 
 
@@ -260,6 +319,29 @@ def print_one_pass(processes: int) -> None:
     one_pass.show(functools.partial(in_processes, processes, "one-pass"))
 
 
+def print_schedules(processes: int) -> None:
+    """Every shape against its NumPy formula, what one value costs, and 100 groups."""
+    runs, calls = in_processes(processes, "schedules", ""), in_processes(processes, "calls", "")
+    print(
+        "| 10⁷ steps | NumPy with its arange | from a range | times as fast | NumPy | into out= | "
+        "times as fast | one value |\n|---|---|---|---|---|---|---|---|"
+    )
+    for name in runs[0]:
+        columns = list(zip(*(run[name] for run in runs), strict=True))
+        if len(columns) == 1:
+            print(f"| {name}, {median(columns[0]) * 1e3:.1f} ms | | | | | | | |")
+            continue
+        with_arange, plain, ranged, array = columns
+        one = median(call[name] for call in calls)
+        print(
+            f"| {name} | {median(with_arange) * 1e3:.0f} ms | {median(ranged) * 1e3:.1f} ms | "
+            f"{ratio(with_arange, ranged):.1f} | {median(plain) * 1e3:.0f} ms | "
+            f"{median(array) * 1e3:.1f} ms | {ratio(plain, array):.1f} | {one * 1e9:.0f} ns |"
+        )
+    extra = median(call["100 groups"] for call in calls)
+    print(f"\nSchedules of 100 groups add {extra * 1e6:.1f} µs to a step.")
+
+
 SECTIONS = {
     "memory": print_memory,
     "one-pass": print_one_pass,
@@ -267,6 +349,7 @@ SECTIONS = {
     "rules": print_rules,
     "wake": print_wake,
     "overhead": print_overhead,
+    "schedules": print_schedules,
 }
 
 

@@ -133,16 +133,18 @@ struct Stages {
     void (*measure)(const Measured& block, LaneSums& sums);    // adds
 };
 
-constexpr size_t max_schedule_bytes = 64;
+constexpr size_t max_schedule_bytes = 128;
 
+// A closed form. Steps are integers in doubles, 0 <= t < 2^52.
 struct ScheduleInfo {
     const char* name;
     // The arguments, resolved into `schedule` (max_schedule_bytes, aligned as double). They must
     // outlive it. What one target resolved, every target reads.
     void (*resolve)(const double* arguments, int64_t count, void* schedule);
-    double (*at)(const void* schedule, int64_t t);
-    // out[i] = the value at t[i] + offset
-    void (*fill)(const void* schedule, const int64_t* t, int64_t offset, double* out, int64_t n);
+    double (*at)(const void* schedule, double t);
+    // out[i] = the value at t[i], and at start + i
+    void (*fill)(const void* schedule, const double* t, double* out, int64_t n);
+    void (*range)(const void* schedule, double start, double* out, int64_t n);
 };
 
 struct Table {

@@ -299,7 +299,7 @@ void check_storages(const Table& table) {
                         for (bool at_end : {false, true}) run(p, g, s, way & 1, way & 2, n, at_end);
 }
 
-// Every schedule at steps of every size: one at a time as many at once.
+// Every form of a schedule at steps of every size: one at a time as many at once, in a row or not.
 void check_schedules(const Table& table) {
     const struct {
         const char* name;
@@ -309,21 +309,38 @@ void check_schedules(const Table& table) {
         {"linear", {0.1, 1e-7, 999983}},
         {"linear", {-3, 5, 1e12}},
         {"step", {0.1, 30, 0.999}},
-        {"drop", {30, 60, 60, 1e6, 0.1, 0.05, 0.02, 0.01, 0.001}},
-        {"exponential", {0.1, 1 - 1e-9, 1000, 7, 0}},
-        {"exponential", {0.1, 0.3, 1e9, 0, 1}},
+        {"exponential", {0.1, 1 - 1e-9, 1000, 7}},
+        {"exponential", {0.1, 0.3, 1e9, 0}},
+        {"geometric", {1e-7, 10, 999983}},
+        {"inverse_time", {0.1, 0.5, 1000}},
+        {"inverse_sqrt", {0.1, 977}},
+        {"noam", {1, 512, 4000}},
         {"polynomial", {0.1, 1e-7, 999983, 0.9}},
         {"polynomial", {0, 0.1, 1e12, 3}},
+        {"polynomial_cycle", {0.1, 1e-7, 977, 0.9}},
+        {"polynomial_rise", {0.1, 1e-7, 999983, 0.5}},
+        {"polynomial_square", {0.1, 1e-7, 999983}},
+        {"polynomial_root", {0.1, 1e-7, 999983}},
+        {"polynomial_rise_square", {0.1, 1e-7, 999983}},
+        {"polynomial_rise_root", {0.1, 1e-7, 999983}},
         {"cosine", {0.1, 1e-7, 999983}},
         {"cosine", {0, 0.1, 1e12}},
-        {"cyclic", {0.1, 0.2, 2000, 300, 2300, 0}},
-        {"cyclic", {0.1, 0.2, 0, 77, 77, 1}},
+        {"cosine_power", {0.1, 1e-7, 999983, 1.7}},
+        {"cosine_wave", {0.1, 1e-7, 76.5}},
+        {"tanh", {0.1, 1e-7, 999983, -7, 3}},
+        {"cyclic", {0.1, 0.2, 2000, 300}},
+        {"cyclic_halving", {0.1, 0.2, 2000, 300}},
+        {"cyclic_exponential", {0.1, 0.2, 20, 30, 0.999999}},
+        {"piecewise_hold", {-1, 30, 60, 60, 1e6, 0.1, 0.05, 0.02, 0.01, 0.001}},
+        {"piecewise_linear", {0, 30, 60.5, 60.5, 1e6, 0.1, 0.05, 0.02, 0.01, 0.001}},
+        {"piecewise_cosine", {0, 30, 60.5, 60.5, 1e6, 0.1, 0.05, 0.02, 0.01, 0.001}},
+        {"table", {0.1, 0.05, 0.02, 0.01, 0.001}},
     };
-    std::vector<int64_t> t;
-    for (int64_t k = 0; k < 300; ++k) t.push_back(k);
+    std::vector<double> t;
+    for (int k = 0; k < 300; ++k) t.push_back(k);
     for (int shift = 8; shift < 52; ++shift)
-        for (int64_t k : {-1, 0, 1, 977}) t.push_back((int64_t(1) << shift) + k);
-    for (int64_t k : {-1, 0, 1}) t.insert(t.end(), {999983 + k, 1000000000000 + k});
+        for (int k : {-1, 0, 1, 977}) t.push_back(double((int64_t(1) << shift) + k));
+    for (int k : {-1, 0, 1}) t.insert(t.end(), {999983. + k, 1e12 + k});
     for (int i = 0; i < table.schedule_count; ++i) {
         const ScheduleInfo& schedule = table.schedules[i];
         bool checked = false;
@@ -333,9 +350,17 @@ void check_schedules(const Table& table) {
             alignas(double) unsigned char resolved[max_schedule_bytes];
             schedule.resolve(known.arguments.data(), int64_t(known.arguments.size()), resolved);
             std::vector<double> many(t.size()), single;
-            schedule.fill(resolved, t.data(), 0, many.data(), int64_t(t.size()));
-            for (int64_t k : t) single.push_back(schedule.at(resolved, k));
-            if (std::memcmp(many.data(), single.data(), many.size() * sizeof(double)) != 0) {
+            schedule.fill(resolved, t.data(), many.data(), int64_t(t.size()));
+            for (double k : t) single.push_back(schedule.at(resolved, k));
+            bool same = std::memcmp(many.data(), single.data(), many.size() * sizeof(double)) == 0;
+            for (double start : {0., 7., 999900.}) {
+                std::vector<double> row(150), alone;
+                schedule.range(resolved, start, row.data(), int64_t(row.size()));
+                for (size_t k = 0; k < row.size(); ++k)
+                    alone.push_back(schedule.at(resolved, start + double(k)));
+                same &= std::memcmp(row.data(), alone.data(), row.size() * sizeof(double)) == 0;
+            }
+            if (!same) {
                 ++failures;
                 std::printf("%s: %s: many are not as one at a time\n", table.name, schedule.name);
             }

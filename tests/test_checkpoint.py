@@ -898,3 +898,20 @@ def test_docs(tmp_path, monkeypatch):
     assert names["opt"].t == 1
     assert same(names["tensors"]["weight.exp_avg"], names["opt"].state["weight"]["exp_avg"])
     assert names["structure"]["t"] == 1
+
+
+def test_a_plateau_is_saved_with_what_it_has_seen(tmp_path):
+    plateau = gs.schedules.Plateau(gs.schedules.linear(1.0, 0.0, 100), gamma=0.5, patience=0)
+    opt = gs.SGD(np.zeros(3), lr=plateau)
+    for loss in (1.0, 2.0):
+        plateau.observe(loss)
+    opt.step(np.ones(3))
+    opt.save(tmp_path / "a.safetensors")
+    saved = opt.state_dict()
+    plateau.observe(3.0)
+    fresh = gs.SGD(np.zeros(3), lr=0.1)
+    fresh.load(tmp_path / "a.safetensors")
+    loaded = fresh.groups[0]["lr"]
+    assert isinstance(loaded, gs.schedules.Plateau)
+    assert loaded.multiplier == saved["groups"][0]["lr"].multiplier == 0.5
+    assert fresh.step(np.ones(3)).lr == 0.5 * 0.99

@@ -16,12 +16,12 @@ import gradstep as gs
 
 README = Path(__file__).parent.parent / "README.md"
 DOCS = README.parent / "docs"
-MODULES = sorted(info.name for info in pkgutil.iter_modules(gs.__path__))
+MODULES = sorted(info.name for info in pkgutil.walk_packages(gs.__path__, "gradstep."))
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name):
-    failed, _ = doctest.testmod(importlib.import_module(f"gradstep.{name}"))
+    failed, _ = doctest.testmod(importlib.import_module(name))
     assert failed == 0
 
 
@@ -92,3 +92,8 @@ def test_storages_page():
         param, _, modes = param.partition(", ")
         told |= {(param, gradient, states, mode == "stochastic") for mode in modes.split(" or ")}
     assert told == set(gs._core.fused())
+
+
+def test_the_page_of_schedules_is_as_the_code_makes_it():
+    made = Path(__file__).parent.parent / "docs" / "make_schedules.py"
+    subprocess.run([sys.executable, str(made), "--check"], check=True, timeout=100)

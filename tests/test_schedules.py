@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import doctest
 import itertools
 import json
 import math
@@ -18,6 +17,7 @@ from hypothesis import strategies as st
 import gradstep as gs
 import reference_schedules as reference
 from gradstep import _core, schedules
+from gradstep.schedules.base import MAKERS
 
 TARGETS = gs.config()["targets"]
 
@@ -58,7 +58,72 @@ CASES = [
     schedules.cyclic(0.0, 1.0, step_size=11, policy="annealing", end="inclusive"),
     schedules.cyclic(0.2, 1.0, step_size=13, policy="annealing", anneal="cosine"),
     schedules.cyclic(0.2, 1.0, step_size=1, policy="annealing", anneal="cosine", end="inclusive"),
+    schedules.cyclic(0.01, 0.1, step_size=50, policy="triangular2"),
+    schedules.cyclic(-1.0, 1.0, step_size=5, step_size_down=3, policy="triangular2"),
+    schedules.cyclic(0.01, 0.1, step_size=500, policy="exp_range", gamma=1 - 1e-6),
+    schedules.cyclic(0.95, 0.85, 7, step_size_down=40, policy="exp_range", gamma=0.999),
+    schedules.geometric(1e-7, 10.0, total=100),
+    schedules.geometric(-1.0, -1e-300, total=10**12, end="inclusive"),
+    schedules.geometric(2.0, 1.0, total=0),
+    schedules.inverse_time(0.1, decay_rate=0.5, decay_steps=1000),
+    schedules.inverse_time(1e290, decay_rate=1e290),
+    schedules.inverse_time(-1.0, decay_rate=0.01, decay_steps=7, staircase=True),
+    schedules.inverse_sqrt(0.1, timescale=100),
+    schedules.inverse_sqrt(-0.3, timescale=2.5, warmup=77, start_value=0.1),
+    schedules.inverse_sqrt(1e-310, timescale=10),
+    schedules.noam(512, warmup=4000),
+    schedules.noam(1, warmup=0, factor=-3.0),
+    schedules.polynomial(0.1, total=37, power=0.9, end_value=0.01, cycle=True),
+    schedules.power_decay(0.1, total=1000),
+    schedules.power_decay(-1.0, total=10**12, power=3.5, end_value=2.0, end="inclusive"),
+    schedules.power_decay(0.1, total=0, end_value=0.01),
+    schedules.power_decay(0.1, total=999, power=2, end_value=0.7),
+    schedules.polynomial(0.1, total=999, power=2, end_value=0.7),
+    schedules.polynomial(0.1, total=999, power=0.5, end_value=-0.7),
+    schedules.cosine(0.1, total=100, power=2.0),
+    schedules.cosine(0.3, total=999, end_value=-1.0, power=0.3, end="inclusive"),
+    schedules.cosine_wave(0.1, half_period=20, end_value=0.001),
+    schedules.cosine_wave(0.0, half_period=0.75, end_value=1.0),
+    schedules.cosine_restarts(0.1, first=10),
+    schedules.cosine_restarts(0.1, first=10, gamma=0.5, end_value=0.01, end="inclusive"),
+    schedules.cosine_restarts(0.1, first=1, t_mult=3),
+    schedules.cosine_restarts(0.1, first=7, t_mult=1.5, gamma=0.9, end_value=1e-3),
+    schedules.cosine_restarts(-0.1, first=1, t_mult=2, end_value=1.0, end="inclusive"),
+    schedules.tanh(0.1, total=100),
+    schedules.tanh(-1.0, total=10**12, end_value=3.0, lower=5.0, upper=-300.0),
+    schedules.tanh(1.0, total=0, end_value=0.5),
+    schedules.wsd(0.1, total=1000, decay=200, warmup=50),
+    schedules.wsd(0.1, total=300, decay=100, tail="cosine", end_value=0.01, end="inclusive"),
+    schedules.wsd(0.1, total=300, decay=300, tail="1-sqrt"),
+    schedules.wsd(0.1, total=300, decay=100, warmup=200, tail="1-power", power=2.5),
+    schedules.wsd(0.1, total=10**6, decay=10**5, tail="exponential", end_value=1e-5),
+    schedules.wsd(0.1, total=10, decay=0, warmup=10, end_value=0.01),
+    schedules.one_cycle(0.1, total=100),
+    schedules.one_cycle(0.1, total=101, anneal="linear", three_phase=True, end="inclusive"),
+    schedules.one_cycle(0.1, total=1, pct_start=0.0),
+    schedules.one_cycle(0.1, total=0),
+    schedules.one_cycle(0.1, total=10**12, pct_start=0.25),
+    schedules.interpolate([(0, 0.0), (10.5, 1.0), (10.5, 0.5), (300, 0.25)]),
+    schedules.interpolate([(-3.25, 1.0), (7, 0.0), (10**6, 2.0)], anneal="cosine"),
+    schedules.interpolate([(5, 3.0)]),
+    schedules.table([0.5, -1.0, 1e-300, 7.0] * 30),
+    schedules.table([2.0]),
     schedules.join([schedules.linear(0.0, 0.1, 10), schedules.cosine(0.1, 90)], at=[10]),
+    schedules.cosine(0.1, total=100).scale(-0.3),
+    schedules.linear(1.0, -1.0, total=100).clamp(-0.25, 0.5),
+    schedules.linear(1.0, -1.0, total=10**6).clamp(upper=0.9),
+    schedules.cosine(0.1, total=100).shift(37),
+    schedules.cosine(0.1, total=100).shift(-37),
+    schedules.step(0.1, 7).shift(-(2**52 - 1)),
+    schedules.linear(0.1, 0.0, total=5).repeat(5),
+    schedules.cosine(0.1, total=500, end="inclusive").repeat(500),
+    schedules.exponential(0.1, 0.9).stairs(10),
+    schedules.exponential(0.1, 0.9).stairs(1000),
+    schedules.cosine(0.1, total=1000).warmup(100),
+    schedules.step(0.1, 30).warmup(10, 0.01, one_based=True),
+    schedules.constant(0.1).warmup(0),
+    schedules.linear(1.0, 0.1, 100) * schedules.step(0.1, 30) + 0.01,
+    (0.5 * schedules.cosine(0.1, 50)).repeat(70) * schedules.table([1.0, 2.0, 0.5]),
     schedules.join(
         [
             schedules.join([schedules.constant(1.0), schedules.step(3.0, 2)], at=[5]),
@@ -88,22 +153,25 @@ def steps(n=600):
 
 def test_every_schedule_is_known_everywhere():
     cases = {case.to_dict()["schedule"] for case in CASES}
-    names = set(_core.schedules()) | {"join"}
-    assert cases == names
-    assert names | {"Schedule"} == set(schedules.__all__)
-    assert all(callable(getattr(reference, name)) for name in names)
+    assert cases == set(MAKERS)
+    assert all(callable(getattr(reference, name)) for name in MAKERS)
+    shapes = {name for name in MAKERS if not hasattr(schedules.Schedule, name)}
+    assert shapes - {"add", "multiply"} <= set(schedules.__all__)
 
 
 @pytest.mark.parametrize("s", CASES, ids=repr)
 def test_the_same_bits_on_every_target_scalar_or_array(s):
     t = steps()
     expected = reference.evaluate(s.to_dict(), t)
-    run = np.arange(40, 40 + 37)
     for target in TARGETS:
         gs.set_target(target)
         assert same_bits(s(t), expected)
         assert same_bits([s(int(k)) for k in t], expected)
-        assert same_bits(s(run), reference.evaluate(s.to_dict(), run))
+        for run in (np.arange(1077), np.arange(40, 77), np.arange(10**12, 10**12 + 600)):
+            expected_run = reference.evaluate(s.to_dict(), run)
+            assert same_bits(s(run), expected_run)
+            assert same_bits(s.range(int(run[0]), int(run[-1]) + 1), expected_run)
+            assert same_bits(s(run[::-1]), expected_run[::-1].copy())
 
 
 @pytest.mark.parametrize("s", CASES, ids=repr)
@@ -115,6 +183,7 @@ def test_the_same_bits_on_any_number_of_threads(s):
     for threads in (2, 3, 4):
         gs.set_num_threads(threads)
         assert same_bits(s(t), expected)
+        assert same_bits(s.range(100_003), expected)
     some = t[::997]
     assert same_bits(expected[::997], reference.evaluate(s.to_dict(), some))
 
@@ -126,23 +195,62 @@ def exact(described, t, mp):
     """The value at `t` to 60 digits, from the formulas of the docstrings."""
     a = {k: mp.mpf(v) if isinstance(v, float) else v for k, v in described.items()}
     name = a["schedule"]
+    value, end = a.get("value"), a.get("end_value")
     if name == "step":
-        return a["value"] * a["gamma"] ** (t // a["step_size"])
+        return value * a["gamma"] ** (t // a["step_size"])
     if name == "exponential":
         n = max(0, t - a["begin"])
         exponent = n // a["decay_steps"] if a["staircase"] else mp.mpf(n) / a["decay_steps"]
-        return a["value"] * a["decay_rate"] ** exponent
+        return value * a["decay_rate"] ** exponent
+    if name == "inverse_time":
+        n = t // a["decay_steps"] if a["staircase"] else mp.mpf(t) / a["decay_steps"]
+        return value / (1 + a["decay_rate"] * n)
+    if name == "inverse_sqrt":
+        return value * mp.sqrt(a["timescale"] / (t + a["timescale"]))
+    if name == "noam":
+        n, w = mp.mpf(t + 1), mp.mpf(a["warmup"])
+        falling = 1 / mp.sqrt(n)
+        rise = min(falling, n / w ** mp.mpf(1.5)) if w else falling
+        return a["factor"] / mp.sqrt(a["model_size"]) * rise
     if name == "cyclic":
-        start, end, s = a["lower"], a["upper"], a["step_size"]
-        y = abs(mp.mpf(t) / s - 2 * (1 + t // (2 * s)) + 1)
-        return start + (end - start) * max(0, 1 - y)
+        lower, upper, s = a["lower"], a["upper"], a["step_size"]
+        c = 1 + t // (2 * s)
+        scale = {"triangular": 1, "triangular2": mp.mpf(2) ** (1 - c)}.get(a["policy"])
+        scale = a["gamma"] ** t if scale is None else scale
+        y = abs(mp.mpf(t) / s - 2 * c + 1)
+        return lower + (upper - lower) * max(0, 1 - y) * scale
+    if name == "cosine_wave":
+        return end + (value - end) * mp.cospi(mp.mpf(t) / a["half_period"] / 2) ** 2
+    if name == "cosine_restarts":
+        begin, length, peak = 0, a["first"], value
+        while t >= begin + length:
+            begin, length, peak = begin + length, length * int(a["t_mult"]), peak * a["gamma"]
+        return end + (peak - end) * mp.cospi(mp.mpf(t - begin) / length / 2) ** 2
+    if name == "interpolate":
+        points = [(mp.mpf(x), mp.mpf(v)) for x, v in a["points"]]
+        for (x, v), (x_after, v_after) in itertools.pairwise(points):
+            if x <= t < x_after:
+                part = (t - x) / (x_after - x)
+                if a["anneal"] == "cosine":
+                    part = mp.sinpi(part / 2) ** 2
+                return v + (v_after - v) * part
+        return points[-1][1]
+    if name == "polynomial" and a["cycle"]:
+        left = 1 - mp.mpf(t) / (a["total"] * max(1, -(-t // a["total"])))
+        return end + (value - end) * left ** a["power"]
     x = mp.mpf(min(t, a["total"])) / a["total"]
+    if name == "geometric":
+        return value * (end / value) ** x
+    if name == "power_decay":
+        done = x ** a["power"]
+        return value * (1 - done) + end * done
     left = {
         "linear": lambda: 1 - x,
-        "cosine": lambda: mp.cospi(x / 2) ** 2,
+        "cosine": lambda: mp.cospi(x / 2) ** (2 * a["power"]),
         "polynomial": lambda: (1 - x) ** a["power"],
+        "tanh": lambda: 1 / (1 + mp.exp(2 * (a["lower"] * (1 - x) + a["upper"] * x))),
     }[name]()
-    return a["end_value"] + (a["value"] - a["end_value"]) * left
+    return end + (value - end) * left
 
 
 def random_schedule(name, rng):
@@ -150,17 +258,54 @@ def random_schedule(name, rng):
     a, b = 10.0 ** rng.uniform(-6, 1, 2)
     a, b = [(a, 0.0), (0.0, a), (a, b), (-a, -b), (a, -b)][rng.integers(5)]
     total = int(10 ** rng.uniform(0, 12))
+    power = float(rng.choice([0.5, 0.9, 1, 2, 3, rng.uniform(0.1, 10), rng.uniform(10, 100)]))
     if name == "linear":
         return schedules.linear(a, b, total), total
     if name == "cosine":
         return schedules.cosine(a, total, end_value=b), total
+    if name == "cosine, power":
+        power = float(rng.choice([0.5, 2.0, rng.uniform(0.1, 4)]))
+        return schedules.cosine(a, total, end_value=b, power=power), total
+    if name == "cosine_wave":
+        return schedules.cosine_wave(a, total, end_value=b), 10 * total
+    if name == "cosine_restarts":
+        first, t_mult = int(10 ** rng.uniform(0, 6)), int(rng.integers(1, 4))
+        gamma = float(rng.choice([1.0, 0.5, rng.uniform(0.3, 1)]))
+        made = schedules.cosine_restarts(a, first, t_mult, gamma=gamma, end_value=b)
+        return made, 30 * first
     if name == "polynomial":
-        power = float(rng.choice([0.5, 0.9, 1, 2, 3, rng.uniform(0.1, 10), rng.uniform(10, 100)]))
         return schedules.polynomial(a, total, power, end_value=b), total
-    if name == "cyclic":
+    if name == "polynomial, cycle":
+        return schedules.polynomial(a, total, power, end_value=b, cycle=True), 10 * total
+    if name == "power_decay":
+        return schedules.power_decay(a, total, power, end_value=b), total
+    if name == "tanh":
+        lower, upper = rng.uniform(-10, 10, 2)
+        return schedules.tanh(a, total, end_value=b, lower=lower, upper=upper), total
+    if name == "cyclic, exp_range":
+        s, gamma = int(10 ** rng.uniform(0, 6)), 1 - 10.0 ** rng.uniform(-12, -1)
+        return schedules.cyclic(a, b, s, policy="exp_range", gamma=gamma), 10 * s
+    if name.startswith("cyclic"):
         s = int(10 ** rng.uniform(0, 6))
-        return schedules.cyclic(a, b, s), 10 * s
+        return schedules.cyclic(a, b, s, policy=name.partition(", ")[2]), 10 * s
+    if name.startswith("interpolate"):
+        x = np.sort(rng.integers(0, total + 1, 5)).tolist()
+        v = (rng.choice([-1, 1]) * 10.0 ** rng.uniform(-6, 1, 5)).tolist()
+        points = list(zip([0, *x], [v[0], *v], strict=True))
+        return schedules.interpolate(points, anneal=name.partition(", ")[2]), total
     a = a or 1.0
+    if name == "geometric":
+        b = a * 10.0 ** rng.uniform(-12, 4)
+        return schedules.geometric(a, b, total), total
+    if name == "inverse_time":
+        rate, steps = 10.0 ** rng.uniform(-6, 2), int(10 ** rng.uniform(0, 9))
+        return schedules.inverse_time(a, rate, steps, staircase=bool(rng.integers(2))), total
+    if name == "inverse_sqrt":
+        return schedules.inverse_sqrt(a, float(int(10 ** rng.uniform(0, 6)))), total
+    if name == "noam":
+        warmup = int(10 ** rng.uniform(0, 6))
+        factor, size = float(rng.choice([1.0, a])), float(rng.integers(1, 4096))
+        return schedules.noam(size, warmup, factor), 10 * warmup
     rate = float(rng.choice([0.1, 0.5, 0.96, 1 - 10 ** rng.uniform(-12, -2), rng.uniform(0.01, 2)]))
     length = int(10 ** rng.uniform(0, 9))
     # until nothing but subnormal or infinite values is left
@@ -173,7 +318,28 @@ def random_schedule(name, rng):
 
 
 # Arithmetic within 2 ULP, what has cos, exp or pow within 4.
-ULPS = {"linear": 2, "cyclic": 2, "cosine": 4, "polynomial": 4, "step": 4, "exponential": 4}
+ULPS = {
+    "linear": 2,
+    "cyclic, triangular": 2,
+    "cyclic, triangular2": 2,
+    "interpolate, linear": 2,
+    "inverse_time": 2,
+    "inverse_sqrt": 2,
+    "noam": 2,
+    "cyclic, exp_range": 4,
+    "cosine": 4,
+    "cosine, power": 4,
+    "cosine_wave": 4,
+    "cosine_restarts": 4,
+    "interpolate, cosine": 4,
+    "polynomial": 4,
+    "polynomial, cycle": 4,
+    "power_decay": 4,
+    "geometric": 4,
+    "tanh": 4,
+    "step": 4,
+    "exponential": 4,
+}
 
 
 def largest_error(name, count, seed):
@@ -187,7 +353,10 @@ def largest_error(name, count, seed):
         near = np.minimum(span, (10 ** rng.uniform(0, math.log10(span + 1), 6)).astype(np.int64))
         t = np.concatenate([rng.integers(0, span, 8, endpoint=True), near, span - near])
         described = s.to_dict()
-        ends = [v for k, v in described.items() if k in ("value", "end_value", "lower", "upper")]
+        kind = "lower upper" if described["schedule"] == "cyclic" else "value end_value factor"
+        ends = [described[k] for k in kind.split() if k in described] or [
+            v for _, v in described["points"]
+        ]
         signs_differ = min(ends) < 0 < max(ends)
         for k, got in zip(t.tolist(), s(t).tolist(), strict=True):
             want = exact(described, k, mp)
@@ -449,7 +618,7 @@ def test_bad_steps(t, error, message):
 
 def test_a_call_takes_one_argument():
     s = schedules.constant(1.0)
-    for call in (s, lambda: s(1, 2), lambda: s(1, out=None)):
+    for call in (s, lambda: s(1, 2), lambda: s(1, at=None), lambda: s(t=1)):
         with pytest.raises(TypeError, match="exactly one argument"):
             call()
 
@@ -523,9 +692,9 @@ BAD_ARGUMENTS = [
         "step_size + step_size_down: got 4503599627370496",
     ),
     (
-        lambda: schedules.cyclic(0, 1, 1, policy="exp_range"),
+        lambda: schedules.cyclic(0, 1, 1, policy="triangular3"),
         ValueError,
-        "policy: got 'exp_range', wanted 'triangular' or 'annealing'",
+        "policy: got 'triangular3', wanted 'triangular' or 'triangular2'",
     ),
     (
         lambda: schedules.cyclic(0, 1, 1, policy="annealing", anneal="cos"),
@@ -562,7 +731,7 @@ BAD_ARGUMENTS = [
     (
         lambda: schedules.Schedule.from_dict({"schedule": "cosin"}),
         ValueError,
-        "schedule: got 'cosin', wanted one of constant, linear",
+        "schedule: got 'cosin', wanted one of",
     ),
     (
         lambda: schedules.Schedule.from_dict({"schedule": "constant", "value": 1, "rate": 2}),
@@ -578,7 +747,3 @@ BAD_ARGUMENTS = [
 def test_bad_arguments(make, error, message):
     with pytest.raises(error, match=re.escape(message)):
         make()
-
-
-def test_examples():
-    assert doctest.testmod(schedules).failed == 0

@@ -18,6 +18,7 @@ import gradstep as gs
 import reference
 import reference_schedules
 from cases import OPTIONS
+from gradstep.schedules.base import MAKERS
 
 ROOT = Path(__file__).parent.parent
 CPP = ROOT / "cpp"
@@ -43,6 +44,17 @@ PYTHON_ROOMS = [
     "extras",
     "tables",
     "arrays",
+    "schedules.arguments",
+    "schedules.base",
+    "schedules.families",
+    "schedules.units",
+    "schedules.plateau",
+    "schedules.compat.optax",
+    "schedules.compat.keras",
+    "schedules.compat.huggingface",
+    "schedules.compat.torch",
+    "schedules.compat",
+    "schedules.looking",
     "schedules",
     "hyperparameters",
     "runtime",
@@ -95,7 +107,12 @@ def cpp_files():
 
 
 def python_modules():
-    return sorted(path.stem for path in PYTHON.glob("*.py"))
+    """Dotted names below the package; a package within it has the name of its folder."""
+    paths = [path.relative_to(PYTHON).with_suffix("") for path in PYTHON.rglob("*.py")]
+    names = (
+        path.parent if path.name == "__init__" and path.parent.name else path for path in paths
+    )
+    return sorted(".".join(name.parts) for name in names)
 
 
 def room(name, rooms):
@@ -114,7 +131,9 @@ def code(name):
 
 @functools.cache
 def tree(module):
-    return ast.parse((PYTHON / f"{module}.py").read_text(encoding="utf-8"))
+    path = PYTHON.joinpath(*module.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 # ---- C++ ----
@@ -161,7 +180,8 @@ def test_cpp_keeps_to_its_room(name):
 
 
 def imports(module):
-    """(name, whether it runs when the module is imported) of each import; our own begin with a dot.
+    """(name, whether it runs when the module is imported) of each import; our own begin with a dot
+    and are told as seen from the package.
 
     A call with a constant first argument, `need("tqdm", …)`, may be an import, too.
     """
@@ -177,11 +197,18 @@ def imports(module):
             if isinstance(child, ast.Import):
                 yield from ((alias.name, now) for alias in child.names)
             elif isinstance(child, ast.ImportFrom):
-                assert child.level <= 1, f"{module} imports from outside the package"
+                above = module.split(".")
+                if not (PYTHON / Path(*above)).is_dir():
+                    above = above[:-1]
+                assert child.level <= len(above) + 1, f"{module} imports from outside the package"
+                inside = above[: len(above) + 1 - child.level]
                 if child.level and not child.module:
-                    yield from ((f".{alias.name}", now) for alias in child.names)
+                    names = (".".join([*inside, alias.name]) for alias in child.names)
+                    yield from ((f".{name}", now) for name in names)
+                elif child.level:
+                    yield "." + ".".join([*inside, child.module]), now
                 else:
-                    yield "." * child.level + child.module, now
+                    yield child.module, now
             elif isinstance(child, ast.Call) and child.args:
                 first = child.args[0]
                 if isinstance(first, ast.Constant) and isinstance(first.value, str):
@@ -198,7 +225,9 @@ def test_python_imports_only_rooms_below(module):
     for name, _ in imports(module):
         assert name.partition(".")[0] != "gradstep", f"{module} imports {name}: wanted from ."
         if name.startswith("."):
-            other = name[1:].partition(".")[0]
+            other = name[1:]
+            while other not in PYTHON_ROOMS:  # what is imported from a module
+                other = other.rpartition(".")[0]
             assert PYTHON_ROOMS.index(other) < own, f"{module} imports {name}, a room above"
 
 
@@ -206,7 +235,7 @@ def test_python_imports_only_rooms_below(module):
 def test_python_keeps_to_its_room(module):
     """Arguments are parsed and pictures drawn in one place, and each optional package has its."""
     for name, _ in imports(module):
-        package = name.lstrip("?").partition(".")[0]
+        package = name.removeprefix("?").partition(".")[0]
         asked = name.startswith("?") and (module, name[1:]) in PYTHON_ASKED
         if package in PYTHON_ALONE and not asked:
             assert module in PYTHON_ALONE[package], f"{module} imports {name}"
@@ -302,13 +331,26 @@ def test_storages_have_all_their_parts():
 
 
 def test_schedules_have_all_their_parts():
-    """A file, a function with the same name and one in the reference."""
-    names = set(gs._core.schedules())
-    files = {path.stem for path in (CPP / "schedules").glob("*.hpp")}
-    assert files - {"catalogue", "math"} == names
-    for name in names:
-        assert inspect.isfunction(getattr(gs.schedules, name))
-        assert inspect.isfunction(getattr(reference_schedules, name))
+    """Each form stands in the file that its name begins with; each shape has its twin, and people
+    can read of it."""
+    forms = set(gs._core.schedules())
+    files = {path.stem for path in (CPP / "schedules").glob("*.hpp")} - {"catalogue", "math"}
+    for file in files:
+        assert any(form.startswith(file) for form in forms), file
+    for form in forms:
+        assert any(form.startswith(file) for file in files), form
+    families = (PYTHON / "schedules" / "families.py").read_text(encoding="utf-8")
+    for form in forms:
+        stem = form.partition("_")[0] if form.startswith("piecewise") else form
+        easy = form.removesuffix("_square").removesuffix("_root")
+        written = f'"{form}"' in families or f'"{easy}"' in families
+        assert written or f'"{stem}_{{' in families, f"no shape uses {form}"
+    for name in MAKERS:
+        assert inspect.isfunction(getattr(reference_schedules, name)), name
+    for name in set(MAKERS) - {"add", "multiply"}:
+        made = getattr(gs.schedules, name, None) or getattr(gs.Schedule, name)
+        for part in ["Raises:", "Example:"]:
+            assert part in made.__doc__, f"{name}'s docstring lacks {part!r}"
 
 
 def test_targets_have_all_their_parts():

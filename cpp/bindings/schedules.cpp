@@ -5,9 +5,12 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <stdexcept>
+#include <tuple>
 
 #include "../dispatch.hpp"
+#include "arrays.hpp"
 #include "bindings.hpp"
 
 namespace gradstep::bindings {
@@ -38,7 +41,7 @@ PyObject* value_at(const Schedule& schedule, PyObject* integer) {
     int overflow = 0;
     const int64_t t = PyLong_AsLongLongAndOverflow(integer, &overflow);
     if (overflow || t < 0 || t >= step_limit) refuse_step(py::str(py::handle(integer)));
-    return PyFloat_FromDouble(schedule.at(t));
+    return PyFloat_FromDouble(schedule.at(double(t)));
 }
 
 py::array_t<int64_t> steps_of(const py::array& t) {
@@ -54,47 +57,84 @@ py::array_t<int64_t> steps_of(const py::array& t) {
     auto steps = py::array_t<int64_t, py::array::c_style | py::array::forcecast>::ensure(t);
     if (!steps) throw py::error_already_set();
     const int64_t* step = steps.data();
-    uint64_t bits = 0;    // of all together: no branch where all are good
-    for (py::ssize_t i = 0; i < steps.size(); ++i) bits |= uint64_t(step[i]);
-    for (py::ssize_t i = 0; bits >= uint64_t(step_limit) && i < steps.size(); ++i)
+    bool good;
+    {
+        py::gil_scoped_release release;
+        good = are_steps(step, steps.size());
+    }
+    for (py::ssize_t i = 0; !good && i < steps.size(); ++i)
         if (uint64_t(step[i]) >= uint64_t(step_limit))
             refuse_step(std::to_string(step[i]) + " at index " + std::to_string(i));
     return steps;
 }
 
-PyObject* values_at(const Schedule& schedule, const py::array& t) {
+// `out` as given, or a new array; what it must be is that of the steps.
+py::array_t<double> values_for(const std::vector<py::ssize_t>& shape, py::handle out) {
+    if (!out || out.is_none()) return py::array_t<double>(shape);
+    if (!py::isinstance<py::array>(out) || py::hasattr(out, "mask"))
+        throw py::type_error(std::string("out: got ") + Py_TYPE(out.ptr())->tp_name +
+                             ", wanted a numpy.ndarray");
+    const auto array = py::reinterpret_borrow<py::array>(out);
+    if (!array.dtype().equal(py::dtype::of<double>()))
+        throw py::type_error("out: got an array of " + std::string(py::str(array.dtype())) +
+                             ", wanted float64");
+    if (!std::equal(shape.begin(), shape.end(), array.shape(), array.shape() + array.ndim()))
+        throw py::value_error("out: got shape " + std::string(py::str(array.attr("shape"))) +
+                              ", wanted that of the steps, " +
+                              std::string(py::str(py::tuple(py::cast(shape)))));
+    if (!ArrayView(array.ptr()).writable())
+        throw py::value_error("out: got an array that is read-only, not contiguous or not "
+                              "aligned, wanted one that can be filled in place");
+    return array;
+}
+
+PyObject* values_at(const Schedule& schedule, const py::array& t, py::handle out) {
     const auto steps = steps_of(t);
-    py::array_t<double> values(std::vector<py::ssize_t>(t.shape(), t.shape() + t.ndim()));
+    py::array_t<double> values =
+        values_for(std::vector<py::ssize_t>(t.shape(), t.shape() + t.ndim()), out);
     const int64_t* from = steps.data();
     double* to = values.mutable_data();
     const int64_t n = steps.size();
+    if (reinterpret_cast<const char*>(from) < reinterpret_cast<const char*>(to + n) &&
+        reinterpret_cast<const char*>(to) < reinterpret_cast<const char*>(from + n))
+        throw py::value_error("out: got memory that overlaps t, wanted memory of its own");
     {
         py::gil_scoped_release release;
-        schedule.fill(from, 0, to, n);
+        evaluate(schedule, from, to, n);
     }
     return values.release().ptr();
 }
 
-// __call__(self, t)
+// The step or steps in `t`, an integer or an array.
+PyObject* value_or_values(const Schedule& schedule, PyObject* t, py::handle out) {
+    if (py::isinstance<py::array>(t))
+        return values_at(schedule, py::reinterpret_borrow<py::array>(t), out);
+    if (out && !out.is_none())
+        throw py::type_error("out: got an array for a single step, wanted an array of steps");
+    // Older NumPy takes its own booleans for indices and warns.
+    if (PyBool_Check(t) || !PyIndex_Check(t) ||
+        py::isinstance(t, py::module_::import("numpy").attr("bool_")))
+        refuse_type(std::string(Py_TYPE(t)->tp_name) + " (" + std::string(py::repr(py::handle(t))) +
+                    ")");
+    const auto integer = py::reinterpret_steal<py::object>(PyNumber_Index(t));
+    if (!integer) throw py::error_already_set();
+    return value_at(schedule, integer.ptr());
+}
+
+// __call__(self, t, *, out=None)
 PyObject* call(PyObject* self, PyObject* args, PyObject* kwargs) {
     try {
-        if (PyTuple_GET_SIZE(args) != 1 || kwargs) {
-            PyErr_SetString(PyExc_TypeError, "Schedule: wanted exactly one argument, the step t");
+        const Py_ssize_t named = kwargs ? PyDict_GET_SIZE(kwargs) : 0;
+        PyObject* out = named == 1 ? PyDict_GetItemString(kwargs, "out") : nullptr;
+        if (PyTuple_GET_SIZE(args) != 1 || (named && !out)) {
+            PyErr_SetString(PyExc_TypeError,
+                            "Schedule: wanted exactly one argument, the step t, and perhaps out=");
             return nullptr;
         }
         const Schedule& schedule = schedule_of(self);
         PyObject* t = PyTuple_GET_ITEM(args, 0);
-        if (PyLong_CheckExact(t)) return value_at(schedule, t);
-        if (py::isinstance<py::array>(t))
-            return values_at(schedule, py::reinterpret_borrow<py::array>(t));
-        // Older NumPy takes its own booleans for indices and warns.
-        if (PyBool_Check(t) || !PyIndex_Check(t) ||
-            py::isinstance(t, py::module_::import("numpy").attr("bool_")))
-            refuse_type(std::string(Py_TYPE(t)->tp_name) + " (" +
-                        std::string(py::repr(py::handle(t))) + ")");
-        const auto integer = py::reinterpret_steal<py::object>(PyNumber_Index(t));
-        if (!integer) throw py::error_already_set();
-        return value_at(schedule, integer.ptr());
+        if (!out && PyLong_CheckExact(t)) return value_at(schedule, t);
+        return value_or_values(schedule, t, out);
     } catch (py::error_already_set& error) {
         error.restore();
     } catch (const py::builtin_exception& error) {
@@ -106,6 +146,106 @@ PyObject* call(PyObject* self, PyObject* args, PyObject* kwargs) {
     }
     return nullptr;
 }
+
+int64_t step_argument(const char* name, py::handle x) {
+    if (PyBool_Check(x.ptr()) || !PyIndex_Check(x.ptr()))
+        throw py::type_error(std::string(name) + ": got " + std::string(py::repr(x)) +
+                             ", wanted an integer");
+    int overflow = 0;
+    const auto integer = py::reinterpret_steal<py::object>(PyNumber_Index(x.ptr()));
+    if (!integer) throw py::error_already_set();
+    const int64_t step = PyLong_AsLongLongAndOverflow(integer.ptr(), &overflow);
+    if (overflow || step < 0 || step > step_limit)
+        throw py::value_error(std::string(name) + ": got " + std::string(py::str(integer)) +
+                              ", wanted 0 to 2**52");
+    return step;
+}
+
+py::array range(const BoundSchedule& self, py::handle first, py::handle second, py::handle out) {
+    const bool one = second.is_none();
+    const int64_t start = one ? 0 : step_argument("start", first);
+    const int64_t stop = step_argument("stop", one ? first : second);
+    const int64_t n = std::max<int64_t>(0, stop - start);
+    py::array_t<double> values = values_for({n}, out);
+    double* to = values.mutable_data();
+    {
+        py::gil_scoped_release release;
+        evaluate_range(*self.schedule, start, to, n);
+    }
+    return values;
+}
+
+// An expression: an operation on schedules, with numbers, which are integers where they are steps.
+SchedulePointer composed(const std::string& operation, const std::vector<BoundSchedule>& children,
+                         const std::vector<double>& numbers) {
+    const auto is = [&](const char* name, size_t schedules, size_t count) {
+        return operation == name && children.size() == schedules && numbers.size() == count;
+    };
+    const auto child = [&](size_t i) { return children[i].schedule; };
+    const auto integer = [&](size_t i) { return int64_t(numbers[i]); };
+    if (operation == "join" && children.size() == numbers.size() + 1) {
+        Schedules all;
+        for (size_t i = 0; i < children.size(); ++i) all.push_back(child(i));
+        return join(std::move(all), {numbers.begin(), numbers.end()});
+    }
+    if (is("until", 1, 1)) return until(child(0), integer(0));
+    if (is("add", 2, 0)) return add(child(0), child(1));
+    if (is("multiply", 2, 0)) return multiply(child(0), child(1));
+    if (is("scale", 1, 1)) return scale(child(0), numbers[0]);
+    if (is("clamp", 1, 2)) return clamp(child(0), numbers[0], numbers[1]);
+    if (is("shift", 1, 1)) return shift(child(0), integer(0));
+    if (is("repeat", 1, 1)) return repeat(child(0), integer(0));
+    if (is("stairs", 1, 1)) return stairs(child(0), integer(0));
+    throw py::value_error("operation: got '" + operation + "' of " +
+                          std::to_string(children.size()) + " schedules and " +
+                          std::to_string(numbers.size()) + " numbers, no such operation");
+}
+
+// The hyperparameters that schedules give, written into an optimizer's settings at each step: one
+// call for all of them, since one each would cost more than the values.
+class Drive {
+public:
+    // entries: the schedule, where its value goes in `settings` (flattened), and which values are
+    // accepted: from the lower to the upper one, but none between 0 and the smallest.
+    using Entry = std::tuple<BoundSchedule, int64_t, double, double, double>;
+
+    Drive(py::array_t<double> settings, const std::vector<Entry>& entries)
+        : settings_(std::move(settings)) {
+        for (const auto& [bound, index, lower, upper, smallest] : entries) {
+            if (index < 0 || index >= settings_.size())
+                throw py::index_error("Drive: an index is beyond the settings");
+            driven_.push_back({bound.schedule, index, lower, upper, smallest});
+        }
+    }
+
+    // The values at step k. -1: done; i: that of entry i is not accepted, or its schedule has
+    // ended. Only the values before it are written then; whoever called finds the words.
+    py::ssize_t operator()(int64_t k) {
+        if (k < 0 || k >= step_limit) refuse_step(std::to_string(k));
+        double* settings = settings_.mutable_data();
+        for (size_t i = 0; i < driven_.size(); ++i) {
+            const Driven& driven = driven_[i];
+            try {
+                const double x = driven.schedule->at(double(k));
+                if (!(x >= driven.lower && x <= driven.upper) || (x > 0 && x < driven.smallest))
+                    return py::ssize_t(i);
+                settings[driven.index] = x;
+            } catch (const std::invalid_argument&) {
+                return py::ssize_t(i);
+            }
+        }
+        return -1;
+    }
+
+private:
+    struct Driven {
+        SchedulePointer schedule;
+        int64_t index;
+        double lower, upper, smallest;
+    };
+    py::array_t<double> settings_;
+    std::vector<Driven> driven_;
+};
 
 py::tuple schedule_catalogue() {
     py::list names;
@@ -122,20 +262,23 @@ void bind_schedules(py::module_& m) {
     py::class_<BoundSchedule>(m, "Schedule", py::custom_type_setup([](PyHeapTypeObject* type) {
                                   type->ht_type.tp_call = call;
                               }))
-        .def(py::init([](const std::string& name, std::vector<double> arguments, int64_t last) {
-                 auto schedule = closed_form(name, std::move(arguments), last);
-                 if (!schedule) throw py::value_error("name: got '" + name + "', no such schedule");
+        .def(py::init([](const std::string& form, std::vector<double> numbers) {
+                 auto schedule = closed_form(form, std::move(numbers));
+                 if (!schedule) throw py::value_error("form: got '" + form + "', no such form");
                  return BoundSchedule{std::move(schedule)};
              }),
-             py::arg("name"), py::arg("arguments"), py::arg("last"))
-        .def(py::init(
-                 [](const std::vector<BoundSchedule>& children, std::vector<int64_t> boundaries) {
-                     std::vector<SchedulePointer> schedules;
-                     for (const BoundSchedule& child : children)
-                         schedules.push_back(child.schedule);
-                     return BoundSchedule{join(std::move(schedules), std::move(boundaries))};
-                 }),
-             py::arg("children"), py::arg("boundaries"));
+             py::arg("form"), py::arg("numbers"))
+        .def(py::init([](const std::string& operation, const std::vector<BoundSchedule>& children,
+                         const std::vector<double>& numbers) {
+                 return BoundSchedule{composed(operation, children, numbers)};
+             }),
+             py::arg("operation"), py::arg("children"), py::arg("numbers"))
+        .def("range", &range, py::arg("start"), py::arg("stop") = py::none(), py::pos_only(),
+             py::kw_only(), py::arg("out") = py::none());
+    py::class_<Drive>(m, "Drive")
+        .def(py::init<py::array_t<double>, const std::vector<Drive::Entry>&>(),
+             py::arg("settings").noconvert(), py::arg("entries"))
+        .def("__call__", &Drive::operator(), py::arg("k"));
 }
 
 }    // namespace gradstep::bindings

@@ -5,9 +5,13 @@
 struct Linear {
     static constexpr const char* name = "linear";
 
-    Decay path;
+    Slope way;
 
-    static Linear of(const double* arguments, int64_t) { return {Decay::of(arguments)}; }
+    static Linear of(const double* arguments, int64_t) {
+        const Decay path = Decay::of(arguments);
+        return {Slope::of(path.value, path.end, path.length)};
+    }
 
-    double operator()(double t) const { return line(t, path.length, path.value, path.end); }
+    Slope::Piece piece(double t) const { return way.piece(0, t); }
+    double operator()(double t) const { return piece(t)(t); }
 };

@@ -33,10 +33,25 @@ inline double floor(double x) {
     const double nearest = (x + 0x1p52) - 0x1p52;
     return nearest > x ? nearest - 1 : nearest;
 }
+inline double ceil(double x) {
+    const double nearest = (x + 0x1p52) - 0x1p52;
+    return nearest < x ? nearest + 1 : nearest;
+}
 
-// floor(t / length) is exact: with t < 2^52 the rounded quotient never reaches the next integer.
-inline double whole(double t, double length) { return floor(t / length); }
-inline double remainder(double t, double length) { return t - whole(t, length) * length; }
+// A length that steps are divided by again and again. Division is what costs most in a vector.
+struct Divisor {
+    double length, inverse;
+
+    static Divisor of(double length) { return {length, 1 / length}; }
+
+    // floor(t / length) and what remains, both exact for an integer length: the product with the
+    // inverse is off by less than 1, which shows in the remainder.
+    double whole(double t) const {
+        const double near = floor(t * inverse), left = t - near * length;
+        return near + (left >= length ? 1.0 : 0.0) - (left < 0 ? 1.0 : 0.0);
+    }
+    double remainder(double t) const { return t - whole(t) * length; }
+};
 
 // |x| < 2^51. The sum with 1.5 * 2^52 is an integer, and its lowest bits are that integer.
 constexpr double shifter = 0x1.8p52;
@@ -64,11 +79,14 @@ inline Double2 quick_sum(double a, double b) {
     return {hi, b - (hi - a)};
 }
 
-// a * b, exactly, from halves of 26 bits.
+// The first 26 of 53 bits, and the first 25. What is left is exact.
+inline double first26(double x) { return from_bits(to_bits(x) & 0xfffffffff8000000); }
+inline double first25(double x) { return from_bits(to_bits(x) & 0xfffffffff0000000); }
+
+// a * b to 2^-104, from halves whose products are exact.
 inline Double2 product(double a, double b) {
-    const double a_scaled = a * 0x8000001p0, b_scaled = b * 0x8000001p0;
-    const double a_hi = a_scaled - (a_scaled - a), a_lo = a - a_hi;
-    const double b_hi = b_scaled - (b_scaled - b), b_lo = b - b_hi;
+    const double a_hi = first26(a), a_lo = a - a_hi;
+    const double b_hi = first26(b), b_lo = b - b_hi;
     const double hi = a * b;
     return {hi, ((a_hi * b_hi - hi) + a_hi * b_lo + a_lo * b_hi) + a_lo * b_lo};
 }
@@ -94,10 +112,39 @@ inline Double2 operator/(Double2 a, double b) {
     return quick_sum(quotient, (((a.hi - p.hi) - p.lo) + a.lo) / b);
 }
 
+inline Double2 operator/(Double2 a, Double2 b) {
+    const double inverse = 1 / b.hi, quotient = a.hi * inverse;
+    const Double2 p = product(quotient, b.hi);
+    return quick_sum(quotient, (((a.hi - p.hi) - p.lo) + a.lo - quotient * b.lo) * inverse);
+}
+
+// For a > 0.
+inline Double2 sqrt(Double2 a) {
+    const double root = __builtin_sqrt(a.hi);
+    const Double2 p = product(root, root);
+    return quick_sum(root, (((a.hi - p.hi) - p.lo) + a.lo) / (root + root));
+}
+
+// value sqrt(of / x) as scale sqrt(square / x): the root halves the errors below it.
+struct Root {
+    double scale, square;
+
+    static Root of(double value, Double2 of) {
+        if (value == 0) return {0, 0};
+        constexpr uint64_t sign_and_exponent = 0xfff0000000000000;
+        const double lift = value < 0x1p-900 && value > -0x1p-900 ? 0x1p100 : 1;    // subnormal?
+        const double scale = from_bits(to_bits(value * lift) & sign_and_exponent);
+        const double share = value * lift / scale;
+        return {scale / lift, (product(share, share) * of).hi};
+    }
+
+    double over(double x) const { return scale * __builtin_sqrt(square / x); }
+};
+
 // ---- functions ----
 
-// log(a / b) = 2 artanh((a - b) / (a + b)), once powers of two have brought a / b within sqrt 2 of
-// 1: log2(a / b) = exponent + (2 / ln 2) artanh(s), for normal a, b > 0.
+// log2(a / b) = exponent + (2 / ln 2) artanh(s), s = (a - b) / (a + b), once powers of two have
+// brought a / b within sqrt 2 of 1. For normal a, b > 0. s is hi + lo, hi of 25 bits.
 struct Logarithm {
     double exponent;
     Double2 s;
@@ -114,57 +161,17 @@ struct Logarithm {
         a = a_large ? a * 0.5 : a;
         b = b_large ? b * 0.5 : b;
 
-        const Double2 below = sum(a, b);
-        const double reciprocal = 1 / below.hi;
-        const double s = (a - b) * reciprocal;
-        const Double2 back = product(s, below.hi);
-        const double s_lo = (((a - b) - back.hi) - back.lo - s * below.lo) * reciprocal;
-        return {exponents + (a_large ? 1.0 : 0.0) - (b_large ? 1.0 : 0.0), {s, s_lo}};
-    }
-
-    Double2 log2(Double2 fraction) const {
-        const Double2 total = sum(exponent, fraction.hi);
-        return quick_sum(total.hi, total.lo + fraction.lo);
+        const double a_hi = first26(a), b_hi = first26(b), inverse = 1 / (a + b);
+        const double above = a - b, s = first25(above * inverse);
+        const double rest = (above - s * (a_hi + b_hi)) - s * ((a - a_hi) + (b - b_hi));
+        return {exponents + (a_large ? 1.0 : 0.0) - (b_large ? 1.0 : 0.0), {s, rest * inverse}};
     }
 };
 
 constexpr Double2 two_over_ln2 = {0x1.71547652b82fep1, 0x1.777d0ffda0d24p-55};
 
-// log2(a / b) to 2^-60 absolutely and, for a near b, relatively: for powers below a few hundred.
-inline Double2 log2_ratio(double a, double b) {
-    const Logarithm logarithm = Logarithm::of(a, b);
-    const Double2 s = logarithm.s;
-    // (2 / ln 2) (artanh(s) / s - 1) / s^2 on s^2 <= 0.0296, to 2^-58
-    const double w = s.hi * s.hi;
-    double tail = 0x1.82e79e1f93c57p-3;
-    tail = tail * w + 0x1.8805668a68ab1p-3;
-    tail = tail * w + 0x1.c69bd943596fdp-3;
-    tail = tail * w + 0x1.0c9a6e3de7156p-2;
-    tail = tail * w + 0x1.484b14030c134p-2;
-    tail = tail * w + 0x1.a61762a784ce1p-2;
-    tail = tail * w + 0x1.2776c50ef9c75p-1;
-    tail = tail * w + 0x1.ec709dc3a03fdp-1;
-    const Double2 first = product(two_over_ln2.hi, s.hi);
-    const double rest = two_over_ln2.hi * s.lo + two_over_ln2.lo * s.hi + s.hi * w * tail;
-    return logarithm.log2(quick_sum(first.hi, first.lo + rest));
-}
-
-// log2(x) for x >= 0 to 2^-100, once per schedule: for powers up to 2^52. Zero gets a value so low
-// that each of its powers is 0.
-inline Double2 log2(double x) {
-    if (x == 0) return {-0x1p70, 0};
-    const double lift = x < 0x1p-1022 ? 54 : 0;
-    Logarithm logarithm = Logarithm::of(x * power_of_two(lift), 1);
-    logarithm.exponent -= lift;
-    // artanh(s) / s = 1 + s^2 / 3 + s^4 / 5 + ...
-    const Double2 w = logarithm.s * logarithm.s;
-    Double2 series = {0, 0};
-    for (int k = 41; k >= 1; k -= 2) series = series * w + Double2{1, 0} / k;
-    return logarithm.log2(two_over_ln2 * logarithm.s * series);
-}
-
 // 2^x as (1 + growth) * 2^exponent, exponent an integer. growth keeps its relative precision where
-// it is small, so 2^x - 1 is as good as 2^x.
+// it is small, so 2^x - 1 is as good as 2^x. x = hi + lo, |lo| < 2^-10 where |hi| < 2044.
 struct Exp2 {
     double growth, exponent;
 
@@ -199,14 +206,68 @@ struct Exp2 {
     double complement() const { return exponent == 0 ? -growth : 1 - times(1); }
 };
 
+// A factor for exponents, hi of 26 bits + lo: products with a double are as good as Exp2 needs.
+struct Factor {
+    double hi, lo;
+
+    static Factor of(Double2 x) {
+        const double hi = first26(x.hi);
+        return {hi, (x.hi - hi) + x.lo};
+    }
+
+    Double2 operator*(double n) const {
+        const double n_hi = first26(n);
+        return {hi * n_hi, hi * (n - n_hi) + lo * n};
+    }
+};
+
+// log2(a / b) to 2^-60 absolutely and, for a near b, relatively: for powers below a few hundred.
+inline Factor log2_ratio(double a, double b, double more = 0) {
+    const Logarithm logarithm = Logarithm::of(a, b);
+    const double s = logarithm.s.hi + logarithm.s.lo;
+    // (2 / ln 2) (artanh(s) / s - 1) / s^2 on s^2 <= 0.0296, to 2^-58
+    const double w = s * s;
+    double tail = 0x1.82e79e1f93c57p-3;
+    tail = tail * w + 0x1.8805668a68ab1p-3;
+    tail = tail * w + 0x1.c69bd943596fdp-3;
+    tail = tail * w + 0x1.0c9a6e3de7156p-2;
+    tail = tail * w + 0x1.484b14030c134p-2;
+    tail = tail * w + 0x1.a61762a784ce1p-2;
+    tail = tail * w + 0x1.2776c50ef9c75p-1;
+    tail = tail * w + 0x1.ec709dc3a03fdp-1;
+    constexpr double c_hi = 0x1.7154760p1, c_lo = 0x1.4ae0bf85ddf44p-25;    // 2 / ln 2
+    const double first = c_hi * logarithm.s.hi;
+    const double rest = c_hi * logarithm.s.lo + c_lo * s + s * w * tail;
+    const Double2 most = quick_sum(logarithm.exponent, first);
+    const Double2 total = quick_sum(most.hi, most.lo + rest);
+    return Factor::of({total.hi, total.lo + more});
+}
+
+// log2(x) for x >= 0 to 2^-100, once per schedule: for powers up to 2^52. Zero gets a value so low
+// that each of its powers is 0.
+inline Double2 log2(double x) {
+    if (x == 0) return {-0x1p70, 0};
+    const double lift = x < 0x1p-1022 ? 54 : 0;
+    const uint64_t bits = to_bits(x * power_of_two(lift));
+    double exponent = double(int64_t(bits >> 52)) - 1023 - lift;
+    double a = from_bits((bits & 0x000fffffffffffff) | 0x3ff0000000000000);
+    if (a > 0x1.6a09e667f3bcdp0) a *= 0.5, exponent += 1;
+    // artanh(s) / s = 1 + s^2 / 3 + s^4 / 5 + ...
+    const Double2 s = Double2{a - 1, 0} / sum(a, 1), w = s * s;
+    Double2 series = {0, 0};
+    for (int k = 41; k >= 1; k -= 2) series = series * w + Double2{1, 0} / k;
+    const Double2 fraction = two_over_ln2 * s * series, total = sum(exponent, fraction.hi);
+    return quick_sum(total.hi, total.lo + fraction.lo);
+}
+
 // A base whose powers are wanted, its logarithm taken once.
 struct Base {
-    Double2 log2_base;
+    Factor log2_base;
 
-    static Base of(double base, double divisor = 1) { return {log2(base) / divisor}; }
+    static Base of(double base, double divisor = 1) { return {Factor::of(log2(base) / divisor)}; }
 
-    // value * base^n (base^(n / divisor)) for 0 <= n < 2^52
-    double power(double n, double value) const { return Exp2(log2_base * n).times(value); }
+    // base^n (base^(n / divisor)) for 0 <= n < 2^52
+    Exp2 power(double n) const { return Exp2(log2_base * n); }
 };
 
 // The haversine of pi q, sin^2(pi q / 2), given q^2 <= 1/4, to 2^-65 before rounding.
@@ -224,15 +285,39 @@ inline double haversine_pi(double q_squared) {
     return p * q_squared;
 }
 
+// The same in twice the precision, to 2^-55.
+inline Double2 haversine_pi(Double2 q_squared) {
+    const double q = q_squared.hi;
+    double p = 0x1.21698b3091457p-24;
+    p = p * q + -0x1.20a5bafa6d145p-19;
+    p = p * q + 0x1.b6e1cb645882fp-15;
+    p = p * q + -0x1.f9d388fe4f36fp-11;
+    p = p * q + 0x1.a6d1f2a04f39fp-7;
+    p = p * q + -0x1.e1f5068918fbap-4;
+    p = p * q + 0x1.55d3c7e3cbfd8p-1;
+    p = p * q + -0x1.03c1f081b5ac4p+1;
+    const Double2 series = quick_sum(0x1.3bd3cc9be45dep+1, p * q + 0x1.6909fb535443bp-53);
+    const Double2 found = product(series.hi, q);
+    return {found.hi, found.lo + series.lo * q + (series.hi + p * q) * q_squared.lo};
+}
+
 // ---- from start to end ----
 //
 // Here x = min(t, length) / length, length > 0. What is left and what is done are each computed for
 // themselves, because 1 - x loses what matters where x is near 1.
 
-// start (1 - x) + end x, to half an ULP.
-inline double line(double t, double length, double start, double end) {
-    const double done = least(t, length), left = length - done;
-    return ((product(start, left) + product(end, done)) / length).hi;
+// (start left + end done) / length, to half an ULP, where left + done = length.
+inline double line(Double2 left, double done, Divisor by, double start, double end) {
+    const Double2 whole = left * start + product(end, done);
+    const double quotient = whole.hi * by.inverse;
+    const Double2 back = product(quotient, by.length);
+    return quotient + (((whole.hi - back.hi) - back.lo) + whole.lo) * by.inverse;
+}
+
+// start (1 - x) + end x
+inline double line(double t, Divisor by, double start, double end) {
+    const double done = least(t, by.length);
+    return line(Double2{by.length - done, 0}, done, by, start, end);
 }
 
 // How much of the start is left and how much of the end is done: left + done = 1.
@@ -246,17 +331,83 @@ struct Share {
     }
 };
 
-// left = cos^2(pi x / 2), done = sin^2(pi x / 2); the smaller is computed, the larger is 1 - it.
-inline Share cosine_share(double t, double length) {
-    const double done = least(t, length), left = length - done;
-    const double nearer = least(done, left);
-    const double small = haversine_pi(nearer * nearer / (length * length));
-    return {done <= left ? 1 - small : small, done <= left ? small : 1 - small};
-}
+// ---- pieces: forms that hold up to before the step `until` ----
+//
+// A way from one value to another is computed from its nearer end, which makes that end exact and
+// nothing pass it. Lines have a slope of twice the precision, waves 1 over the square of the
+// length.
 
-// left = (1 - x)^power
-inline Share power_share(double t, double length, double power) {
-    const double left = length - least(t, length);
+struct Hold {
+    double value, until;
+    double operator()(double) const { return value; }
+};
+
+struct Slope {
+    double start, end, length;
+    Double2 rise;    // (end - start) / length
+
+    static Slope of(double start, double end, double length) {
+        return {start, end, length, sum(end, -start) / length};
+    }
+
+    struct Piece {
+        double origin, base;
+        Double2 rise;
+        double until;
+
+        double operator()(double t) const {
+            const double n = t - origin;
+            const Double2 risen = product(n, rise.hi), found = sum(base, risen.hi);
+            return found.hi + (found.lo + (risen.lo + n * rise.lo));    // to half an ULP
+        }
+    };
+    // At `done` of the length, which began at the step `begin`.
+    Piece piece(double begin, double done) const {
+        const double half = floor(length * 0.5) + 1;
+        const bool early = done + done <= length, ended = done >= length;
+        return {early ? begin : begin + length,
+                early ? start : end,
+                {ended ? 0 : rise.hi, ended ? 0 : rise.lo},
+                early   ? ceil(begin + half)
+                : ended ? 0x1p52
+                        : ceil(begin + length)};
+    }
+};
+
+struct Wave {
+    double start, end, length;
+    Double2 inverse_square;
+
+    static Wave of(double start, double end, double length) {
+        return {start, end, length, Double2{1, 0} / product(length, length)};
+    }
+
+    struct Piece {
+        double origin, base, rise;
+        Double2 inverse_square;
+        double until;
+
+        double operator()(double t) const {
+            const double n = t - origin, square = n * n;
+            return base +
+                   rise * haversine_pi(square * inverse_square.hi + square * inverse_square.lo);
+        }
+    };
+    Piece piece(double begin, double done) const {
+        const double half = floor(length * 0.5) + 1;
+        const bool early = done + done <= length, ended = done >= length;
+        return {early ? begin : begin + length,
+                early ? start : end,
+                early ? end - start : start - end,
+                {ended ? 0 : inverse_square.hi, ended ? 0 : inverse_square.lo},
+                early   ? ceil(begin + half)
+                : ended ? 0x1p52
+                        : ceil(begin + length)};
+    }
+};
+
+// left = (left / length)^power, for an integer left >= 0
+inline Share power_share(double left, double length, double power) {
     const Exp2 share(log2_ratio(greatest(left, 1), length) * power);
     return {left > 0 ? share.times(1) : 0, left > 0 ? share.complement() : 1};
 }

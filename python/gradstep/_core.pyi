@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any, SupportsIndex, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,10 +72,30 @@ def schedules() -> tuple[str, ...]: ...
 
 class Schedule:
     @overload
-    def __init__(self, name: str, arguments: Sequence[float], last: int) -> None: ...
+    def __init__(self, form: str, numbers: Sequence[float]) -> None: ...
     @overload
-    def __init__(self, children: Sequence[Schedule], boundaries: Sequence[int]) -> None: ...
+    def __init__(
+        self, operation: str, children: Sequence[Schedule], numbers: Sequence[float]
+    ) -> None: ...
     @overload
     def __call__(self, t: int | np.integer[Any], /) -> float: ...
     @overload
-    def __call__(self, t: NDArray[np.integer[Any]], /) -> NDArray[np.float64]: ...
+    def __call__(
+        self, t: NDArray[np.integer[Any]], /, *, out: NDArray[np.float64] | None = None
+    ) -> NDArray[np.float64]: ...
+    def range(
+        self,
+        start: SupportsIndex,
+        stop: SupportsIndex | None = None,
+        /,
+        *,
+        out: NDArray[np.float64] | None = None,
+    ) -> NDArray[np.float64]: ...
+
+class Drive:
+    def __init__(
+        self,
+        settings: NDArray[np.float64],
+        entries: Sequence[tuple[Schedule, int, float, float, float]],
+    ) -> None: ...
+    def __call__(self, k: int) -> int: ...

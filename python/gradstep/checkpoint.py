@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from . import extras
-from .schedules import Schedule
+from .schedules import Plateau, Schedule
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -170,7 +170,7 @@ def _encode(value: Any, place: Place, tensors: dict[str, Array]) -> Any:
         return value if math.isfinite(value) else {"$float": struct.pack(">d", value).hex()}
     if isinstance(value, str):
         return _text(value, place)
-    if isinstance(value, Schedule):
+    if isinstance(value, Schedule | Plateau):
         return {"$schedule": _encode(value.to_dict(), place, tensors)}
     if isinstance(value, np.ndarray):
         return {"$tensor": _add(value, place, tensors)}
@@ -188,7 +188,7 @@ def _encode(value: Any, place: Place, tensors: dict[str, Array]) -> Any:
     if callable(value):
         wanted = (
             "which a file cannot hold; wanted a schedule: those of gradstep.schedules are saved, "
-            "also several put together with schedules.join"
+            "also put together with schedules.join, and a function's values as schedules.table"
         )
     raise TypeError(f"{_shown(place)}: got {value!r:.100} ({type(value).__name__}), {wanted}")
 
@@ -243,7 +243,8 @@ def _decode(value: Any, tensors: dict[str, Array]) -> Any:
         case {"$dict": items}:
             return {key: _decode(item, tensors) for key, item in items}
         case {"$schedule": fields}:
-            return Schedule.from_dict(_decode(fields, tensors))
+            fields = _decode(fields, tensors)
+            return (Plateau if fields.get("schedule") == "Plateau" else Schedule).from_dict(fields)
         case {"$tensor": name}:
             return tensors.pop(name)
     return {key: _decode(item, tensors) for key, item in value.items()}

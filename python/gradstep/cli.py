@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import bench, demo, machine, runtime
+from . import bench, demo, machine, plots, runtime, schedules
 from .tables import table
 
 
@@ -39,6 +39,14 @@ def size(text: str) -> tuple[int, ...]:
         ) from None
 
 
+def schedule(text: str) -> schedules.Schedule:
+    """An argument's type: see `schedules.parse`."""
+    try:
+        return schedules.parse(text)
+    except (TypeError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def run_demo(arguments: argparse.Namespace) -> None:
     demo.run(arguments.out, seed=arguments.seed, epochs=arguments.epochs)
 
@@ -53,6 +61,14 @@ def run_bench(arguments: argparse.Namespace) -> None:
         arguments.size or bench.DEFAULT_SIZES,
         rounds=arguments.rounds,
     )
+
+
+def run_plot(arguments: argparse.Namespace) -> None:
+    for schedule in arguments.spec:
+        print(schedules.sparkline(schedule, arguments.total))
+        print(schedules.explain(schedule, arguments.total))
+    if arguments.out is not None:
+        print(plots.schedules(arguments.spec, arguments.out, total=arguments.total))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -86,6 +102,18 @@ def parser() -> argparse.ArgumentParser:
         help="seed of the first weights and the batches (default: 0)")  # fmt: skip
     add("--epochs", type=at_least(1), default=demo.EPOCHS, metavar="N",
         help="passes over the training images (default: %(default)s)")  # fmt: skip
+
+    add = command(
+        "plot",
+        run_plot,
+        "Show schedules: a line of bars and what each does in words, and a picture.",
+        'A SPEC is what Python would show, such as "cosine(0.1, total=1000).warmup(100)", or JSON. '
+        'A picture needs the extra "demo".',
+    ).add_argument
+    add("spec", nargs="+", type=schedule, metavar="SPEC", help="a schedule")
+    add("--total", type=at_least(1), default=1000, metavar="N",
+        help="updates to show (default: %(default)s)")  # fmt: skip
+    add("--out", type=Path, metavar="FILE", help="the picture; its ending names the format")
 
     command("info", run_info, "Show targets, threads, caches, processor and build.")
 

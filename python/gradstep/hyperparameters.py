@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from . import _core
 from .schedules import Schedule
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 class Range(NamedTuple):
@@ -102,6 +105,15 @@ def whole(argument: str, value: object, limit: int) -> int:
             f"{argument}: got {value}, wanted 0 or more, below 2**{limit.bit_length() - 1}"
         )
     return int(value)
+
+
+def bounds(key: str, single: bool) -> tuple[float, float, float]:
+    """The least and the greatest number that :func:`number` takes, and the least above 0."""
+    _, holds = RANGES[key]
+    most = FLOAT32_MAX if single else np.finfo(np.float64).max
+    lower = next(x for x in (0.0, 5e-324) if holds(x))
+    upper = next(float(x) for x in (most, 1.0, math.nextafter(1.0, 0.0)) if holds(x))
+    return lower, upper, FLOAT32_MIN if single and key == "eps" else 0.0
 
 
 class Rule:
@@ -213,3 +225,37 @@ def call(driven: Driven, k: int) -> float:
         return number(argument, key, value, single)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{error} (from {function!r} at step {k})") from None
+
+
+class Drive:
+    """The driven hyperparameters of all groups, written into the settings at each step.
+
+    All schedules are evaluated and checked in one compiled call, functions one by one.
+
+    Args:
+        settings: float64, a row for each group.
+        driven: the row and what drives it, for each.
+    """
+
+    def __init__(self, settings: NDArray[np.float64], driven: Iterable[tuple[int, Driven]]) -> None:
+        self._settings = settings
+        self._schedules: list[Driven] = []
+        self._functions: list[tuple[int, Driven]] = []
+        entries = []
+        for row, one in driven:
+            if isinstance(one.function, Schedule):
+                index = row * settings.shape[1] + one.column
+                entries.append((one.function, index, *bounds(one.key, one.single)))
+                self._schedules.append(one)
+            else:
+                self._functions.append((row, one))
+        self._compiled = _core.Drive(settings, entries)
+
+    def __call__(self, k: int) -> None:
+        """The values at step index ``k``; raises as :func:`call` does."""
+        if (refused := self._compiled(k)) != -1:
+            one = self._schedules[refused]
+            call(one, k)
+            raise RuntimeError(f"{one.argument}: refused by the core, not by the checks: a defect")
+        for row, one in self._functions:
+            self._settings[row, one.column] = call(one, k)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ import numpy as np
 
 from . import _core
 from .groups import Group, Groups
-from .hyperparameters import Rule, call, compile_group, number
+from .hyperparameters import Drive, Rule, call, compile_group, number
 from .parameters import Parameters, Row, by_group
 from .report import Report, Sums, statistics
 from .saving import check_kind, check_state_dict
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 
 
 # What follows from the rest and is built anew when arrays come in.
-_BUILT = ("_plan", "_settings", "_controls", "_results", "_driven", "_clock", "_flatten")
+_BUILT = ("_plan", "_settings", "_controls", "_results", "_driven", "_drive", "_clock", "_flatten")
 _ONE = 1.0  # by identity: a step with nothing special must find that out at no cost
 
 
@@ -115,6 +116,7 @@ class Optimizer:
     """
 
     rule: ClassVar[str]
+    _drive: Drive | None  # of what schedules give; None: nothing
 
     def __init__(
         self,
@@ -323,19 +325,18 @@ class Optimizer:
             for row in self._rows:
                 if row.group.changed:
                     self._compile(row)
-                for driven in row.driven:
-                    value = self._settings[row.index, driven.column] = call(driven, k)
-                    if driven.column == self._lr_column:
-                        row.lr = value
+                    self._compile_drive()
+            if self._drive is not None:
+                self._drive(k)
             if self._stages.changed:
                 self._compile_stages()
             flat = self._flatten(grads)
             if self._plain and loss_scale is _ONE and zero_grads is False:
                 while (refused := self._plan.step(flat)) != -1:
                     flat = self._held.explain(refused, flat, writable=False)
-                if len(self._rows) == 1:
+                if self._drive is None and len(self._rows) == 1:
                     return Report(k + 1, self._rows[0].lr)
-                return Report(k + 1, tuple([row.lr for row in self._rows]))
+                return Report(k + 1, self._rates())
             return self._step(k, flat, loss_scale, zero_grads)
         finally:
             self._idle.append(None)
@@ -363,8 +364,12 @@ class Optimizer:
             measured["grad_norm"] = norm
         if self._stats and done == -1:
             measured |= self._statistics(scale) | measured
-        rates = tuple([row.lr for row in self._rows])
-        return Report(k + (done == -1), rates[0] if len(rates) == 1 else rates, measured)
+        return Report(k + (done == -1), self._rates(), measured)
+
+    def _rates(self) -> float | tuple[float, ...]:
+        """The rates that the step used."""
+        rates: list[float] = self._settings[:, self._lr_column].tolist()
+        return rates[0] if len(rates) == 1 else tuple(rates)
 
     def _statistics(self, scale: float) -> dict[str, Any]:
         """What this step measured, of all groups together and of each."""
@@ -458,6 +463,10 @@ class Optimizer:
         row.driven = driven
         row.lr = values[self._lr_column]
 
+    def _compile_drive(self) -> None:
+        driven = [(row.index, one) for row in self._rows for one in row.driven]
+        self._drive = Drive(self._settings, driven) if driven else None
+
     def _compile_stages(self) -> None:
         """Bring stages that were changed into the core's controls."""
         stages, single = self._stages, any(row.single for row in self._rows)
@@ -482,6 +491,7 @@ class Optimizer:
         self._lr_column = hyper_names.index("lr")
         for row in self._rows:
             self._compile(row)
+        self._compile_drive()
         self._compile_stages()
         # Both spare a small step a twentieth: how NumPy gives a number, and a call within a call.
         self._clock = self._counts.data
@@ -521,10 +531,11 @@ class Optimizer:
             "t": self.t,
             "state": self.state,
             "groups": [
-                {**group, "name": group.name, "params": group.names()}
+                # copies: a Plateau goes on observing
+                {**copy.deepcopy(dict(group)), "name": group.name, "params": group.names()}
                 for group in self._held.groups
             ],
-            "stages": dict(self._stages),
+            "stages": copy.deepcopy(dict(self._stages)),
             "storages": self._held.stored(),
         }
 
@@ -543,9 +554,10 @@ class Optimizer:
             before = [dict(values) for values in watched]
             try:
                 for values, loaded in zip(watched, [*groups, state_dict["stages"]], strict=True):
-                    values.replace(loaded)
+                    values.replace(copy.deepcopy(dict(loaded)))
                 for row in self._rows:
                     self._compile(row)
+                self._compile_drive()
                 self._compile_stages()
             except BaseException:
                 for values, old in zip(watched, before, strict=True):

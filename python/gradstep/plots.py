@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .extras import need
+from .schedules import Schedule
 
 # Okabe and Ito's colours, from dark to light, which stay apart for the colour-blind.
 STYLES: tuple[dict[str, Any], ...] = (
@@ -45,10 +46,17 @@ def _panels(count: int, title: str) -> tuple[Any, list[Any]]:
     return figure, axes[:count]
 
 
-def _line(axis: Any, values: NDArray[np.float64], label: str, style: Mapping[str, Any]) -> None:
-    """Draw `values` over their index, with a marker here and there."""
+def _line(
+    axis: Any,
+    values: NDArray[np.float64],
+    label: str,
+    style: Mapping[str, Any],
+    t: NDArray[np.int64] | None = None,
+) -> None:
+    """Draw `values` over `t` or their index, with a marker here and there."""
     every = max(1, len(values) // MARKS)
-    axis.plot(values, label=label, linewidth=1.5, markersize=4, markevery=every, **style)
+    x = np.arange(len(values)) if t is None else t
+    axis.plot(x, values, label=label, linewidth=1.5, markersize=4, markevery=every, **style)
 
 
 def _save(figure: Any, path: Path) -> Path:
@@ -97,30 +105,54 @@ def losses(
 
 
 def schedules(
-    lines: Mapping[str, ArrayLike], path: Path, *, title: str, per_epoch: int, unit: str
+    lines: Sequence[Schedule] | Mapping[str, Schedule | ArrayLike],
+    path: Path | str,
+    *,
+    total: int | None = None,
+    title: str = "Schedules",
+    per_epoch: int | None = None,
+    unit: str | None = None,
 ) -> Path:
-    """Rates over updates, one line a schedule.
+    """Values over updates, one line a schedule.
 
     Args:
-        lines: label to rates, float, shape (updates,).
+        lines: schedules; or label to schedule or to values, float, shape (updates,).
         path: the file to write; its ending names the format.
+        total: how many updates to show of schedules.
         title: the headline.
         per_epoch: updates an epoch, to show epochs on a second axis.
-        unit: what a rate of 1 stands for.
+        unit: what a value of 1 stands for, if not 1.
 
     Returns:
         `path`.
+
+    Raises:
+        ValueError: `total` is missing where there is a schedule, or not above 0.
     """
+    named = lines if isinstance(lines, Mapping) else {repr(s): s for s in lines}
     figure, (axis,) = _panels(1, title)
-    for (label, values), style in zip(lines.items(), cycle(STYLES)):
-        _line(axis, np.asarray(values, dtype=np.float64), label, style)
-    axis.set_ylim(bottom=0)
+    for (label, line), style in zip(named.items(), cycle(STYLES)):
+        if isinstance(line, Schedule):
+            if total is None or total < 1:
+                raise ValueError(f"total: got {total!r}, wanted how many updates to show")
+            # No picture shows more points; jumps stay as steep as they are.
+            t = np.unique(np.linspace(0, total - 1, 4000).astype(np.int64))
+            _line(axis, line(t), label, style, t)
+        else:
+            _line(axis, np.asarray(line, dtype=np.float64), label, style)
+    axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))
     axis.set_xlabel("updates")
-    axis.set_ylabel(f"learning rate ÷ {unit}")
-    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    top = axis.secondary_xaxis("top", functions=(lambda k: k / per_epoch, lambda e: e * per_epoch))
-    top.set_xlabel("epochs")
-    return _save(figure, path)
+    axis.set_ylabel("value" if unit is None else f"learning rate ÷ {unit}")
+    if isinstance(lines, Mapping):
+        axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    else:  # long labels
+        axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15))
+    if per_epoch is not None:
+        top = axis.secondary_xaxis(
+            "top", functions=(lambda k: k / per_epoch, lambda e: e * per_epoch)
+        )
+        top.set_xlabel("epochs")
+    return _save(figure, Path(path))
 
 
 def by_rate(

@@ -1,0 +1,533 @@
+"""The importers against the packages themselves, over whole ranges and random parameters."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+
+import numpy as np
+import pytest
+
+import gradstep as gs
+from gradstep import schedules
+from gradstep.schedules import compat
+
+STEPS = 48
+CASES = [pytest.param(60, id="some"), pytest.param(2000, id="thousands", marks=pytest.mark.slow)]
+
+
+def close(ours, theirs, peak, what):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-11 * peak, err_msg=what)
+
+
+# ---- PyTorch ----
+
+
+@pytest.fixture
+def lr_scheduler():
+    return pytest.importorskip("torch", reason="torch is in the oracles extra").optim.lr_scheduler
+
+
+def torch_optimizer(lr, rule="SGD"):
+    import torch  # noqa: PLC0415
+
+    params = [torch.zeros(1, requires_grad=True) for _ in range(2)]
+    groups = [{"params": [params[0]], "lr": lr}, {"params": [params[1]], "lr": lr / 3}]
+    options = {"momentum": 0.9} if rule == "SGD" else {}
+    optimizer = getattr(torch.optim, rule)(groups, **options)
+    optimizer._opt_called = True
+    return optimizer
+
+
+def played(optimizer, scheduler, steps=STEPS, key="lr"):
+    """The values of both groups at each step."""
+    rows = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(steps):
+            rows.append([group[key] for group in optimizer.param_groups])
+            scheduler.step()
+    return np.array(rows)
+
+
+def integer(rng, low, high):
+    return int(rng.integers(low, high, endpoint=True))
+
+
+def random_torch(name, lr_scheduler, optimizer, lr, rng):
+    """A scheduler with random arguments, and the steps it may take."""
+    s, n = lr_scheduler, integer(rng, 1, 20)
+    gamma = float(rng.choice([0.1, 0.5, rng.uniform(0.3, 1.0)]))
+    if name == "ConstantLR":
+        return s.ConstantLR(optimizer, rng.uniform(0.1, 1), integer(rng, 0, 30)), STEPS
+    if name == "LinearLR":
+        factors = rng.uniform(0.1, 1), rng.uniform(0.1, 1)
+        return s.LinearLR(optimizer, *factors, integer(rng, 0, 30)), STEPS
+    if name == "StepLR":
+        return s.StepLR(optimizer, n, gamma), STEPS
+    if name == "MultiStepLR":
+        milestones = rng.integers(0, 40, integer(rng, 0, 5)).tolist()
+        return s.MultiStepLR(optimizer, milestones, gamma), STEPS
+    if name == "ExponentialLR":
+        return s.ExponentialLR(optimizer, gamma), STEPS
+    if name == "PolynomialLR":
+        return s.PolynomialLR(optimizer, integer(rng, 0, 40), rng.uniform(0.3, 3)), STEPS
+    if name == "CosineAnnealingLR":
+        return s.CosineAnnealingLR(optimizer, integer(rng, 2, 30), lr * rng.uniform(0, 0.3)), STEPS
+    if name == "CosineAnnealingWarmRestarts":
+        low = lr * rng.uniform(0, 0.3)
+        return s.CosineAnnealingWarmRestarts(optimizer, n, integer(rng, 1, 3), low), STEPS
+    if name == "CyclicLR":
+        mode = str(rng.choice(["triangular", "triangular2", "exp_range"]))
+        down = None if rng.integers(2) else integer(rng, 1, 9)
+        made = s.CyclicLR(
+            optimizer, lr * rng.uniform(0, 1), lr, n, down, mode, rng.uniform(0.8, 1.0)
+        )
+        return made, STEPS
+    if name == "OneCycleLR":
+        total, three = integer(rng, 4, 45), bool(rng.integers(2))
+        part = rng.uniform(0.3, 0.45) if three else rng.uniform(0.26, 0.9)
+        made = s.OneCycleLR(
+            optimizer, lr, total, pct_start=part, three_phase=three,
+            anneal_strategy=str(rng.choice(["cos", "linear"])), div_factor=rng.uniform(2, 30),
+            final_div_factor=10.0 ** rng.uniform(0, 5),
+        )  # fmt: skip
+        return made, total
+    if name == "ChainedScheduler":
+        kinds = rng.choice(["ConstantLR", "LinearLR", "StepLR", "MultiStepLR", "ExponentialLR"], 3)
+        return s.ChainedScheduler(
+            [random_torch(str(kind), s, optimizer, lr, rng)[0] for kind in kinds]
+        ), STEPS
+    kinds = rng.choice(
+        ["ConstantLR", "LinearLR", "StepLR", "MultiStepLR", "ExponentialLR", "PolynomialLR"], 3
+    )
+    parts = [random_torch(str(kind), s, optimizer, lr, rng)[0] for kind in kinds]
+    for part in parts:  # 0 iterations divide by zero there
+        part.total_iters = max(1, getattr(part, "total_iters", 1))
+    at = sorted(rng.choice(np.arange(1, 40), 2, replace=False).tolist())
+    return s.SequentialLR(optimizer, parts, at), STEPS
+
+
+@pytest.mark.parametrize("cases", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ConstantLR", "LinearLR", "StepLR", "MultiStepLR", "ExponentialLR", "PolynomialLR",
+        "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR", "OneCycleLR",
+        "ChainedScheduler", "SequentialLR",
+    ],
+)  # fmt: skip
+def test_from_torch(lr_scheduler, name, cases):
+    rng = np.random.default_rng(1)
+    for _ in range(cases):
+        lr = 10.0 ** rng.uniform(-4, 0)
+        optimizer = torch_optimizer(lr)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            scheduler, steps = random_torch(name, lr_scheduler, optimizer, lr, rng)
+        ours = [schedules.from_torch(scheduler, group) for group in (0, 1)]
+        theirs = played(optimizer, scheduler, steps)
+        for group, s in enumerate(ours):
+            close(s.range(steps), theirs[:, group], lr, repr(s))
+            # What it has done so far does not matter.
+            assert schedules.from_torch(scheduler, group) == s
+
+
+@pytest.mark.parametrize("rule", ["SGD", "Adam"])
+@pytest.mark.parametrize("name", ["CyclicLR", "OneCycleLR"])
+def test_momentum_from_torch(lr_scheduler, name, rule):
+    rng = np.random.default_rng(2)
+    for _ in range(50):
+        optimizer = torch_optimizer(0.1, rule)
+        scheduler, steps = random_torch(name, lr_scheduler, optimizer, 0.1, rng)
+        s = schedules.from_torch(scheduler, hyperparameter="momentum")
+        theirs = played(optimizer, scheduler, steps, "momentum" if rule == "SGD" else "betas")
+        close(s.range(steps), theirs[:, 0] if rule == "SGD" else theirs[:, 0, 0], 1, repr(s))
+
+
+def test_functions_from_torch(lr_scheduler):
+    functions = [lambda t: 0.95**t, lambda t: 1 / (1 + t)]
+    for kind in (lr_scheduler.LambdaLR, lr_scheduler.MultiplicativeLR):
+        optimizer = torch_optimizer(0.3)
+        scheduler = kind(optimizer, functions)
+        ours = [schedules.from_torch(scheduler, i, total=STEPS).range(STEPS) for i in (0, 1)]
+        close(np.transpose(ours), played(optimizer, scheduler), 0.3, kind.__name__)
+        with pytest.raises(ValueError, match="total: got None for a"):
+            schedules.from_torch(scheduler)
+    optimizer = torch_optimizer(0.3)
+    scheduler = lr_scheduler.CyclicLR(optimizer, 0.1, 0.3, 5, scale_fn=lambda c: 1 / c)
+    s = schedules.from_torch(scheduler, total=STEPS)
+    close(s.range(STEPS), played(optimizer, scheduler)[:, 0], 0.3, "scale_fn")
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+@pytest.mark.parametrize("threshold_mode", ["rel", "abs"])
+def test_plateau_from_torch(lr_scheduler, mode, threshold_mode):
+    rng = np.random.default_rng(3)
+    for _ in range(100):
+        optimizer = torch_optimizer(0.1)
+        scheduler = lr_scheduler.ReduceLROnPlateau(
+            optimizer, mode, rng.uniform(0.1, 0.9), integer(rng, 0, 3), rng.uniform(0, 0.1),
+            threshold_mode, integer(rng, 0, 3), min_lr=float(rng.choice([0, 1e-3])),
+        )  # fmt: skip
+        s = schedules.from_torch(scheduler, 1)
+        for t, metric in enumerate(rng.uniform(0.5, 2, 40)):
+            scheduler.step(metric)
+            s.observe(metric)
+            assert s(t) == pytest.approx(optimizer.param_groups[1]["lr"], rel=1e-12)
+            if t == 20:
+                s = schedules.Plateau.from_dict(s.to_dict())
+        assert s.state_dict()["bad"] == scheduler.num_bad_epochs
+
+
+def test_what_from_torch_refuses(lr_scheduler):
+    optimizer = torch_optimizer(0.1)
+    step = lr_scheduler.StepLR(optimizer, 3)
+    with pytest.raises(TypeError, match=r"scheduler: got builtins\.int, wanted one of PyTorch's"):
+        schedules.from_torch(3)
+    with pytest.raises(TypeError, match="scheduler: got LRScheduler, wanted one of"):
+        schedules.from_torch(lr_scheduler.LRScheduler.__new__(lr_scheduler.LRScheduler))
+    with pytest.raises(ValueError, match="group: got 2, which the scheduler does not have"):
+        schedules.from_torch(step, 2)
+    with pytest.raises(ValueError, match="hyperparameter: got 'momentum', wanted 'lr'"):
+        schedules.from_torch(step, hyperparameter="momentum")
+    with pytest.raises(ValueError, match="total: got 3 for a StepLR, wanted None"):
+        schedules.from_torch(step, total=3)
+    chained = lr_scheduler.ChainedScheduler([step, lr_scheduler.CosineAnnealingLR(optimizer, 9)])
+    with pytest.raises(ValueError, match="got a ChainedScheduler with CosineAnnealingLR"):
+        schedules.from_torch(chained)
+
+
+def test_tables_of_torch(lr_scheduler):
+    """Rows of PyTorch's own tests (test/optim/test_lrscheduler.py)."""
+    s = lr_scheduler
+    for make, wanted in [
+        (lambda o: s.StepLR(o, 3, 0.1), [0.05] * 3 + [0.005] * 3 + [0.0005] * 3 + [0.00005] * 3),
+        (
+            lambda o: s.MultiStepLR(o, [2, 5, 9], 0.1),
+            [0.05] * 2 + [0.005] * 3 + [0.0005] * 4 + [0.00005] * 3,
+        ),
+        (lambda o: s.ConstantLR(o, 1 / 2, 5), [0.025] * 5 + [0.05] * 5),
+        (lambda o: s.LinearLR(o, 1 / 2, total_iters=5),
+         [0.025, 0.03, 0.035, 0.04, 0.045, 0.05, 0.05]),
+        (lambda o: s.ExponentialLR(o, 0.9), [0.05 * 0.9**x for x in range(10)]),
+        (
+            lambda o: s.PolynomialLR(o, 5, 0.9),
+            [0.05 * (1 - x / 5) ** 0.9 for x in range(5)] + [0] * 3,
+        ),
+        (
+            lambda o: s.CosineAnnealingLR(o, 10, 1e-10),
+            [1e-10 + (0.05 - 1e-10) * (1 + math.cos(math.pi * x / 10)) / 2 for x in range(21)],
+        ),
+        (
+            lambda o: s.SequentialLR(o, [s.ConstantLR(o, 0.1, 2), s.ExponentialLR(o, 0.9)], [2]),
+            [0.005, 0.005, 0.05, 0.045, 0.0405],
+        ),
+    ]:  # fmt: skip
+        optimizer = torch_optimizer(0.05)
+        made = schedules.from_torch(make(optimizer))
+        close(made.range(len(wanted)), wanted, 0.05, repr(made))
+
+
+# ---- optax ----
+
+
+@pytest.fixture
+def optax():
+    jax = pytest.importorskip("jax", reason="optax is in the oracles extra")
+    found = pytest.importorskip("optax", reason="optax is in the oracles extra")
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)
+    yield found
+    jax.config.update("jax_enable_x64", before)
+
+
+def random_optax(name, rng):
+    a, b = (10.0 ** rng.uniform(-4, 0, 2)).tolist()
+    n, begin, w = integer(rng, 1, 40), integer(rng, 0, 9), integer(rng, 1, 12)
+    steps = sorted({integer(rng, 1, 40) for _ in range(3)})
+    scales = {step: rng.uniform(0, 2) for step in steps}
+    rate = {
+        "transition_steps": n,
+        "decay_rate": rng.uniform(0.5, 1.5),
+        "transition_begin": begin,
+        "staircase": bool(rng.integers(2)),
+        "end_value": [None, b][rng.integers(2)],
+    }
+    restart = {"init_value": b, "peak_value": a, "warmup_steps": w, "decay_steps": w + n}
+    return {
+        "constant_schedule": lambda: (a,),
+        "polynomial_schedule": lambda: (a, b, rng.uniform(0.5, 3), n - 1, begin),
+        "linear_schedule": lambda: (a, b, n, begin),
+        "piecewise_constant_schedule": lambda: (a, scales),
+        "piecewise_interpolate_schedule": lambda: (
+            str(rng.choice(["linear", "cosine"])), a, scales,
+        ),
+        "exponential_decay": lambda: {"init_value": a, **rate},
+        "cosine_decay_schedule": lambda: (a, n, rng.uniform(0, 0.5), rng.choice([1.0, 0.7, 2.0])),
+        "linear_onecycle_schedule": lambda: (n + 9, a, rng.uniform(0.15, 0.5), 0.8, 20.0, 1e3),
+        "cosine_onecycle_schedule": lambda: (n + 9, a, rng.uniform(0.15, 0.8), 20.0, 1e3),
+        "warmup_constant_schedule": lambda: (b, a, n),
+        "warmup_cosine_decay_schedule": lambda: (b, a, w, w + n, a * 0.1, 1.0),
+        "warmup_exponential_decay_schedule": lambda: {
+            "init_value": b, "peak_value": a, "warmup_steps": w, **rate,
+        },
+        "sgdr_schedule": lambda: ([restart, {**restart, "decay_steps": w + 3}, restart],),
+    }[name]()  # fmt: skip
+
+
+@pytest.mark.parametrize("cases", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "constant_schedule", "polynomial_schedule", "linear_schedule",
+        "piecewise_constant_schedule", "piecewise_interpolate_schedule", "exponential_decay",
+        "cosine_decay_schedule", "linear_onecycle_schedule", "cosine_onecycle_schedule",
+        "warmup_constant_schedule", "warmup_cosine_decay_schedule",
+        "warmup_exponential_decay_schedule", "sgdr_schedule",
+    ],
+)  # fmt: skip
+def test_optax(optax, name, cases):
+    import jax  # noqa: PLC0415
+
+    rng = np.random.default_rng(4)
+    t = np.arange(STEPS)
+    for _ in range(cases // 4):  # each traces and compiles anew
+        given = random_optax(name, rng)
+        args, options = ((), given) if isinstance(given, dict) else (given, {})
+        ours = getattr(compat.optax, name)(*args, **options)
+        theirs = jax.vmap(getattr(optax, name)(*args, **options))(t)
+        close(ours(t), np.broadcast_to(np.asarray(theirs), t.shape), 1, repr(ours))
+
+
+def test_optax_join():
+    parts = [schedules.constant(1.0), schedules.linear(1.0, 0.0, 4)]
+    assert compat.optax.join_schedules(parts, [3]) == schedules.join(parts, at=[3])
+
+
+# ---- Keras ----
+
+
+@pytest.fixture(scope="module")
+def keras_schedules():
+    os.environ.setdefault("KERAS_BACKEND", "numpy")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        keras = pytest.importorskip("keras", reason="keras is in the oracles extra")
+        return keras.optimizers.schedules
+
+
+def random_keras(name, rng):
+    a, b = (10.0 ** rng.uniform(-4, 0, 2)).tolist()
+    n = integer(rng, 1, 30)
+    boundaries = sorted({integer(rng, 0, 40) for _ in range(4)})
+    warm = {"warmup_target": b, "warmup_steps": integer(rng, 1, 12)}
+    stairs = {"staircase": bool(rng.integers(2))}
+    return {
+        "ExponentialDecay": lambda: ((a, n, rng.uniform(0.1, 1.2)), stairs),
+        "PiecewiseConstantDecay": lambda: (
+            (boundaries, rng.uniform(0, 1, len(boundaries) + 1).tolist()), {},
+        ),
+        "PolynomialDecay": lambda: (
+            (a, n, b, rng.uniform(0.5, 3)), {"cycle": bool(rng.integers(2))},
+        ),
+        "InverseTimeDecay": lambda: ((a, n, rng.uniform(0, 3)), stairs),
+        "CosineDecay": lambda: ((a, n, rng.uniform(0, 0.5)), warm if rng.integers(2) else {}),
+        "CosineDecayRestarts": lambda: (
+            (a, n, float(rng.choice([1.0, 2.0, 3.0, 1.5, 1.1])), rng.uniform(0.3, 1),
+             rng.uniform(0, 0.3)), {},
+        ),
+    }[name]()  # fmt: skip
+
+
+@pytest.mark.parametrize("cases", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ExponentialDecay", "PiecewiseConstantDecay", "PolynomialDecay", "InverseTimeDecay",
+        "CosineDecay", "CosineDecayRestarts",
+    ],
+)  # fmt: skip
+def test_keras(keras_schedules, name, cases):
+    rng = np.random.default_rng(5)
+    t = np.arange(1, STEPS, 2) if name == "PolynomialDecay" else np.arange(STEPS)
+    for _ in range(cases // 2):
+        args, options = random_keras(name, rng)
+        ours = getattr(compat.keras, name)(*args, **options)
+        oracle = getattr(keras_schedules, name)(*args, **options)
+        theirs = np.array([float(oracle(int(k))) for k in t])
+        mine = ours(t)
+        if name == "CosineDecayRestarts":  # its logarithm rounds to the cycle before
+            first, grow, begins = args[1], args[2], [0.0]
+            while begins[-1] < STEPS:
+                begins.append(begins[-1] + first)
+                first *= grow
+            right = [min(abs(k - b) for b in begins) > 1e-3 for k in t]
+            mine, theirs = mine[right], theirs[right]
+        # Keras computes in single precision.
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=2e-6, err_msg=repr(ours))
+
+
+def test_tables_of_keras():
+    """Rows of Keras' own tests (learning_rate_schedule_test.py)."""
+    keras = compat.keras
+    s = keras.PiecewiseConstantDecay([100, 110, 120], [1.0, 0.1, 0.01, 0.001])
+    assert [s(t) for t in (100, 105, 110, 120, 999)] == [1.0, 0.1, 0.1, 0.01, 0.001]
+    s = keras.PolynomialDecay(0.05, 10, 0.0, cycle=True)
+    assert s(0) == 0.05
+    assert s(10) == 0
+    s = keras.PolynomialDecay(1.0, 10, 0.1, cycle=True)
+    assert s(15) == pytest.approx((1 - 0.1) * 0.25 + 0.1, rel=1e-15)
+    s = keras.CosineDecay(0.0, 10, warmup_target=10, warmup_steps=1500)
+    assert s(750) == 5.0
+    for t in range(0, 1500, 250):
+        assert keras.CosineDecay(1.0, 1000)(min(t, 1000)) == pytest.approx(
+            0.5 * (1 + math.cos(math.pi * min(t, 1000) / 1000)), abs=1e-15
+        )
+
+
+# ---- Hugging Face ----
+
+
+def random_hugging_face(name, rng):
+    w, n = integer(rng, 0, 12), integer(rng, 14, 40)
+    cycles = float(rng.choice([0.5, 1.0, 1.5, rng.uniform(0.3, 3)]))
+    ramp = ["linear", "cosine", "1-sqrt"]
+    return {
+        "get_constant_schedule": dict,
+        "get_constant_schedule_with_warmup": lambda: {"num_warmup_steps": w},
+        "get_linear_schedule_with_warmup": lambda: _lengths(w, n),
+        "get_cosine_schedule_with_warmup": lambda: _lengths(w, n) | {"num_cycles": cycles},
+        "get_cosine_with_hard_restarts_schedule_with_warmup": lambda: (
+            _lengths(w, n) | {"num_cycles": integer(rng, 1, 5)}
+        ),
+        "get_polynomial_decay_schedule_with_warmup": lambda: (
+            _lengths(w, n) | {"lr_end": 1e-7, "power": rng.uniform(0.5, 3)}
+        ),
+        "get_inverse_sqrt_schedule": lambda: {
+            "num_warmup_steps": w, "timescale": [None, n][rng.integers(2)],
+        },
+        "get_cosine_with_min_lr_schedule_with_warmup": lambda: (
+            _lengths(w, n) | {"num_cycles": cycles, "min_lr_rate": rng.uniform(0, 0.5)}
+        ),
+        "get_cosine_with_min_lr_schedule_with_warmup_lr_rate": lambda: (
+            _lengths(w, n) | {
+                "num_cycles": cycles, "min_lr": 1e-5,
+                "warmup_lr_rate": [None, rng.uniform(0, 0.5)][rng.integers(2)],
+            }
+        ),
+        "get_wsd_schedule": lambda: {
+            "num_warmup_steps": w, "num_decay_steps": integer(rng, 0, 12),
+            "num_stable_steps": integer(rng, 0, 12), "warmup_type": str(rng.choice(ramp)),
+            "decay_type": str(rng.choice(ramp)), "min_lr_ratio": rng.uniform(0, 0.5),
+            "num_cycles": cycles,
+        },
+    }[name]()  # fmt: skip
+
+
+def _lengths(w, n):
+    return {"num_warmup_steps": w, "num_training_steps": n}
+
+
+@pytest.mark.parametrize("cases", CASES)
+@pytest.mark.parametrize(
+    "name", [name for name in dir(compat.huggingface) if name.startswith("get_")]
+)
+def test_hugging_face(name, cases):
+    torch = pytest.importorskip("torch", reason="torch is in the oracles extra")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        optimization = pytest.importorskip(
+            "transformers.optimization", reason="transformers is not installed",
+            exc_type=ImportError,
+        )  # fmt: skip
+    rng = np.random.default_rng(6)
+    for _ in range(cases):
+        lr, options = 10.0 ** rng.uniform(-4, 0), random_hugging_face(name, rng)
+        ours = getattr(compat.huggingface, name)(lr, **options)
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr)
+        factor = getattr(optimization, name)(optimizer, **options).lr_lambdas[0]
+        theirs = lr * np.array([factor(t) for t in range(STEPS)])
+        mine = ours.range(STEPS)
+        if "hard_restarts" in name:  # its own remainder misses a restart now and then
+            w, n, cycles = (options[key] for key in ("num_warmup_steps", "num_training_steps",
+                                                     "num_cycles"))  # fmt: skip
+            right = [t < w or (cycles * (t - w)) % (n - w) != 0 for t in range(STEPS)]
+            mine, theirs = mine[right], theirs[right]
+        close(mine, theirs, lr, repr(ours))
+
+
+def test_the_end_rate_of_hugging_face_does_not_depend_on_other_groups():
+    """The original divides it by the optimizer's default rate, also for groups with another."""
+    for lr in (0.1, 0.001):
+        s = compat.huggingface.get_polynomial_decay_schedule_with_warmup(lr, 2, 10, lr_end=1e-4)
+        assert s(10) == s(1000) == 1e-4
+
+
+# ---- what imported schedules are ----
+
+
+def test_imported_schedules_are_values():
+    for s in (
+        compat.keras.CosineDecayRestarts(0.1, 7, 1.5, 0.9, 0.1),
+        compat.huggingface.get_wsd_schedule(0.1, 3, 4, num_stable_steps=5, decay_type="1-sqrt"),
+        compat.optax.cosine_onecycle_schedule(100, 0.1),
+    ):
+        assert eval(repr(s), {"schedules": schedules}) == s
+        assert gs.Schedule.from_json(s.to_json()) == s
+
+
+@pytest.mark.parametrize(
+    ("make", "error"),
+    [
+        (lambda: compat.optax.cosine_decay_schedule(0.1, 0), "decay_steps: got 0"),
+        (lambda: compat.optax.linear_onecycle_schedule(0, 0.1), "transition_steps: got 0"),
+        (lambda: compat.optax.piecewise_constant_schedule(1, {3: -1}), "scales.3.: got -1"),
+        (lambda: compat.optax.warmup_cosine_decay_schedule(0, 1, 9, 9), "decay_steps: got 9"),
+        (lambda: compat.keras.PiecewiseConstantDecay([1], [1]), "values: got 1, wanted 2"),
+        (lambda: compat.keras.CosineDecayRestarts(0.1, 9, 0.5), "t_mul: got 0.5"),
+        (
+            lambda: compat.huggingface.get_cosine_with_min_lr_schedule_with_warmup(0.1, 1, 9),
+            "min_lr: got None and min_lr_rate=None",
+        ),
+        (lambda: compat.huggingface.get_wsd_schedule(0.1, 1, 1), "num_training_steps: got None"),
+        (
+            lambda: compat.huggingface.get_wsd_schedule(
+                0.1, 1, 1, num_stable_steps=1, decay_type="exp"
+            ),
+            "decay_type: got 'exp'",
+        ),
+    ],
+)
+def test_what_constructors_refuse(make, error):
+    with pytest.raises(ValueError, match=error):
+        make()
+
+
+def test_tables_of_optax():
+    """Rows of optax's own tests (schedules/_schedule_test.py)."""
+    optax = compat.optax
+    s = optax.polynomial_schedule(10.0, 20.0, 1, 10)
+    assert s.range(15).tolist() == [10.0 + t for t in range(10)] + [20.0] * 5
+    s = optax.polynomial_schedule(30.0, 10.0, 1, 10, 5)
+    assert s.range(17).tolist() == [30.0] * 5 + [30.0 - 2 * t for t in range(10)] + [10.0] * 2
+    s = optax.polynomial_schedule(25.0, 10.0, 2, 10)
+    for t in range(15):
+        left = 1 - min(t, 10) / 10
+        assert s(t) == pytest.approx(10 + 15 * left**2, rel=1e-15)
+    assert optax.polynomial_schedule(1.0, 0.0, 1, 0).range(3).tolist() == [1.0] * 3
+    s = optax.piecewise_constant_schedule(0.1, {3: 2.0, 6: 0.5, 9: 0.1})
+    close(s.range(11), [0.1] * 3 + [0.2] * 3 + [0.1] * 3 + [0.01] * 2, 0.1, "piecewise")
+    s = optax.exponential_decay(1.0, 1, 0.9, end_value=0.5)
+    assert s.range(10).tolist() == pytest.approx([max(0.5, 0.9**t) for t in range(10)])
+    s = optax.cosine_decay_schedule(0.1, 100, 0.1)
+    for t in (0, 33, 66, 100, 150):
+        left = 0.5 * (1 + math.cos(math.pi * min(t, 100) / 100))
+        assert s(t) == pytest.approx(0.1 * (0.9 * left + 0.1), rel=1e-12)
+    s = optax.linear_onecycle_schedule(10, 1000, 0.1, 0.8, 200, 10)
+    close(
+        s.range(12),
+        [5, 1000, 1000 - 995 / 7, 1000 - 995 * 2 / 7, 1000 - 995 * 3 / 7, 1000 - 995 * 4 / 7,
+         1000 - 995 * 5 / 7, 1000 - 995 * 6 / 7, 5, 2.75, 0.5, 0.5], 1000, "one cycle",
+    )  # fmt: skip

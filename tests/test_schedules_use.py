@@ -1,0 +1,585 @@
+"""Schedules at work: in arrays of ours, in optimizers, with a metric, in units; and the failures
+of mutable schedulers, one by one, which none of them can have."""
+
+import copy
+import json
+import pickle
+import re
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import gradstep as gs
+from gradstep import _core, schedules
+
+# ---- into arrays ----
+
+
+def test_out_is_filled_and_returned():
+    s, t = schedules.cosine(0.1, 100), np.arange(300)
+    out = np.full(300, np.nan)
+    assert s(t, out=out) is out
+    assert out.tobytes() == s(t).tobytes()
+    out[:] = np.nan
+    assert s.range(5, 305, out=out) is out
+    assert out.tobytes() == s(np.arange(5, 305)).tobytes()
+    grid = np.empty((30, 10))
+    assert s(t.reshape(30, 10), out=grid) is grid
+    assert grid.tobytes() == s(t).tobytes()
+    assert s(t, out=None).tobytes() == s(t).tobytes()
+    assert s.range(7).tolist() == s(np.arange(7)).tolist()
+    assert s.range(7, 7).tolist() == s.range(7, 3).tolist() == []
+    assert s.range(2**52 - 3, 2**52).tolist() == [0, 0, 0]
+    assert s.range(np.int64(3), np.uint8(5)).shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ("out", "error", "message"),
+    [
+        (np.empty(4), ValueError, r"out: got shape \(4,\), wanted that of the steps, \(3,\)"),
+        (np.empty((3, 1)), ValueError, r"out: got shape \(3, 1\)"),
+        (np.empty(3, np.float32), TypeError, "out: got an array of float32, wanted float64"),
+        (np.empty(3, ">f8"), TypeError, "out: got an array of >f8, wanted float64"),
+        (np.empty(6)[::2], ValueError, "out: got an array that is read-only, not contiguous or"),
+        (np.broadcast_to(np.empty(1), 3), ValueError, "out: got an array that is read-only"),
+        ([0.0] * 3, TypeError, "out: got list, wanted a numpy.ndarray"),
+        (np.ma.array(np.empty(3)), TypeError, "out: got MaskedArray, wanted a numpy.ndarray"),
+    ],
+)
+def test_what_out_may_not_be(out, error, message):
+    s = schedules.constant(1.0)
+    for call in (lambda: s(np.arange(3), out=out), lambda: s.range(3, out=out)):
+        with pytest.raises(error, match=message):
+            call()
+
+
+def test_out_shares_no_memory_with_the_steps():
+    t = np.arange(6)
+    with pytest.raises(ValueError, match="out: got memory that overlaps t"):
+        schedules.constant(1.0)(t[:3], out=t.view(np.float64)[1:4])
+    with pytest.raises(TypeError, match="out: got an array for a single step"):
+        schedules.constant(1.0)(3, out=np.empty(1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((-1,), ValueError, "stop: got -1, wanted 0 to"),
+        ((-1, 5), ValueError, "start: got -1, wanted 0 to"),
+        ((0, 2**52 + 1), ValueError, "stop: got 4503599627370497, wanted 0 to"),
+        ((0, 10**30), ValueError, "stop: got 1"),
+        ((1.0,), TypeError, "stop: got 1.0, wanted an integer"),
+        ((True, 2), TypeError, "start: got True, wanted an integer"),
+        (("1",), TypeError, "stop: got '1', wanted an integer"),
+    ],
+)
+def test_what_a_range_may_not_be(arguments, error, message):
+    with pytest.raises(error, match=message):
+        schedules.constant(1.0).range(*arguments)
+
+
+def test_nothing_is_written_where_a_step_is_refused():
+    ends = schedules.linear(1, 0, 10, past_end="raise")
+    cases = [
+        ends, ends + 1, 2 * ends, ends * ends, ends.clamp(0, 1), ends.shift(3), ends.repeat(50),
+        ends.stairs(2), ends.warmup(5), schedules.join([schedules.constant(1), ends], at=[4]),
+        schedules.wsd(1, 10, 5, past_end="raise"), schedules.one_cycle(1, 10, past_end="raise"),
+        schedules.table([1, 2, 3], past_end="raise"),
+        schedules.interpolate([(0, 1), (9.5, 2)], past_end="raise"),
+    ]  # fmt: skip
+    for s in cases:
+        out = np.full(3000, 7.0)
+        for call in (
+            lambda s=s, o=out: s(np.arange(3000), out=o),
+            lambda s=s, o=out: s.range(3000, out=o),
+        ):
+            with pytest.raises(ValueError, match=r"t: got \d+, wanted 0 to .*past_end"):
+                call()
+            assert (out == 7).all()
+    t = np.array([5, 2**52, 3])
+    out = np.full(3, 7.0)
+    with pytest.raises(ValueError, match="t: got 4503599627370496 at index 1"):
+        schedules.constant(1.0)(t, out=out)
+    assert (out == 7).all()
+
+
+def test_only_the_steps_asked_for_may_be_refused():
+    ends = schedules.linear(1, 0, 10, past_end="raise")
+    s = schedules.join([ends, schedules.constant(5.0)], at=[20])
+    assert s(np.array([3, 10, 20, 99])).tolist() == [0.7, 0.0, 5.0, 5.0]
+    assert ends.repeat(5).range(100).max() == 1
+    assert ends.repeat(11).range(3, 40).min() == 0
+    assert ends.stairs(10).range(110).min() == 0
+    assert ends.shift(100).range(111).min() == 0
+    for refused in (s, ends.repeat(12), ends.stairs(10), ends.shift(100)):
+        with pytest.raises(ValueError, match="past_end"):
+            refused.range(200)
+
+
+# ---- algebra ----
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(-50, 50), st.integers(1, 60), st.integers(1, 60), st.integers(0, 10**12))
+def test_time_is_moved_by_integers(by, every, stairs, t):
+    s = schedules.exponential(1.0, 0.999, 7)
+    assert s.shift(by)(t) == s(max(0, t - by))
+    assert s.repeat(every)(t) == s(t % every)
+    assert s.stairs(stairs)(t) == s(t // stairs)
+    far = s.repeat(every).stairs(stairs).shift(by)
+    assert far.range(t, t + 100).tolist() == [far(k) for k in range(t, t + 100)]
+
+
+def test_values_are_combined():
+    a, b = schedules.linear(1, 0, 10), schedules.constant(0.25)
+    t = np.arange(15)
+    for s, wanted in [
+        (a + b, a(t) + b(t)), (a * b, a(t) * b(t)), (a + 2, a(t) + 2), (2 + a, 2 + a(t)),
+        (a * 3, a(t) * 3), (3 * a, 3 * a(t)), (a * np.float32(0.5), a(t) * 0.5),
+        (a.clamp(0.2, 0.8), np.clip(a(t), 0.2, 0.8)), (a.clamp(upper=0.5), np.minimum(a(t), 0.5)),
+    ]:  # fmt: skip
+        np.testing.assert_array_equal(s(t), wanted)
+        assert s == eval(repr(s), {"schedules": schedules})
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda s: s + "1", TypeError, "unsupported operand"),
+        (lambda s: [1] * s, TypeError, "multiply|unsupported"),
+        (lambda s: s * None, TypeError, "unsupported operand type"),
+        (lambda s: s * np.inf, ValueError, "factor: got inf"),
+        (lambda s: s.clamp(), ValueError, "lower: got None, as upper"),
+        (lambda s: s.clamp(2, 1), ValueError, "lower: got 2.0, wanted at most upper=1.0"),
+        (lambda s: s.shift(1.5), TypeError, "by: got 1.5"),
+        (lambda s: s.shift(-(2**52)), ValueError, "by: got -4503599627370496"),
+        (lambda s: s.repeat(0), ValueError, "every: got 0"),
+        (lambda s: s.stairs(-1), ValueError, "every: got -1"),
+        (lambda s: s.branch(-1, s), ValueError, "t: got -1"),
+        (lambda s: s.branch(1, 0.5), TypeError, "tail: got 0.5"),
+        (lambda s: s.branch(1, lambda v: v), TypeError, "tail: got 1.0"),
+        (lambda s: s.warmup(-1), ValueError, "updates: got -1"),
+        (lambda s: s.warmup(5, one_based=1), TypeError, "one_based: got 1"),
+        (lambda _: schedules.cosine(1, 9).warmup(10), ValueError, "updates: got 10, wanted at mo"),
+    ],
+)
+def test_what_algebra_refuses(make, error, message):
+    with pytest.raises(error, match=message):
+        make(schedules.constant(1.0))
+
+
+def test_branch_cools_down_from_where_it_is():
+    s = schedules.cosine(0.1, 1000).warmup(100)
+    cooled = s.branch(300, lambda value: schedules.power_decay(value, 50))
+    assert cooled.range(300).tolist() == s.range(300).tolist()
+    assert cooled(300) == s(300)
+    assert cooled(350) == 0
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(0, 50), st.integers(0, 100), st.booleans())
+def test_warm_up_lengths_count_inside_the_total(w, more, one_based):
+    total = w + more
+    for s in (schedules.cosine(0.3, total), schedules.linear(0.3, 0.1, total, end="inclusive")):
+        warm = s.warmup(w, one_based=one_based)
+        assert warm(total) == s(total)
+        if more > 1:
+            assert warm(w) == 0.3
+        if w:
+            assert warm(0) == (pytest.approx(s(0) / w) if one_based else 0)
+    wsd = schedules.wsd(0.3, total, decay=more // 2, warmup=w, end_value=0.1)
+    assert wsd(total) == 0.1
+    assert wsd(w) == (0.3 if more > 1 or (more // 2 == 0 and more) else wsd(w))
+
+
+# ---- where things happen ----
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(1, 1000), st.integers(1, 5), st.integers(0, 40), st.floats(0.1, 1))
+def test_restarts_hit_their_integers(first, t_mult, n, gamma):
+    s = schedules.cosine_restarts(0.3, first, t_mult, gamma=gamma, end_value=0.01)
+    powers = schedules.step(0.3, 1, gamma)
+    begin, length = 0, first
+    for i in range(n):
+        if begin >= 2**52:
+            return
+        assert s(begin) == powers(i)
+        if length > 1:
+            assert s(begin + 1) != s(begin) or length > 10**7
+        begin, length = begin + length, length * t_mult
+
+
+def test_the_restart_that_logarithms_miss():
+    s = schedules.cosine_restarts(1.0, first=1, t_mult=3)
+    assert s(121) == 1
+    assert s(120) < 1e-3
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(1, 1000), st.floats(1.05, 4), st.booleans())
+def test_restarts_of_any_growth_begin_at_integers_that_are_rounded_up(first, t_mult, inclusive):
+    end = "inclusive" if inclusive else "exclusive"
+    s = schedules.cosine_restarts(1.0, first, t_mult, end=end)
+    real, length = 0.0, float(first)
+    while real < 10**6:
+        assert s(int(np.ceil(real))) == 1 or (inclusive and length < 2)
+        if inclusive and real:
+            assert s(int(np.ceil(real)) - 1) == 0
+        real, length = real + length, length * t_mult
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(0, 10**6), st.floats(0, 1), st.booleans(), st.booleans())
+def test_one_cycle_uses_its_peak_and_its_end(total, pct_start, linear, inclusive):
+    end = "inclusive" if inclusive else "exclusive"
+    anneal = "linear" if linear else "cosine"
+    s = schedules.one_cycle(0.7, total, pct_start, anneal=anneal, end=end)
+    last = max(0, total - inclusive)
+    up = max(0, min(round(pct_start * total) - inclusive, last))
+    low = 0.7 / 25 / 1e4
+    assert s(last) == s(last + 5) == low
+    if up < last:
+        assert s(up) == 0.7
+        assert s.range(max(0, up - 50), up + 50).max() == 0.7
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.integers(0, 500), st.integers(0, 500), st.integers(0, 500),
+    st.sampled_from(["linear", "cosine", "1-sqrt", "1-power", "exponential"]),
+)  # fmt: skip
+def test_wsd_begins_and_ends_at_its_integers(warmup, stable, decay, tail):
+    total = warmup + stable + decay
+    power = 2.0 if tail == "1-power" else None
+    s = schedules.wsd(
+        0.3, total, decay, warmup=warmup, tail=tail, power=power, start_value=0.1, end_value=0.01
+    )
+    assert s(total) == s(total + 7) == 0.01
+    if stable:
+        assert (s.range(warmup, warmup + stable) == 0.3).all()
+    if decay:
+        assert s(warmup + stable) == 0.3
+    if warmup:
+        assert s(0) == 0.1
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(1, 10**9), st.floats(0.1, 9), st.integers(1, 1000))
+def test_cycles_of_a_polynomial_end_at_multiples(total, power, n):
+    s = schedules.polynomial(0.3, total, power, end_value=0.1, cycle=True)
+    assert s(0) == 0.3
+    assert s(n * total) == 0.1
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(1, 10**9), st.integers(0, 1000))
+def test_waves_turn_at_their_integers(half, n):
+    s = schedules.cosine_wave(0.3, half, end_value=0.01)
+    assert s(2 * n * half) == 0.3
+    assert s((2 * n + 1) * half) == 0.01
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.lists(st.tuples(st.integers(0, 1000), st.floats(-9, 9)), min_size=1, max_size=8),
+    st.sampled_from(["linear", "cosine"]),
+)
+def test_interpolation_goes_through_its_points(points, anneal):
+    points.sort(key=lambda point: point[0])
+    s = schedules.interpolate(points, anneal)
+    for x, v in dict(points).items():  # the last of those at the same step
+        assert s(x) == v
+    assert s(points[-1][0] + 9) == points[-1][1]
+
+
+def test_noam_counts_from_one():
+    s = schedules.noam(64, 10)
+    assert s(0) == pytest.approx(64**-0.5 * 10**-1.5, rel=1e-15)
+    assert s.range(100).argmax() == 9
+
+
+# ---- in an optimizer ----
+
+
+def test_one_call_for_all_hyperparameters():
+    groups = [
+        {"params": [np.zeros(2, np.float32)], "lr": schedules.cosine(0.1 + i, 50).warmup(5),
+         "momentum": schedules.linear(0.5, 0.9, 20), "weight_decay": lambda k: 0.01 * k}
+        for i in range(20)
+    ]  # fmt: skip
+    opt = gs.SGD(groups, lr=0.1)
+    for k in range(30):
+        report = opt.step([[np.ones(2, np.float32)]] * 20)
+        assert report.lr == tuple(g["lr"](k) for g in opt.groups)
+    opt.groups[3]["lr"] = 0.5
+    opt.groups[4]["lr"] = schedules.constant(0.25)
+    assert opt.step([[np.ones(2, np.float32)]] * 20).lr[3:5] == (0.5, 0.25)
+
+
+def test_a_schedule_is_the_same_as_its_values():
+    rng = np.random.default_rng(0)
+    betas = (schedules.linear(0.8, 0.95, 10), schedules.constant(0.99))
+    lr, decay = schedules.cosine(0.1, 20), schedules.step(0.1, 3)
+    p = [rng.standard_normal(5) for _ in range(2)]
+    q = [x.copy() for x in p]
+    a = gs.AdamW(p, lr=lr, betas=betas, weight_decay=decay)
+    b = gs.AdamW(q)
+    for k in range(25):
+        b.groups[0].update(lr=lr(k), betas=(betas[0](k), betas[1](k)), weight_decay=decay(k))
+        gradients = [rng.standard_normal(5) for _ in range(2)]
+        a.step(gradients)
+        b.step(gradients)
+    assert all(x.tobytes() == y.tobytes() for x, y in zip(p, q, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("lr", schedules.linear(1.0, -1.0, 4), r"lr: got -0.5, wanted .* at step 3\)"),
+        ("momentum", schedules.linear(0.9, 1.1, 4), r"momentum: got 1\.0, wanted .* at step 2\)"),
+        ("weight_decay", schedules.constant(1.0) + -2, "weight_decay: got -1"),
+        ("lr", 1e280 * schedules.constant(1e280), "lr: got inf, wanted a finite number"),
+        ("lr", schedules.constant(1e39), "lr: got 1e\\+39, which rounds to infinity in float32"),
+        ("lr", schedules.table([1, 2, 3], past_end="raise"), "lr: t: got 3, wanted 0 to 2"),
+    ],
+)
+def test_values_are_checked_where_they_are_applied(key, value, message):
+    p = np.ones(3, np.float32)
+    opt = gs.SGD(p, **{"lr": 0.1, "momentum": 0.5, key: value})
+    before, told = p.copy(), ""
+    for _ in range(4):
+        try:
+            opt.step(np.ones(3, np.float32))
+        except ValueError as error:
+            told = str(error)
+            break
+        before = p.copy()
+    assert re.search(message, told)
+    assert (p == before).all()
+
+
+def test_a_drive_refuses_what_does_not_fit():
+    with pytest.raises(IndexError, match="Drive"):
+        _core.Drive(np.zeros((1, 2)), [(schedules.constant(1.0), 2, 0.0, 1.0, 0.0)])
+    drive = _core.Drive(np.zeros((1, 2)), [])
+    assert drive(0) == -1
+    with pytest.raises(ValueError, match="t: got -1"):
+        drive(-1)
+
+
+# ---- the one with a state ----
+
+
+def losses():
+    return [3.0, 2.0, 1.99, 2.5, float("nan"), 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+
+
+def test_plateau():
+    s = schedules.Plateau(schedules.linear(1.0, 0.0, 100), gamma=0.5, patience=2, cooldown=1)
+    fell = [s.observe(x) for x in losses()]
+    assert fell == [False] * 8 + [True] + [False] * 3
+    assert s.multiplier == 0.5
+    assert s(0) == 0.5
+    assert s(50) == 0.25
+    for make in (
+        copy.deepcopy,
+        lambda s: pickle.loads(pickle.dumps(s)),
+        lambda s: schedules.Plateau.from_dict(json.loads(json.dumps(s.to_dict()))),
+    ):
+        twin = make(s)
+        assert twin == s
+        assert twin.observe(1.0) == s.observe(1.0)
+        assert twin == s
+    assert s != schedules.Plateau(schedules.linear(1.0, 0.0, 100))
+    assert "multiplier=" in repr(s)
+
+
+def test_a_plateau_of_negative_metrics():
+    """The margin is a part of |best|: with best·(1 - threshold) -1.00001 would pass for better."""
+    s = schedules.Plateau(1.0, patience=0, threshold=0.1)
+    assert not s.observe(-1.0)
+    assert not s.observe(-1.2)
+    assert s.observe(-1.25)
+    s = schedules.Plateau(1.0, patience=0, threshold=0.1, mode="max")
+    assert not s.observe(-1.0)
+    assert not s.observe(-0.5)
+    assert s.observe(-0.49)
+
+
+def test_a_plateau_drives_an_optimizer():
+    s = schedules.Plateau(schedules.constant(0.1).warmup(2), gamma=0.1, patience=0)
+    opt = gs.SGD(np.zeros(1), lr=s)
+    assert [opt.step(np.ones(1)).lr for _ in range(3)] == [0.0, 0.05, 0.1]
+    s.observe(1.0)
+    s.observe(1.0)
+    assert opt.step(np.ones(1)).lr == pytest.approx(0.01)
+
+
+def test_the_floor_of_a_plateau():
+    s = schedules.Plateau(1.0, gamma=0.5, patience=0, min_multiplier=0.3)
+    assert [s.observe(1.0) for _ in range(4)] == [False, True, True, False]
+    assert s.multiplier == 0.3
+    s = schedules.Plateau(1.0, gamma=0.5, patience=0, eps=0.3)
+    assert [s.observe(1.0) for _ in range(4)] == [False, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"gamma": 1.5}, ValueError, "gamma: got 1.5"),
+        ({"patience": -1}, ValueError, "patience: got -1"),
+        ({"mode": "least"}, ValueError, "mode: got 'least', wanted 'min' or 'max'"),
+        ({"threshold": -1}, ValueError, "threshold: got -1"),
+        ({"threshold_mode": "x"}, ValueError, "threshold_mode: got 'x'"),
+        ({"cooldown": 1.5}, TypeError, "cooldown: got 1.5"),
+        ({"min_multiplier": 2}, ValueError, "min_multiplier: got 2"),
+        ({"schedule": "x"}, TypeError, "schedule: got 'x'"),
+    ],
+)
+def test_what_a_plateau_refuses(options, error, message):
+    with pytest.raises(error, match=message):
+        schedules.Plateau(**{"schedule": 1.0, **options})
+    s = schedules.Plateau(1.0)
+    with pytest.raises(TypeError, match="metric: got None"):
+        s.observe(None)
+    with pytest.raises(ValueError, match="state: got multiplier, wanted"):
+        s.load_state_dict({"multiplier": 1.0})
+    with pytest.raises(ValueError, match="bad: got -1"):
+        s.load_state_dict({**s.state_dict(), "bad": -1})
+    with pytest.raises(ValueError, match="schedule: got 'constant', wanted 'Plateau'"):
+        schedules.Plateau.from_dict({"schedule": "constant"})
+
+
+# ---- units and scaling ----
+
+
+@settings(deadline=None)
+@given(
+    st.integers(1, 20), st.integers(0, 500), st.integers(1, 60), st.integers(1, 5), st.booleans()
+)
+def test_updates_are_those_of_a_loop(epochs, samples, batch_size, accumulate, drop_last):
+    made = 0
+    for _ in range(epochs):
+        sizes = [min(batch_size, samples - i) for i in range(0, samples, batch_size)]
+        batches = sum(size == batch_size or not drop_last for size in sizes)
+        made += sum(1 for i in range(batches) if (i + 1) % accumulate == 0)
+        made += batches % accumulate != 0 and not drop_last
+    assert made == schedules.updates(
+        epochs=epochs, samples=samples, batch_size=batch_size, accumulate=accumulate,
+        drop_last=drop_last,
+    )  # fmt: skip
+
+
+def test_parts_of_epochs():
+    assert schedules.updates(epochs=0.1, samples=1000, batch_size=1) == 100
+    assert schedules.updates(epochs=0.1, samples=1001, batch_size=1) == 101
+    assert schedules.updates(epochs=0, samples=1001, batch_size=1) == 0
+    for options, message in [
+        ({"batch_size": 0}, "batch_size: got 0"),
+        ({"samples": -1}, "samples: got -1"),
+        ({"epochs": -1}, "epochs: got -1"),
+        ({"accumulate": 0}, "accumulate: got 0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            schedules.updates(**{"samples": 10, "batch_size": 2, **options})
+
+
+def test_batch_scaling():
+    s = schedules.cosine(0.1, 10)
+    assert schedules.linear_scaling(512, 128, lr=s) == {"lr": s.scale(4)}
+    assert schedules.sqrt_scaling(512, 128, lr=s) == {"lr": s.scale(2)}
+    assert schedules.sqrt_scaling(64, 256, lr=1e-3, betas=(0.9, 0.999), eps=1e-8) == {
+        "lr": 5e-4, "betas": (0.975, 0.99975), "eps": 2e-8,
+    }  # fmt: skip
+    assert schedules.average_scaling(256, 128, decay=0.5) == 0.25
+    gs.AdamW(np.ones(1), **schedules.sqrt_scaling(512, 256, lr=0.1, betas=(0.9, 0.9), eps=1e-8))
+    for call, message in [
+        (lambda: schedules.sqrt_scaling(11, 1, lr=1, betas=(0.9,)), r"betas\[0\]: got 0.9, which"),
+        (lambda: schedules.sqrt_scaling(2, 1, lr=1, betas=(1.0,)), r"betas\[0\]: got 1.0"),
+        (lambda: schedules.linear_scaling(0, 1, lr=1), "batch_size: got 0"),
+        (lambda: schedules.linear_scaling(1, 0, lr=1), "base_batch_size: got 0"),
+        (lambda: schedules.linear_scaling(1, 1, lr=-1), "lr: got -1"),
+        (lambda: schedules.average_scaling(1, 1, decay=2), "decay: got 2"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+# ---- what users of mutable schedulers report again and again ----
+
+
+def test_nested_sequences_do_not_advance_a_step():
+    inner = schedules.join([schedules.constant(1.0), schedules.linear(2.0, 0.0, 10)], at=[3])
+    s = schedules.join([schedules.constant(5.0), inner], at=[4])
+    wanted = [5.0] * 4 + [1.0] * 3 + [2.0 - 0.2 * k for k in range(10)]
+    assert s.range(17).tolist() == pytest.approx(wanted)
+    assert [s(t) for t in range(17)] == s.range(17).tolist()  # asking does not advance it either
+
+
+def test_what_resumes_is_the_count_of_updates():
+    def make():
+        return gs.SGD(np.zeros(3), lr=schedules.cosine(0.1, 20).warmup(5))
+
+    whole = make()
+    rates = [whole.step(np.ones(3)).lr for _ in range(20)]
+    first = make()
+    for _ in range(7):
+        first.step(np.ones(3))
+    second = make()
+    second.load_state_dict(first.state_dict())
+    assert second.t == 7
+    assert [second.step(np.ones(3)).lr for _ in range(13)] == rates[7:]
+
+
+def test_no_order_of_calls_to_warn_of():
+    """There is no step() of a schedule, so a skipped update under loss scaling warns of nothing."""
+    opt = gs.SGD(np.zeros(3), lr=schedules.linear(0.1, 0.0, 10))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        opt.groups[0]["lr"](3)
+        opt.step(None)
+        assert opt.step(np.ones(3)).lr == schedules.linear(0.1, 0.0, 10)(1)
+    assert not hasattr(schedules.Schedule, "step")
+
+
+def test_accumulated_gradients_are_one_update():
+    total = schedules.updates(epochs=2, samples=64, batch_size=8, accumulate=4)
+    s = schedules.cosine(0.1, total)
+    opt = gs.SGD(np.zeros(1), lr=s)
+    for _ in range(2):
+        accumulated = np.zeros(1)
+        for batch in range(8):
+            accumulated += 1
+            if batch % 4 == 3:
+                opt.step(accumulated)
+    assert opt.t == total == 4
+    assert s(opt.t) == 0
+
+
+def test_a_function_can_be_pickled_once_it_is_a_table():
+    function = lambda t: 0.1 / (1 + t)  # noqa: E731
+    s = schedules.sample(function, 50)
+    assert pickle.loads(pickle.dumps(s)) == s == schedules.Schedule.from_json(s.to_json())
+    assert [s(t) for t in range(50)] == [function(t) for t in range(50)]
+    with pytest.raises(TypeError, match=r"values\[0\]: got None"):
+        schedules.sample(lambda _: None, 3)
+
+
+def test_each_group_has_its_own():
+    """No list of schedules beside a list of groups, to be cut to the shorter of the two."""
+    groups = [{"params": [np.zeros(1)], "lr": schedules.constant(0.1 * i)} for i in (1, 2, 3)]
+    opt = gs.SGD(groups, lr=0.5)
+    opt.add_group({"params": [np.zeros(1)]})
+    assert opt.step([[np.ones(1)]] * 4).lr == pytest.approx((0.1, 0.2, 0.3, 0.5))
+
+
+def test_momentum_is_not_cycled_past_one():
+    opt = gs.SGD(np.zeros(1), lr=0.1, momentum=schedules.cyclic(0.85, 1.05, 4))
+    for _ in range(3):
+        opt.step(np.ones(1))
+    with pytest.raises(ValueError, match=r"momentum: got 1\.0\d*, wanted a number in \[0, 1\)"):
+        opt.step(np.ones(1))
