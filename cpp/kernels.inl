@@ -184,12 +184,24 @@ template <template <class, unsigned> class Rule> struct Kernels {
 
 template <template <class, unsigned> class Rule> constexpr Kernels<Rule> kernels;
 
+template <class Rule> auto correction(const typename Rule::Hyper& h, int64_t t, int)
+    -> decltype(Rule::moment_correction(h, t)) {
+    return Rule::moment_correction(h, t);
+}
+template <class Rule> double correction(const typename Rule::Hyper&, int64_t, long) { return 1; }
+
+template <class Rule> double moment_correction(const double* hyper, int64_t t) {
+    typename Rule::Hyper h;
+    __builtin_memcpy(&h, hyper, sizeof h);
+    return correction<Rule>(h, t, 0);
+}
+
 template <template <class, unsigned> class Rule> constexpr RuleInfo rule_info() {
     using R = Rule<float, 0>;
     static_assert(sizeof(typename R::Hyper) == hyper_count<R> * sizeof(double));
     static_assert(state_count<R> <= gradstep::max_states);
-    return {R::name,   R::hyper_names, hyper_count<R>,
-            R::states, state_count<R>, kernels<Rule>.kernel};
+    return {R::name,        R::hyper_names,       hyper_count<R>,      R::states,
+            state_count<R>, moment_correction<R>, kernels<Rule>.kernel};
 }
 
 #define GRADSTEP_ROW(rule) rule_info<rule>(),
@@ -251,11 +263,11 @@ template <class Storage> double sum_squares(const void* data, int64_t n) {
     }
 }
 
-template <class Storage> bool all_finite(const void* data, int64_t n) {
+template <class Storage, class T> bool all_finite(const void* data, int64_t n) {
     const auto x = Storage::at(const_cast<void*>(data), nullptr);
     bool finite = true;
     for (int64_t i = 0; i < n; ++i) {
-        const double value = Storage::template load<double>(x, i);
+        const T value = Storage::template load<T>(x, i);
         finite &= value - value == 0;
     }
     return finite;
@@ -348,7 +360,8 @@ template <class Storage> constexpr StorageInfo storage_info() {
     info.encode[double_precision] = encode<Storage, double>;
     if constexpr ((Storage::roles & as_gradient) != 0) {
         info.sum_squares = sum_squares<Storage>;
-        info.all_finite = all_finite<Storage>;
+        info.all_finite[single_precision] = all_finite<Storage, float>;
+        info.all_finite[double_precision] = all_finite<Storage, double>;
     }
     return info;
 }

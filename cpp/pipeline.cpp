@@ -281,15 +281,6 @@ void zero(const Table& table, const std::vector<Span>& spans) {
     });
 }
 
-// The first span with a number that is not finite; their count: none.
-size_t first_not_finite(const Table& table, const std::vector<Span>& spans) {
-    size_t i = 0;
-    while (i < spans.size() &&
-           table.storages[spans[i].storage].all_finite(spans[i].data, spans[i].n))
-        ++i;
-    return i;
-}
-
 Scratch::Choice choose(const Table& table, const RuleInfo& rule, const Tensor& tensor, int gradient,
                        bool clips) {
     const StorageInfo& storage = table.storages[tensor.storage];
@@ -349,11 +340,15 @@ Result step(const Table& table, const RuleInfo& rule, const std::vector<Tensor>&
     if (settings.check_finite || clips_norm) {    // what depends on all gradients together
         const double norm = std::sqrt(sum_squares(table, spans));
         result.gradient_norm = norm / settings.loss_scale;
-        // Finite numbers can have a sum of squares that is not.
-        if (settings.check_finite && !std::isfinite(norm)) {
-            const size_t found = first_not_finite(table, spans);
-            if (found < spans.size()) {
-                result.not_finite = int64_t(tensor_of[found]);
+        // Only a sum so large, or NaN, leaves the question open; it may be large by finite numbers.
+        if (settings.check_finite && !(norm <= double(__FLT_MAX__))) {
+            for (size_t i = 0; i < spans.size() && result.not_finite < 0; ++i) {
+                const Compute compute = table.storages[tensors[tensor_of[i]].storage].compute;
+                const StorageInfo& storage = table.storages[spans[i].storage];
+                if (!storage.all_finite[compute](spans[i].data, spans[i].n))
+                    result.not_finite = int64_t(tensor_of[i]);
+            }
+            if (result.not_finite >= 0) {
                 if (settings.zero_gradients) {
                     zero(table, spans);
                     zero(table, idle);
@@ -426,8 +421,12 @@ Result step(const Table& table, const RuleInfo& rule, const std::vector<Tensor>&
             const Scratch::Active& active = scratch.active[i];
             const size_t end =
                 i + 1 < scratch.active.size() ? scratch.active[i + 1].first_segment : segment_count;
-            double* total = reinterpret_cast<double*>(&group_sums[tensors[active.tensor].group]);
+            const int group = tensors[active.tensor].group;
+            const double correction =
+                rule.moment_correction(groups[size_t(group)].hyper, counts[active.tensor] + 1);
+            double* total = reinterpret_cast<double*>(&group_sums[group]);
             for (size_t segment = active.first_segment; segment < end; ++segment) {
+                scratch.sums[segment].ratio *= correction;
                 const double* part = reinterpret_cast<const double*>(&scratch.sums[segment]);
                 for (int c = 0; c < sum_count; ++c) total[c] += part[c];
             }

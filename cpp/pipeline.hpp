@@ -79,7 +79,8 @@ private:
     std::vector<int64_t> begin_{0};    // in elements, and a few more a tensor for its own cost
 };
 
-// What a step needs besides its arguments; kept by the caller so that a step allocates nothing.
+// What a step needs besides its arguments; kept by the caller so that a plain step allocates
+// nothing.
 struct Scratch {
     struct alignas(double) Scalars {
         unsigned char bytes[max_scalar_bytes];

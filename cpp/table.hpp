@@ -74,7 +74,7 @@ struct StorageInfo {
                                   const Coding& coding);
     // Of one block of the walk at most; null for what no gradient is stored in.
     double (*sum_squares)(const void* x, int64_t n);
-    bool (*all_finite)(const void* x, int64_t n);
+    bool (*all_finite[compute_types])(const void* x, int64_t n);    // as the compute type
 
     // Where element i begins, the first of a block.
     int64_t offset(int64_t i) const {
@@ -94,6 +94,7 @@ struct RuleInfo {
     int hyper_count;
     const State* states;
     int state_count;
+    double (*moment_correction)(const double* hyper, int64_t t);
     const Kernel* kernels;    // one row of 1 << max_options a pairing, in the catalogue's order
 
     const Kernel& kernel(int pairing, unsigned options) const {
@@ -105,7 +106,7 @@ struct RuleInfo {
 struct Sums {
     double gradient, update, param;    // squares: of the raw gradient, of p - p_before, of p
     double gradient_momentum, momentum, used;    // g m, m m and g g, of what the rule was given
-    double ratio;                                // g g / v, 0 where v is
+    double ratio;                                // g g / v, v corrected for its start; 0 where v is
     double count;
 };
 constexpr int sum_count = sizeof(Sums) / sizeof(double);

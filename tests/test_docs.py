@@ -27,7 +27,7 @@ def test_examples(name):
 
 def test_readme_code():
     """The first lines train towards where the gradient is zero; the next ones follow them."""
-    first, second = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    first, second, third = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     names = {}
     exec(first, names)
     assert names["opt"].t == 1000
@@ -37,6 +37,11 @@ def test_readme_code():
     exec(second, names)
     assert names["opt"].t == 1
     assert names["opt"].groups["bias"]["lr"] == 0.005
+    exec(third, names)
+    assert names["report"].grad_norm == pytest.approx(5.12)
+    assert not names["report"].skipped
+    assert not names["g"].any()
+    assert (names["low"] == names["w"].astype(np.float16)).all()
 
 
 def test_larger_than_memory(tmp_path):

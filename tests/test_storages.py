@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -299,3 +300,12 @@ def test_sizes_in_bytes():
     assert 2 * gs._core.storage_bytes("q4", n) / n <= 1.2
     assert 2 * gs._core.storage_bytes("float32", n) / n == 8
     assert gs._core.storage_bytes("split", n) / n == 4
+
+
+def test_every_storage_is_specified():
+    """In the reference, in the tables above and in the docs."""
+    names = set(gs._core.storages())
+    assert names == {*reference_storages.STORAGES, "split"}
+    assert names == {*STATES, "split"}
+    page = (Path(__file__).parent.parent / "docs" / "storages.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in page for name in names)

@@ -358,7 +358,10 @@ def test_state_dict_names_storages():
         "exp_avg": "q8",
         "exp_avg_sq": "float64/float32",
         "split": False,
+        "stochastic": [],
     }
+    halves = gs.Adam(normal(3), states="bfloat16", rounding={"exp_avg": "stochastic"})
+    assert halves.state_dict()["storages"]["stochastic"] == ["exp_avg", "exp_avg_sq"]
 
 
 # ---- what is refused ----

@@ -23,6 +23,8 @@ template <class T, unsigned Options> struct Adam {
           eps(T(h.eps)), weight_decay(T(h.weight_decay)), step(T(h.lr / (1 - power(h.beta1, t)))),
           sqrt_c2(T(sqrt(1 - power(h.beta2, t)))) {}
 
+    static double moment_correction(const Hyper& h, int64_t t) { return 1 - power(h.beta2, t); }
+
     void operator()(T& p, T g, T& m, T& v, T& v_max) const {
         g = weight_decay != 0 ? g + weight_decay * p : g;
         m += one_minus_beta1 * (g - m);

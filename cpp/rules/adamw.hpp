@@ -16,6 +16,10 @@ template <class T, unsigned Options> struct AdamW {
         : decay(T(1 - h.lr * h.weight_decay)),
           adam({h.lr, h.beta1, h.beta2, h.eps, 0, h.amsgrad}, t) {}
 
+    static double moment_correction(const Hyper& h, int64_t t) {
+        return Adam<T, Options>::moment_correction(h, t);
+    }
+
     void operator()(T& p, T g, T& m, T& v, T& v_max) const {
         p *= decay;
         adam(p, g, m, v, v_max);

@@ -5,7 +5,9 @@
 // optional states (bit 0 the first state that names an option, and so on). It has
 //   name, Hyper (doubles only), hyper_names (in the order of Hyper), states,
 //   a constructor (Hyper, t) that resolves every scalar once, in double, and rounds it once to T,
-//   operator()(p, g, states...), which is the equation.
+//   operator()(p, g, states...), which is the equation,
+//   moment_correction(Hyper, t), if it corrects its second moment for its start: what v is divided
+//   by (for the statistics).
 // Only + - * / sqrt max, |x| and comparisons: then every instruction set and compiler gives the
 // same bits. t counts the parameter's own updates, this one included: it starts at 1.
 #pragma once

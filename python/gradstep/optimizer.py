@@ -13,13 +13,13 @@ import numpy as np
 
 from . import _core
 from .groups import Group, Groups
-from .hyperparameters import Drive, Rule, call, compile_group, number
+from .hyperparameters import FLOAT32_MAX, FLOAT32_MIN, Drive, Rule, call, compile_group, number
 from .parameters import Parameters, Row, by_group
 from .report import Report, Sums, statistics
 from .saving import check_kind, check_state_dict
 from .stages import Stages, compile_stages
 from .storages import Shard, Storages
-from .tensors import byte_count, check_params, put_average
+from .tensors import byte_count, check_params, to_swap
 
 if TYPE_CHECKING:
     import os
@@ -168,7 +168,8 @@ class Optimizer:
         )
         self._rows = self._held.rows
         self._idle = [None]  # one at a time takes it: list.pop is atomic, and cheaper than a lock
-        self._swapped = False  # whether the averages are in the parameters
+        # Whether the averages are in the parameters; the core turns it with them.
+        self._swapped = np.zeros(1, dtype=np.int64)
         given: Any = params if grouped else [{"params": params}]
         copies = copy_to if grouped else [copy_to]
         if grouped and copy_to is not None:
@@ -215,7 +216,7 @@ class Optimizer:
 
     def _own(self) -> dict[str, dict[str, Array]]:
         own = self._held.own()
-        if self._swapped:  # the averages are where the parameters were
+        if self._swapped[0]:  # the averages are where the parameters were
             for kept in own.values():
                 kept.pop("average")
         return own
@@ -231,7 +232,7 @@ class Optimizer:
         """
         if not self._held.averaging:
             return None
-        if self._swapped:
+        if self._swapped[0]:
             raise RuntimeError(
                 "average: read within averaged(), where the parameters hold the averages"
             )
@@ -262,16 +263,19 @@ class Optimizer:
             )
         with self._exclusive("averaged"):
             check_params(self._held.arguments("params"), self._held.tensors)
-            put_back: list[Callable[[], None]] = []
+            pairs = [to_swap(tensor) for tensor in self._held.tensors]
+            # One compiled call: no signal comes between. What interrupts the way out finds a
+            # second try.
             try:
-                self._swapped = True
-                for tensor in self._held.tensors:
-                    put_back.append(put_average(tensor))
+                _core.swap(pairs, self._swapped)
                 yield
             finally:
-                for back in put_back:
-                    back()
-                self._swapped = False
+                try:
+                    if self._swapped[0]:
+                        _core.swap(pairs, self._swapped)
+                finally:
+                    if self._swapped[0]:
+                        _core.swap(pairs, self._swapped)
 
     def __repr__(self) -> str:
         tensors, storages = self._held.tensors, self._held.storages
@@ -344,6 +348,11 @@ class Optimizer:
     def _step(self, k: int, grads: list[Any], loss_scale: Any, zero_grads: Any) -> Report:
         """A step in which something is not as it is mostly."""
         scale = number("loss_scale", "loss_scale", loss_scale, single=False)
+        if any(row.single for row in self._rows) and not FLOAT32_MIN < 1 / scale <= FLOAT32_MAX:
+            raise ValueError(
+                f"loss_scale: got {loss_scale!r}, whose inverse float32 cannot hold, wanted a "
+                "number between 3e-39 and 7e44"
+            )
         if not isinstance(zero_grads, bool | np.bool_):
             raise TypeError(f"zero_grads: got {zero_grads!r}, wanted True or False")
         zero = bool(zero_grads)
@@ -375,28 +384,20 @@ class Optimizer:
         """What this step measured, of all groups together and of each."""
         roles = {state.name: state.role for state in self._held.rule.states}
         momenta = ["momentum" in map(roles.get, row.present) for row in self._rows]
-        corrections = [
-            self._correction(row.index, int(self._counts[self._held.span(row)].max()))
-            for row in self._rows
-            if "second_moment" in roles.values()
-        ]
+        has_moment = "second_moment" in roles.values()
         sums = [Sums(*row) for row in self._results[1:].tolist()]
         groups = tuple(
             statistics(
                 sums[i : i + 1],
                 math.sqrt(sums[i].raw) / scale,
                 momenta[i : i + 1],
-                corrections[i : i + 1],
+                has_moment,
             )
             for i in range(len(sums))
         )
         norm = math.sqrt(sum(row.raw for row in sums)) / scale
-        total = statistics(sums, norm, momenta, corrections)
+        total = statistics(sums, norm, momenta, has_moment)
         return {**total._asdict(), "groups": groups}
-
-    def _correction(self, group: int, t: int) -> float:  # noqa: ARG002 - rules that correct v do
-        """What a rule multiplies g²/v by, for the start of v at 0."""
-        return 1.0
 
     # ---- groups ----
 
@@ -520,8 +521,8 @@ class Optimizer:
         """
         with self._exclusive("state_dict"):
             saved = self._saved()
-        for entry in saved["state"].values():
-            entry.update({k: v.copy() for k, v in entry.items() if k != "step"})
+            for entry in saved["state"].values():
+                entry.update({k: v.copy() for k, v in entry.items() if k != "step"})
         return saved
 
     def _saved(self) -> dict[str, Any]:
@@ -609,12 +610,19 @@ class Optimizer:
             "wanted copy.deepcopy"
         )
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Optimizer:
+        with self._exclusive("deepcopy"):
+            other = type(self).__new__(type(self))
+            memo[id(self)] = other
+            other.__setstate__(copy.deepcopy(self._picklable(), memo))
+        return other
+
     def __getstate__(self) -> dict[str, Any]:
         with self._exclusive("pickling"):
-            state = self.__dict__.copy()
-        for key in (*_BUILT, "_idle"):
-            del state[key]
-        return state
+            return self._picklable()
+
+    def _picklable(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in (*_BUILT, "_idle")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -626,7 +634,7 @@ class Optimizer:
         return _Exclusive(self, what)
 
     def _busy(self, what: str) -> RuntimeError:
-        if self._swapped:
+        if self._swapped[0]:
             return RuntimeError(
                 f"{what}: asked for within averaged(), where the parameters hold the averages; "
                 "wanted it before or after"

@@ -282,10 +282,6 @@ class Adam(Optimizer):
             **shared,
         )
 
-    def _correction(self, group: int, t: int) -> float:
-        beta2 = float(self._settings[group, self._held.rule.hyper_names.index("betas[1]")])
-        return 1.0 - beta2**t
-
 
 class AdamW(Adam):
     r"""Adam with weight decay apart from the gradient: first p ← (1 − ηλ)p, then Adam's step.

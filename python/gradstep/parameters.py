@@ -173,6 +173,8 @@ class Parameters:
             dtype = np.dtype(compute_type(param))
             average = zeros(f"{name}.average", param.shape, dtype, allocate)
             average[...] = param
+        if copy is not None:
+            np.copyto(copy, param, casting="unsafe")  # also of what no step changes
         return Tensor(
             param,
             low,
@@ -250,11 +252,15 @@ class Parameters:
         if refused < 0:
             tensor, argument = self.tensors[-3 - refused], self.arguments("params")[-3 - refused]
             arrays.check(argument, tensor.param, writable=True)
+            array = tensor.param
             if tensor.copy is not None:
-                arrays.check(self.arguments("copy_to")[-3 - refused], tensor.copy, writable=True)
+                copy_argument = self.arguments("copy_to")[-3 - refused]
+                arrays.check(copy_argument, tensor.copy, writable=True)
+                if (tensor.copy.dtype, tensor.copy.size) != (tensor.copied, tensor.param.size):
+                    argument, array = copy_argument, tensor.copy
             raise ValueError(
-                f"{argument}: got {tensor.param.size} elements of {tensor.param.dtype} that are "
-                "not those the optimizer was built on, wanted an array that was not resized"
+                f"{argument}: got {array.size} elements of {array.dtype} that are not those the "
+                "optimizer was built on, wanted an array that was not resized or reinterpreted"
             )
         arguments = self.arguments("grads")
         if type(grads[refused]) is np.ndarray:

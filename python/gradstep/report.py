@@ -45,7 +45,7 @@ class Sums(NamedTuple):
 
 
 def statistics(
-    rows: Sequence[Sums], grad_norm: float, momenta: Sequence[bool], corrections: Sequence[float]
+    rows: Sequence[Sums], grad_norm: float, momenta: Sequence[bool], has_moment: bool
 ) -> Statistics:
     """The statistics of some groups together.
 
@@ -53,7 +53,7 @@ def statistics(
         rows: each group's sums.
         grad_norm: the norm of their gradients.
         momenta: whether each group has a momentum.
-        corrections: what to multiply each group's g²/v by; none for a rule without v.
+        has_moment: whether the rule has a second moment.
     """
     with_momentum = [row for row, has in zip(rows, momenta, strict=True) if has]
     product = sum(row.product for row in with_momentum)
@@ -62,9 +62,8 @@ def statistics(
     )
     elements = sum(row.elements for row in rows)
     g2_over_v = None
-    if corrections and elements:
-        pairs = zip(rows, corrections, strict=True)
-        g2_over_v = sum(row.ratio * c for row, c in pairs) / elements
+    if has_moment and elements:
+        g2_over_v = sum(row.ratio for row in rows) / elements
     return Statistics(
         grad_norm,
         math.sqrt(sum(row.update for row in rows)),

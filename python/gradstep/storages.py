@@ -226,7 +226,16 @@ class Storages:
             for name in self._roles
             if name in present
         }
-        return {**stored, "split": self.split}
+        chosen = {self.stochastic(param, present) for param in params}
+        names = ("params", *self._roles)
+        return {
+            **stored,
+            "split": self.split,
+            # several where parameters of several dtypes stand beside each other
+            "stochastic": [
+                name for i, name in enumerate(names) if any(bits >> i & 1 for bits in chosen)
+            ],
+        }
 
 
 def _check_key(argument: str, name: object, known: Collection[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from . import _core, arrays
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from .arrays import Array
 
@@ -30,9 +30,12 @@ class Tensor:
     average: Array | None
     copy: Array | None
 
+    def __post_init__(self) -> None:
+        self.copied = None if self.copy is None else self.copy.dtype  # when it was given
+
     def row(self) -> tuple[Any, ...]:
         """As the core's plan wants it."""
-        return tuple(self.__dict__.values())
+        return tuple(getattr(self, field.name) for field in fields(self))
 
     def named(self, state_names: Sequence[str]) -> dict[str, Array]:
         """The optimizer's own arrays by name, those that are there."""
@@ -41,28 +44,15 @@ class Tensor:
         return {name: array for name, array in pairs if array is not None}
 
 
-def put_average(tensor: Tensor) -> Callable[[], None]:
-    """Put the average into the parameter; the result puts the parameter back, bit for bit."""
+def to_swap(tensor: Tensor) -> tuple[Array, Array]:
+    """The parameter, and what holds its average in the parameter's dtype."""
     assert tensor.average is not None
     param, average = np.asarray(tensor.param).reshape(-1), tensor.average.reshape(-1)
     if param.dtype == average.dtype:
-
-        def swap(block: int = 1 << 16) -> None:
-            for begin in range(0, param.size, block):
-                part = slice(begin, begin + block)
-                kept = param[part].copy()
-                param[part] = average[part]
-                average[part] = kept
-
-        swap()
-        return swap
-    kept = param.copy()
-    _core.encode(param.dtype.name, "param", average, param, False, 0, 0, 0, 0, 0)
-
-    def restore() -> None:
-        param[...] = kept
-
-    return restore
+        return param, average
+    rounded = np.empty_like(param)
+    _core.encode(param.dtype.name, "param", average, rounded, False, 0, 0, 0, 0, 0)
+    return param, rounded
 
 
 def check_params(labels: list[str], tensors: list[Tensor]) -> None:
