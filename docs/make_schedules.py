@@ -111,6 +111,22 @@ COMBINED = {
 }
 
 
+BESIDE = """## Beside the shapes
+
+- `s.warmup(w)` counts inside the `total` of a shape that has one; what is composed has none, so
+  warm up first, then scale: `0.5 * cosine(0.1, total=100).warmup(10)`. Also `.scale`, `.clamp`,
+  `.shift`, `.repeat`, `.stairs`, and `.branch(t, tail)` to cool down from step t.
+- `s.range(start, stop, out=…)` and `s(t, out=…)` fill arrays; `schedules.sample(f, total)` makes a
+  table of any function's values, which can be saved.
+- `schedules.explain(s, total)`, `schedules.diff(a, b, at=t)`, `schedules.sparkline(s, total)`, and
+  `gradstep plot SPEC … --out file.png` look at them.
+- `schedules.Plateau(s, gamma=…, patience=…)` is the one that observes a metric.
+- `schedules.updates(epochs=…, samples=…, batch_size=…)` converts to updates;
+  `schedules.linear_scaling` and `sqrt_scaling` carry a rate over to another batch size.
+- `schedules.from_torch(scheduler, …)` and `schedules.compat.{optax,keras,huggingface}` make the
+  schedules of other frameworks, off-by-ones included."""
+
+
 def files() -> dict[Path, str]:
     """Every file and what it holds."""
     lines = [
@@ -126,6 +142,7 @@ def files() -> dict[Path, str]:
             path = Path("schedules") / f"{name}{i or ''}.svg"
             made[HERE / path] = picture(schedules.parse(expression))
             lines += [f"![{name}]({path.as_posix()})", "", f"`{expression}`", ""]
+    lines += [BESIDE, ""]
     made[HERE / "schedules.md"] = "\n".join(lines).rstrip() + "\n"
     return made
 

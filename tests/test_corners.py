@@ -298,3 +298,46 @@ def test_an_interrupt_on_the_way_into_averaged():
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+# ---- what would go unnoticed ----
+
+
+def test_attributes_that_nothing_reads_are_refused():
+    opt = gs.Adam(np.ones(3))
+    with pytest.raises(AttributeError, match=r"^lr: got 3, wanted it at groups\[0\]\['lr'\]"):
+        opt.lr = 3
+    with pytest.raises(AttributeError, match=r"^clip_norm: got 1, wanted it at stages"):
+        opt.clip_norm = 1
+    opt.note = "mine"
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "weight_decy", "beta1", "state"])
+def test_an_unknown_argument_is_named(name):
+    with pytest.raises(TypeError, match=f"^Adam: got the unknown argument '{name}', wanted .* lr,"):
+        gs.Adam(np.ones(3), **{name: 1})
+
+
+@pytest.mark.parametrize("function", [gs.schedules.cosine, lambda: 1.0])
+@pytest.mark.parametrize("argument", ["lr", "clip_norm"])
+def test_a_function_that_takes_no_step_is_refused_at_once(function, argument):
+    with pytest.raises(TypeError, match=f"^{argument}: got <function .* step alone"):
+        gs.Adam(np.ones(3), **{argument: function})
+
+
+def test_a_plateau_that_is_yours_stays_the_one_in_use(tmp_path):
+    def build():
+        plateau = gs.schedules.Plateau(0.1, gamma=0.5, patience=0)
+        params = [{"params": [np.ones(2)], "lr": plateau} for _ in range(2)]
+        return plateau, gs.SGD(params)
+
+    plateau, opt = build()
+    plateau.observe(1.0)
+    plateau.observe(2.0)
+    opt.save(tmp_path / "a")
+    plateau, opt = build()
+    opt.load(tmp_path / "a")
+    assert opt.groups[0]["lr"] is opt.groups[1]["lr"] is plateau
+    assert plateau.multiplier == 0.5
+    plateau.observe(3.0)
+    assert opt.step([[np.ones(2)], [np.ones(2)]]).lr == (0.025, 0.025)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -205,11 +206,27 @@ def compile_group(
                 raise TypeError(
                     f"{argument}: got a function of the step, wanted {RANGES[key].wanted}"
                 )
+            check_takes_step(argument, value)
             row.append(math.nan)
             driven.append(Driven(column, argument, key, value, single))
         else:
             row.append(number(argument, key, value, single))
     return [*row, -1.0 if group["maximize"] else 1.0, float(group["frozen"])], driven
+
+
+def check_takes_step(argument: str, function: Callable[[int], float]) -> None:
+    """Raise TypeError if a function cannot be called with the step alone."""
+    if isinstance(function, Schedule):
+        return
+    try:
+        inspect.signature(function).bind(0)
+    except TypeError:
+        raise TypeError(
+            f"{argument}: got {function!r}, which cannot be called with the step alone, wanted a "
+            "number, a schedule or a function of the step"
+        ) from None
+    except ValueError:  # a compiled function may not say what it takes
+        return
 
 
 def call(driven: Driven, k: int) -> float:

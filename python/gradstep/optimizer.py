@@ -16,7 +16,7 @@ from .groups import Group, Groups
 from .hyperparameters import FLOAT32_MAX, FLOAT32_MIN, Drive, Rule, call, compile_group, number
 from .parameters import Parameters, Row, by_group
 from .report import Report, Sums, statistics
-from .saving import check_kind, check_state_dict
+from .saving import check_kind, check_state_dict, keep_plateaus
 from .stages import Stages, compile_stages
 from .storages import Shard, Storages
 from .tensors import byte_count, check_params, to_swap
@@ -50,6 +50,10 @@ if TYPE_CHECKING:
 
 # What follows from the rest and is built anew when arrays come in.
 _BUILT = ("_plan", "_settings", "_controls", "_results", "_driven", "_drive", "_clock", "_flatten")
+_SHARED = (
+    "states", "rounding", "split", "seed", "allocate", "clip_norm", "clip_value", "nonfinite",
+    "average", "copy_to", "stats",
+)  # fmt: skip
 _ONE = 1.0  # by identity: a step with nothing special must find that out at no cost
 
 
@@ -134,9 +138,15 @@ class Optimizer:
         average: Value | None = None,
         copy_to: Any = None,
         stats: bool = False,
+        **unknown: Any,
     ) -> None:
         if not hasattr(self, "rule"):
             raise TypeError("Optimizer: got the base class, wanted a rule such as AdamW")
+        for name in unknown:
+            raise TypeError(
+                f"{type(self).__name__}: got the unknown argument {name!r}, wanted one of "
+                + ", ".join([*defaults, *_SHARED])
+            )
         if not isinstance(stats, bool | np.bool_):
             raise TypeError(f"stats: got {stats!r}, wanted True or False")
         if allocate is not None and not callable(allocate):
@@ -181,6 +191,14 @@ class Optimizer:
         self._prepare()
 
     # ---- what a person reads ----
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name[0] != "_" and "_held" in self.__dict__:  # where nothing reads it
+            if name in self._held.defaults:
+                raise AttributeError(f"{name}: got {value!r}, wanted it at groups[0][{name!r}]")
+            if name in self._stages:
+                raise AttributeError(f"{name}: got {value!r}, wanted it at stages[{name!r}]")
+        super().__setattr__(name, value)
 
     @property
     def t(self) -> int:
@@ -543,6 +561,10 @@ class Optimizer:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over a :meth:`state_dict`; its arrays are copied, hyperparameters included.
 
+        What was given to the constructor is replaced: to go on at another rate, assign it
+        afterwards. A ``Plateau`` that stands where an equal one was saved takes over what that
+        has seen, so that your reference to it stays the one in use.
+
         Raises:
             TypeError, ValueError: it does not fit this optimizer; nothing is changed then.
         """
@@ -553,9 +575,10 @@ class Optimizer:
             )
             watched = [*self._held.groups, self._stages]
             before = [dict(values) for values in watched]
+            loaded, plateaus = keep_plateaus(before, [*groups, state_dict["stages"]])
             try:
-                for values, loaded in zip(watched, [*groups, state_dict["stages"]], strict=True):
-                    values.replace(copy.deepcopy(dict(loaded)))
+                for values, new in zip(watched, loaded, strict=True):
+                    values.replace(new)
                 for row in self._rows:
                     self._compile(row)
                 self._compile_drive()
@@ -564,6 +587,8 @@ class Optimizer:
                 for values, old in zip(watched, before, strict=True):
                     values.replace(old)
                 raise
+            for plateau, seen in plateaus:
+                plateau.load_state_dict(seen.state_dict())
             self._counts[-1] = state_dict["t"]
             for i, (name, kept) in enumerate(own.items()):
                 entry = state_dict["state"][name]

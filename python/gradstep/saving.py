@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import _core, arrays
 from .groups import Group, some
 from .hyperparameters import whole
+from .schedules import Plateau
 
 if TYPE_CHECKING:
     from .arrays import Array
@@ -85,7 +87,8 @@ def _check_state(given: Any, own: Mapping[str, Mapping[str, Array]]) -> None:
         check_kind(where, given[name], Mapping)
         if set(given[name]) != {"step", *wanted}:
             raise ValueError(
-                f"{where}: got {some(list(given[name]))}, wanted {some(['step', *wanted])}"
+                f"{where}: got {some(list(given[name]))}, wanted {some(['step', *wanted])}: an "
+                "optimizer that was built with the same options"
             )
         whole(f"{where}['step']", given[name]["step"], _core.step_limit)
     for name, wanted in own.items():
@@ -97,6 +100,27 @@ def _check_state(given: Any, own: Mapping[str, Mapping[str, Array]]) -> None:
                 dtypes=(array.dtype.name,),
                 shape=array.shape,
             )
+
+
+def keep_plateaus(
+    own: Sequence[Mapping[str, Any]], given: Sequence[Mapping[str, Any]]
+) -> tuple[list[dict[str, Any]], list[tuple[Plateau, Plateau]]]:
+    """Values to load, as copies, with a Plateau of one's own where it differs in nothing but what
+    it has seen.
+
+    Returns:
+        The values, and for each Plateau that stays the one whose state it is to take over.
+    """
+    values, kept = [], []
+    for old, new in zip(own, given, strict=True):
+        entry = copy.deepcopy(dict(new))
+        for key, value in entry.items():
+            mine = old.get(key)
+            if isinstance(mine, Plateau) and isinstance(value, Plateau) and mine.is_like(value):
+                entry[key] = mine
+                kept.append((mine, value))
+        values.append(entry)
+    return values, kept
 
 
 def check_kind(argument: str, value: object, kind: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from . import _core
-from .hyperparameters import Driven, number, whole
+from .hyperparameters import Driven, check_takes_step, number, whole
 from .watched import Watched
 
 NONFINITE = ("allow", "skip", "raise")
@@ -57,6 +57,7 @@ def compile_stages(
         value = stages[key]
         rounded = single and key == "clip_value"
         if callable(value):
+            check_takes_step(key, value)
             row.append(math.nan)
             driven.append(Driven(column, key, key, value, rounded))
         elif value is None:

@@ -166,6 +166,10 @@ class Plateau:
             "state": self.state_dict(),
         }
 
+    def is_like(self, other: Plateau) -> bool:
+        """Whether it differs from another in nothing but what it has seen."""
+        return self.to_dict() | {"state": None} == other.to_dict() | {"state": None}
+
     @staticmethod
     def from_dict(fields: Mapping[str, Any]) -> Plateau:
         """The one that :meth:`to_dict` described.
