@@ -450,7 +450,7 @@ def test_hyperparameters(place, prefix, rule, hyper, error, message):
 def test_unknown_keyword():
     """The constructor's signature speaks for itself."""
     with pytest.raises(
-        TypeError, match="^Adam: got the unknown argument 'momentum', wanted one of lr, betas"
+        TypeError, match=r"^Adam: got the unknown argument 'momentum', wanted one of lr, betas"
     ):
         gs.Adam(np.ones(3), momentum=0.9)
 
