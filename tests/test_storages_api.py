@@ -498,7 +498,7 @@ REFUSED = {
         built("Adagrad", states="bfloat16", initial_accumulator_value=3.4e38), ValueError,
         "initial_accumulator_value: got 3.4e+38, which is infinite in bfloat16, wanted a number"),
     "unknown argument": (built(storage="q8"), TypeError,
-        "Optimizer.__init__() got an unexpected keyword argument 'storage'"),
+        "Adam: got the unknown argument 'storage', wanted one of lr, betas, eps"),
     "load other storages": (loaded(nothing, states="q4"), ValueError,
         "state_dict['storages']['exp_avg']: got 'q4', wanted 'q8'"),
     "load default storages": (loaded(nothing), ValueError,
