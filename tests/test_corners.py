@@ -254,6 +254,7 @@ def test_a_float64_gradient_beyond_float32_is_not_finite():
     assert (p == 1).all()
 
 
+@pytest.mark.filterwarnings("ignore:Setting the dtype")  # still possible in NumPy 2.5
 @pytest.mark.parametrize("change", ["dtype", "resize"])
 def test_a_copy_that_changed_is_named(change):
     p, to = np.ones(4, BFLOAT16), np.zeros(4, BFLOAT16)
