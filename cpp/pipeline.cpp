@@ -135,7 +135,9 @@ private:
     Piece piece_of(const Tensor& tensor, int64_t first, int64_t n) const {
         Piece piece;
         piece.p = at(tensor.p, table_.storages[tensor.storage], first);
-        piece.low = tensor.low ? static_cast<char*>(tensor.low) + first * 2 : nullptr;
+        piece.low = tensor.low ? static_cast<char*>(tensor.low) +
+                                     first * table_.storages[tensor.storage].low_bytes
+                               : nullptr;
         piece.g = nullptr;
         for (int s = 0; s < rule_.state_count; ++s)
             piece.state[s] = at(tensor.state[s], table_.storages[tensor.state_storage[s]], first);

@@ -22,7 +22,10 @@ struct RandomKey {
     uint32_t begin, factor;
     static constexpr uint32_t step = 0x9E3779B1;    // from one element to the next
 
-    RandomKey from(int64_t element) const { return {begin + uint32_t(element) * step, factor}; }
+    // Inlined, so that no target's code of it is left for others to share.
+    [[gnu::always_inline]] RandomKey from(int64_t element) const {
+        return {begin + uint32_t(element) * step, factor};
+    }
 };
 
 struct Piece {
@@ -55,9 +58,9 @@ struct Coding {
     RandomKey key = {};
 };
 
-// What a storage may hold.
-constexpr unsigned as_param = 1, as_gradient = 2, as_momentum = 4, as_second_moment = 8,
-                   as_maximum = 16;
+// What a storage may hold: a bit each, those of states in the order of their roles.
+constexpr unsigned as_param = 1, as_gradient = 2;
+constexpr unsigned as_role(Role role) { return 4u << int(role); }
 
 struct StorageInfo {
     const char* name;

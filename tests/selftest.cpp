@@ -239,8 +239,7 @@ void check_storages(const Table& table) {
         if (param.low_bytes) tensor.low = place(low, n * param.low_bytes);
         fill(p, tensor.p, tensor.low);
         for (int i = 0; i < rule->state_count; ++i) {
-            const bool fits =
-                may(s, rule->states[i].role == Role::momentum ? as_momentum : as_second_moment);
+            const bool fits = may(s, as_role(rule->states[i].role));
             tensor.state_storage[i] = fits ? s : 0;
             tensor.state[i] =
                 place(memory[2 + i], table.storages[tensor.state_storage[i]].bytes(n));
@@ -294,7 +293,8 @@ void check_storages(const Table& table) {
     for (int p = 0; p < table.storage_count; ++p)
         for (int g = 0; may(p, as_param) && g < table.storage_count; ++g)
             for (int s = 0; may(g, as_gradient) && s < table.storage_count; ++s)
-                for (int64_t n = 0; may(s, as_momentum) && n < most; n += n < 20 ? 1 : 101)
+                for (int64_t n = 0; may(s, as_role(Role::momentum)) && n < most;
+                     n += n < 20 ? 1 : 101)
                     for (unsigned way = 0; way < 4; ++way)
                         for (bool at_end : {false, true}) run(p, g, s, way & 1, way & 2, n, at_end);
 }

@@ -144,8 +144,11 @@ def test_rounding_by_name(name):
 
 
 def test_what_is_exact_is_not_rounded():
-    """stochastic for all leaves float32 alone."""
-    assert rounded("stochastic", None, dtype=np.float32) == rounded(None, None, dtype=np.float32)
+    """stochastic for all leaves float32 alone where it stands beside what is rounded."""
+    beside, alone = np.ones(N, np.float32), np.ones(N, np.float32)
+    gs.AdamW([beside, np.ones(N, BFLOAT16)], rounding="stochastic").step([normal(), normal()])
+    gs.AdamW([alone]).step([normal()])
+    assert as_bytes(beside) == as_bytes(alone)
 
 
 def test_seed_of_the_next_step():
@@ -497,6 +500,10 @@ REFUSED = {
     "start beyond bfloat16": (
         built("Adagrad", states="bfloat16", initial_accumulator_value=3.4e38), ValueError,
         "initial_accumulator_value: got 3.4e+38, which is infinite in bfloat16, wanted a number"),
+    "states of no state": (built("SGD", states="q8"), ValueError,
+        "states: got 'q8', but SGD was built without states, wanted the option that brings one"),
+    "rounding of nothing": (built(rounding="stochastic"), ValueError,
+        "rounding: got 'stochastic', but nothing here is rounded, wanted None, or parameters"),
     "unknown argument": (built(storage="q8"), TypeError,
         "Adam: got the unknown argument 'storage', wanted one of lr, betas, eps"),
     "load other storages": (loaded(nothing, states="q4"), ValueError,

@@ -2,7 +2,15 @@
 #pragma once
 #include <pybind11/pybind11.h>
 
+#include "../table.hpp"
+
 namespace gradstep::bindings {
+
+// What an array may hold, by the position of its bit.
+inline constexpr const char* role_names[] = {"param", "gradient", "momentum", "second_moment",
+                                             "maximum"};
+inline const char* role_name(Role role) { return role_names[2 + int(role)]; }
+
 void bind_system(pybind11::module_& m);
 void bind_optimizer(pybind11::module_& m);
 void bind_schedules(pybind11::module_& m);

@@ -170,7 +170,8 @@ private:
             const py::object state = states[size_t(s)];
             if (!state.is_none()) {
                 const int storage = find_storage(table, storages[size_t(s)].cast<std::string>());
-                if (storage < 0 || !(table.storages[storage].roles & as_state(rule.states[s])) ||
+                if (storage < 0 ||
+                    !(table.storages[storage].roles & as_role(rule.states[s].role)) ||
                     tensor.start % table.storages[storage].block != 0)
                     throw py::value_error("a state cannot be stored so");
                 tensor.state[s] = keep(state, table.storages[storage].bytes(tensor.n));
@@ -199,15 +200,6 @@ private:
     bool is_still(const ArrayView& array, const void* data, size_t i, int type) const {
         return array.data() == data && array.size() == tensors_[i].n && array.type() == type &&
                array.writable();
-    }
-
-    static unsigned as_state(const State& state) {
-        switch (state.role) {
-        case Role::momentum: return as_momentum;
-        case Role::second_moment: return as_second_moment;
-        case Role::maximum: return as_maximum;
-        }
-        return 0;
     }
 
     // An array that a step writes, as a pointer.

@@ -9,22 +9,16 @@
 namespace gradstep::bindings {
 namespace {
 
-const struct {
-    const char* name;
-    unsigned bit;
-} roles[] = {{"param", as_param},
-             {"gradient", as_gradient},
-             {"momentum", as_momentum},
-             {"second_moment", as_second_moment},
-             {"maximum", as_maximum}};
-
 py::dict storage_catalogue() {
     py::dict catalogue;
     const Table& table = dispatch::current();
     for (int i = 0; i < table.storage_count; ++i) {
         py::list names;
-        for (const auto& role : roles)
-            if (table.storages[i].roles & role.bit) names.append(role.name);
+        unsigned bit = 1;
+        for (const char* name : role_names) {
+            if (table.storages[i].roles & bit) names.append(name);
+            bit <<= 1;
+        }
         catalogue[table.storages[i].name] = py::tuple(names);
     }
     return catalogue;
@@ -50,9 +44,9 @@ const StorageInfo& find(const std::string& name) {
 }
 
 Role role_of(const std::string& name) {
-    if (name == "second_moment") return Role::second_moment;
-    if (name == "maximum") return Role::maximum;
-    return Role::momentum;
+    for (Role role : {Role::second_moment, Role::maximum})
+        if (name == role_name(role)) return role;
+    return Role::momentum;    // elements do not mind
 }
 
 // One array's numbers on one side, bytes on the other.

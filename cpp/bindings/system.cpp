@@ -12,15 +12,6 @@ namespace {
 
 py::object text_or_none(const char* text) { return text ? py::object(py::str(text)) : py::none(); }
 
-const char* role_name(Role role) {
-    switch (role) {
-    case Role::momentum: return "momentum";
-    case Role::second_moment: return "second_moment";
-    case Role::maximum: return "maximum";
-    }
-    return nullptr;
-}
-
 py::dict rule_catalogue() {
     py::dict catalogue;
     const Table& table = dispatch::current();

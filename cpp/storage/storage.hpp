@@ -11,12 +11,11 @@
 #pragma once
 
 using gradstep::as_gradient;
-using gradstep::as_maximum;
-using gradstep::as_momentum;
 using gradstep::as_param;
-using gradstep::as_second_moment;
 using gradstep::RandomKey;
-constexpr unsigned as_state = as_momentum | as_second_moment | as_maximum;
+constexpr unsigned as_momentum = gradstep::as_role(gradstep::Role::momentum);
+constexpr unsigned as_state = as_momentum | gradstep::as_role(gradstep::Role::second_moment) |
+                              gradstep::as_role(gradstep::Role::maximum);
 
 inline uint32_t to_bits(float x) { return __builtin_bit_cast(uint32_t, x); }
 inline float from_bits(uint32_t bits) { return __builtin_bit_cast(float, bits); }

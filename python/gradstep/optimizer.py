@@ -50,10 +50,6 @@ if TYPE_CHECKING:
 
 # What follows from the rest and is built anew when arrays come in.
 _BUILT = ("_plan", "_settings", "_controls", "_results", "_driven", "_drive", "_clock", "_flatten")
-_SHARED = (
-    "states", "rounding", "split", "seed", "allocate", "clip_norm", "clip_value", "nonfinite",
-    "average", "copy_to", "stats",
-)  # fmt: skip
 _ONE = 1.0  # by identity: a step with nothing special must find that out at no cost
 
 
@@ -145,7 +141,7 @@ class Optimizer:
         for name in unknown:
             raise TypeError(
                 f"{type(self).__name__}: got the unknown argument {name!r}, wanted one of "
-                + ", ".join([*defaults, *_SHARED])
+                + ", ".join([*defaults, *(Optimizer.__init__.__kwdefaults__ or ())])
             )
         if not isinstance(stats, bool | np.bool_):
             raise TypeError(f"stats: got {stats!r}, wanted True or False")

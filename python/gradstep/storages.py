@@ -101,6 +101,7 @@ class Storages:
         if isinstance(rounding, str):
             _check_mode("rounding", rounding)
         self._rounding = self._checked_rounding({} if isinstance(rounding, str) else rounding)
+        self._every = states
         self._states_by_name = tuple(self.states) if isinstance(states, Mapping) else ()
 
     def _checked_states(self, states: Any, by_name: bool) -> dict[str, str]:
@@ -182,6 +183,18 @@ class Storages:
                         f"{argument}[{name!r}]: got a value, but {self._rule} was built without "
                         "that state, wanted the option that brings it, or no such entry"
                     )
+        if self.states and not self._states_by_name and not present:
+            raise ValueError(
+                f"states: got {self._every!r}, but {self._rule} was built without states, wanted "
+                "the option that brings one, or None"
+            )
+        if self._rounding_of_all == "stochastic" and not any(
+            self.stochastic(param, present) for param in params
+        ):
+            raise ValueError(
+                "rounding: got 'stochastic', but nothing here is rounded, wanted None, or "
+                "parameters or states in bfloat16, float16, q8 or q4"
+            )
         if self._rounding.get("params") == "stochastic" and all(
             self.of_param(param) in EXACT for param in params
         ):
