@@ -339,7 +339,16 @@ bool run_openmp([[maybe_unused]] int64_t chunks, [[maybe_unused]] int64_t bytes,
 
 }    // namespace
 
-int threads() { return thread_count(); }
+namespace {
+thread_local int own_count = 0;    // 0: as everybody's
+}
+
+ThreadCount::ThreadCount(int count) : before_(own_count) {
+    if (count > 0) own_count = std::min(count, max_threads);
+}
+ThreadCount::~ThreadCount() { own_count = before_; }
+
+int threads() { return own_count > 0 ? own_count : int(thread_count()); }
 void set_threads(int count) { thread_count() = count; }
 
 void set_eager(bool value) { eager = value; }

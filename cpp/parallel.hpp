@@ -11,6 +11,18 @@ constexpr int max_threads = 256;
 int threads();
 void set_threads(int count);    // 1 to max_threads
 
+// While it lives, the calling thread's calls use another number of threads (0: the same).
+class ThreadCount {
+public:
+    explicit ThreadCount(int count);
+    ~ThreadCount();
+    ThreadCount(const ThreadCount&) = delete;
+    ThreadCount& operator=(const ThreadCount&) = delete;
+
+private:
+    int before_;
+};
+
 // "native": our own threads, which are never waited for unless they took work.
 // "openmp": the OpenMP runtime's team, where built with it; every call waits for all of it.
 const char* team();

@@ -99,26 +99,35 @@ public:
 
     void run(const Scratch::Active& active, int64_t first, int64_t end) const {
         const Tensor& tensor = tensors_[active.tensor];
-        if (active.whole) {
-            const Gradient& gradient = gradients_[active.tensor];
-            Piece piece = piece_of(tensor, first, end - first);
-            piece.g = at(gradient.data, table_.storages[gradient.storage], first);
-            active.kernel->update(scratch_.scalars[active.scalars].bytes, active.factor, piece);
-            return;
-        }
         LaneSums sums = {};
         for (int64_t begin = first; begin < end;) {
             const int64_t to_boundary = block_elements - (tensor.start + begin) % block_elements;
-            const int64_t n = std::min(to_boundary, end - begin);
-            if (table_.storages[tensor.storage].compute == double_precision)
-                block<double>(active, begin, n, sums);
-            else
-                block<float>(active, begin, n, sums);
+            int64_t n = std::min(to_boundary, end - begin);
+            const int64_t index = block_index(tensor, begin);
+            const bool sampled =
+                settings_.measure == Settings::sample && index % settings_.sample_every == 0;
+            if (active.whole && !sampled) {
+                n = end - begin;
+                if (settings_.measure == Settings::sample) {    // up to the next that is sampled
+                    const int64_t blocks =
+                        settings_.sample_every - index % settings_.sample_every - 1;
+                    n = std::min(n, to_boundary + blocks * block_elements);
+                }
+                whole(active, begin, n);
+            } else if (table_.storages[tensor.storage].compute == double_precision) {
+                block<double>(active, begin, n, index, sums);
+            } else {
+                block<float>(active, begin, n, index, sums);
+            }
             begin += n;
             const int64_t at = tensor.start % segment_elements + begin;
-            if (settings_.measure && (at % segment_elements == 0 || begin == end)) {
+            if (settings_.measure == Settings::everything &&
+                (at % segment_elements == 0 || begin == end)) {
                 scratch_.sums[active.first_segment + size_t((at - 1) / segment_elements)] =
                     table_.fold(sums);
+                sums = {};
+            } else if (sampled) {
+                scratch_.sums[size_t(index / settings_.sample_every)] = table_.fold(sums);
                 sums = {};
             }
         }
@@ -131,6 +140,11 @@ private:
     const std::vector<Gradient>& gradients_;
     const Settings& settings_;
     Scratch& scratch_;
+
+    // Of the block that an element is in, counted over all tensors.
+    static int64_t block_index(const Tensor& tensor, int64_t element) {
+        return tensor.first_block + (tensor.start % block_elements + element) / block_elements;
+    }
 
     Piece piece_of(const Tensor& tensor, int64_t first, int64_t n) const {
         Piece piece;
@@ -145,6 +159,13 @@ private:
         return piece;
     }
 
+    void whole(const Scratch::Active& active, int64_t first, int64_t n) const {
+        const Gradient& gradient = gradients_[active.tensor];
+        Piece piece = piece_of(tensors_[active.tensor], first, n);
+        piece.g = at(gradient.data, table_.storages[gradient.storage], first);
+        active.kernel->update(scratch_.scalars[active.scalars].bytes, active.factor, piece);
+    }
+
     // Asks for the bytes of the next block while this one is computed: loops that go over a block
     // one after the other do not read ahead in all arrays as a single one does.
     static void prefetch(const void* data, const StorageInfo& storage) {
@@ -153,8 +174,9 @@ private:
             __builtin_prefetch(next + i);
     }
 
-    template <class T>
-    void block(const Scratch::Active& active, int64_t first, int64_t n, LaneSums& sums) const {
+    // index: of the block among those of all tensors
+    template <class T> void block(const Scratch::Active& active, int64_t first, int64_t n,
+                                  int64_t index, LaneSums& sums) const {
         constexpr Compute compute =
             sizeof(T) == sizeof(double) ? double_precision : single_precision;
         const Stages& stages = table_.stages[compute];
@@ -181,9 +203,9 @@ private:
 
         // Numbers as the compute type: where they lie if they are stored so, or a copy.
         alignas(64) T numbers[max_buffers + 1][block_elements];
-        auto load = [&](void* x, void* low, int index, Role role, T* copy) -> T* {
-            if (index == plain) return static_cast<T*>(x);
-            table_.storages[index].decode[compute](x, low, role, n, copy);
+        auto load = [&](void* x, void* low, int stored, Role role, T* copy) -> T* {
+            if (stored == plain) return static_cast<T*>(x);
+            table_.storages[stored].decode[compute](x, low, role, n, copy);
             return copy;
         };
         auto load_state = [&](int s, T* copy) {
@@ -195,7 +217,10 @@ private:
         alignas(64) T before[2][block_elements];
         const int momentum = first_state(rule_, tensor, Role::momentum);
         const int second_moment = first_state(rule_, tensor, Role::second_moment);
-        if (settings_.measure) {
+        const bool measured_here =
+            settings_.measure == Settings::everything ||
+            (settings_.measure == Settings::sample && index % settings_.sample_every == 0);
+        if (measured_here) {
             const T* p = load(memory.p, memory.low, tensor.storage, Role::momentum, before[0]);
             if (p != before[0]) std::memcpy(before[0], p, size_t(n) * sizeof(T));
             if (momentum >= 0) {
@@ -237,7 +262,7 @@ private:
                          memory.key[1 + s]});
         }
 
-        if (tensor.average || tensor.copy || settings_.measure) {
+        if (tensor.average || tensor.copy || measured_here) {
             const T* p = load(memory.p, memory.low, tensor.storage, Role::momentum, numbers[0]);
             if (tensor.average)
                 stages.average(static_cast<T*>(tensor.average) + first, p, n,
@@ -246,7 +271,7 @@ private:
                 const StorageInfo& copy = table_.storages[tensor.copy_storage];
                 copy.encode[compute](p, n, at(tensor.copy, copy, first), nullptr, {});
             }
-            if (settings_.measure) {
+            if (measured_here) {
                 Measured measured = {};
                 measured.raw =
                     load(raw, nullptr, gradient.storage, Role::momentum, numbers[max_buffers]);
@@ -258,7 +283,18 @@ private:
                 measured.n = n;
                 measured.factor = active.factor;
                 measured.limit = settings_.clip_value;
+                T* const average =
+                    momentum < 0 && settings_.averages
+                        ? reinterpret_cast<T*>(settings_.averages + index / settings_.sample_every *
+                                                                        block_elements *
+                                                                        int64_t(sizeof(double)))
+                        : nullptr;
+                if (average) measured.momentum = average;
                 stages.measure(measured, sums);
+                if (average) {    // of the gradient as the rule got it
+                    stages.clip(measured.raw, n, active.factor, settings_.clip_value, before[1]);
+                    stages.average(average, before[1], n, 0.1);
+                }
             }
         }
         if (settings_.zero_gradients) std::memset(raw, 0, size_t(gradient_storage.offset(n)));
@@ -305,7 +341,23 @@ Scratch::Choice choose(const Table& table, const RuleInfo& rule, const Tensor& t
     return choice;
 }
 
+// Scales the sums of a sample to those of all elements.
+void stand_for(int64_t elements, size_t groups, Sums* sums) {
+    double measured = 0;
+    for (size_t g = 0; g < groups; ++g) measured += sums[g].count;
+    if (measured == 0) return;
+    const double factor = double(elements) / measured;
+    for (size_t g = 0; g < groups; ++g)
+        for (double* sum : {&sums[g].gradient, &sums[g].update, &sums[g].param,
+                            &sums[g].gradient_momentum, &sums[g].momentum, &sums[g].used})
+            *sum *= factor;
+}
+
 }    // namespace
+
+int64_t count_blocks(const Tensor& tensor) {
+    return (tensor.start % block_elements + tensor.n + block_elements - 1) / block_elements;
+}
 
 uint64_t random_base(uint64_t seed, int64_t t, uint64_t key, int buffer) {
     uint64_t h = 0;
@@ -365,7 +417,8 @@ Result step(const Table& table, const RuleInfo& rule, const std::vector<Tensor>&
     }
 
     Flat& flat = scratch.flat;
-    flat.clear(settings.measure ? segment_elements : block_elements);
+    const bool segmented = settings.measure == Settings::everything;
+    flat.clear(segmented ? segment_elements : block_elements);
     scratch.active.clear();
     scratch.scalars.clear();
     scratch.resolved.assign(groups.size(), {});
@@ -396,17 +449,17 @@ Result step(const Table& table, const RuleInfo& rule, const std::vector<Tensor>&
         active.scalars = last.scalars;
         active.direct = choice.direct;
         active.whole = choice.direct && tensor.stochastic == 0 && !tensor.average && !tensor.copy &&
-                       !clips && !settings.zero_gradients && !settings.measure;
-        active.several_loops = choice.several_loops || settings.measure;
+                       !clips && !settings.zero_gradients && !segmented;
+        active.several_loops = choice.several_loops || segmented;
         active.factor = group.sign * factor;
         active.first_segment = segment_count;
-        if (settings.measure) segment_count += size_t(segments(tensor.n, tensor.start));
+        if (segmented) segment_count += size_t(segments(tensor.n, tensor.start));
         for (int b = 0; b <= rule.state_count && tensor.stochastic >> b; ++b)
             if (tensor.stochastic >> b & 1)
                 active.key[b] = random_base(settings.seed, t, tensor.key, b);
         flat.add(tensor.n, tensor.start);
     }
-    if (settings.measure) scratch.sums.assign(segment_count, {});
+    if (settings.measure) scratch.sums.assign(segmented ? segment_count : sample_blocks, {});
 
     const Walk walk(table, rule, tensors, gradients, settings, scratch);
     const int64_t chunks = parallel::chunks_for(bytes);
@@ -418,21 +471,31 @@ Result step(const Table& table, const RuleInfo& rule, const std::vector<Tensor>&
     if (settings.zero_gradients) zero(table, idle);
 
     if (settings.measure) {
+        int64_t elements = 0;    // of those that a sample stands for
         for (size_t g = 0; g < groups.size(); ++g) group_sums[g] = {};
         for (size_t i = 0; i < scratch.active.size(); ++i) {
             const Scratch::Active& active = scratch.active[i];
-            const size_t end =
+            const Tensor& tensor = tensors[active.tensor];
+            size_t first = active.first_segment;
+            size_t end =
                 i + 1 < scratch.active.size() ? scratch.active[i + 1].first_segment : segment_count;
+            if (!segmented) {
+                const int64_t every = settings.sample_every;
+                first = size_t((tensor.first_block + every - 1) / every);
+                end = size_t((tensor.first_block + count_blocks(tensor) + every - 1) / every);
+                elements += tensor.n;
+            }
             const int group = tensors[active.tensor].group;
             const double correction =
                 rule.moment_correction(groups[size_t(group)].hyper, counts[active.tensor] + 1);
             double* total = reinterpret_cast<double*>(&group_sums[group]);
-            for (size_t segment = active.first_segment; segment < end; ++segment) {
+            for (size_t segment = first; segment < end; ++segment) {
                 scratch.sums[segment].ratio *= correction;
                 const double* part = reinterpret_cast<const double*>(&scratch.sums[segment]);
                 for (int c = 0; c < sum_count; ++c) total[c] += part[c];
             }
         }
+        if (!segmented) stand_for(elements, groups.size(), group_sums);
     }
     return result;
 }

@@ -23,6 +23,7 @@ struct Tensor {
     unsigned options = 0;       // which optional states it has
     unsigned stochastic = 0;    // which buffers are rounded by chance: bit 0 the parameter
     int group = 0;
+    int64_t first_block = 0;    // how many blocks the tensors before it have
 };
 
 struct Gradient {
@@ -43,8 +44,16 @@ struct Settings {
     double average_weight;           // of the new parameter in the averages
     double loss_scale;
     uint64_t seed;
-    bool check_finite, zero_gradients, measure;
+    bool check_finite, zero_gradients;
+    enum Measure { nothing, everything, sample } measure;
+    // Of a sample: which blocks, counted over all tensors, and for each of those block_elements
+    // numbers of 8 bytes: running averages of the gradients of tensors without a momentum.
+    int64_t sample_every;
+    char* averages;
 };
+
+constexpr int64_t sample_blocks = 64;    // at most
+int64_t count_blocks(const Tensor& tensor);
 
 // Flattens a list of lengths, so that it can be cut anywhere into equal shares of work. Cuts fall
 // on multiples of `unit`, counted from the start of the tensor that an item is a shard of.
@@ -89,7 +98,7 @@ struct Scratch {
         size_t tensor;
         const Kernel* kernel;
         size_t scalars;
-        size_t first_segment;          // of its sums
+        size_t first_segment;          // of its sums; in a sample, their first block
         uint64_t key[max_buffers];     // of its random bits, but for the block
         double factor;                 // of the gradient
         bool direct, several_loops;    // as in Choice
@@ -115,7 +124,7 @@ struct Scratch {
     std::vector<Active> active;
     std::vector<Scalars> scalars;
     std::vector<Resolved> resolved;    // the last of each group
-    std::vector<Sums> sums;            // of each segment
+    std::vector<Sums> sums;            // of each segment, or sampled block
 };
 
 struct Result {
@@ -125,7 +134,7 @@ struct Result {
 
 // One update of every tensor that has a gradient and whose group is not frozen.
 // counts: the updates each tensor has had so far. group_sums: one a group, filled in if
-// settings.measure.
+// settings.measure; of a sample, but for ratio and count, as if all blocks were such.
 Result step(const Table& table, const RuleInfo& rule, const std::vector<Tensor>& tensors,
             const std::vector<Gradient>& gradients, const int64_t* counts,
             const std::vector<Group>& groups, const Settings& settings, Scratch& scratch,

@@ -204,6 +204,8 @@ template <template <class, unsigned> class R> void check_on(const Table& table) 
 // One tensor in every storage of parameter, gradient and states, rounded both ways, with and
 // without all stages.
 void check_storages(const Table& table) {
+    // of what a sample keeps of the gradients
+    std::vector<double> averages(size_t(pipeline::sample_blocks * block_elements));
     const RuleInfo* rule = nullptr;
     for (int i = 0; i < table.rule_count; ++i)
         if (std::strcmp(table.rules[i].name, "AdamW") == 0) rule = &table.rules[i];
@@ -253,8 +255,19 @@ void check_storages(const Table& table) {
         std::vector<pipeline::Gradient> gradients = {
             {memory[1].place(size_t(gradient_bytes), at_end), g}};
         fill(g, gradients[0].data, nullptr);
-        pipeline::Settings settings = {__builtin_inf(), __builtin_inf(), 0.25,  1, 3,
-                                       false,           staged,          staged};
+        std::fill(averages.begin(), averages.end(), 0.0);
+        pipeline::Settings settings = {__builtin_inf(),
+                                       __builtin_inf(),
+                                       0.25,
+                                       1,
+                                       3,
+                                       false,
+                                       staged,
+                                       !staged ? pipeline::Settings::nothing
+                                       : n % 2 ? pipeline::Settings::sample
+                                               : pipeline::Settings::everything,
+                                       1,
+                                       reinterpret_cast<char*>(averages.data())};
         if (staged) settings.clip_norm = settings.clip_value = settings.loss_scale = 2;
         pipeline::Scratch scratch;
         Sums sums = {};
@@ -375,7 +388,9 @@ void check_schedules(const Table& table) {
 
 // Fifty whole steps over many tensors, sleeping now and then so that workers fall asleep.
 // Parameters and gradients are odd numbers, or all the one constant.
-std::vector<float> whole_steps(float constant = 0, bool measured = false) {
+using Settings = pipeline::Settings;
+
+std::vector<float> whole_steps(float constant = 0, Settings::Measure measured = Settings::nothing) {
     const Table& table = dispatch::current();
     const RuleInfo* rule = nullptr;
     for (int i = 0; i < table.rule_count; ++i)
@@ -400,8 +415,8 @@ std::vector<float> whole_steps(float constant = 0, bool measured = false) {
         tensors.push_back(tensor);
         counts.push_back(i % 3);
     }
-    const pipeline::Settings settings = {__builtin_inf(), __builtin_inf(), 0,       1, 0,
-                                         false,           false,           measured};
+    const pipeline::Settings settings = {__builtin_inf(), __builtin_inf(), 0,        1, 0,
+                                         false,           false,           measured, 1, nullptr};
     pipeline::Scratch scratch;
     Sums sums = {};
     for (int k = 0; k < 50; ++k) {
@@ -458,9 +473,10 @@ void check_threads() {
         expect(true, one, whole_steps(), "several threads: other results than one");
     }
     parallel::set_threads(1);
-    const std::vector<float> sums = whole_steps(0, true);
+    const std::vector<float> sums = whole_steps(0, Settings::everything);
     parallel::set_threads(4);
-    expect(true, sums, whole_steps(0, true), "several threads: other sums than one");
+    expect(true, sums, whole_steps(0, Settings::everything),
+           "several threads: other sums than one");
     parallel::set_threads(3);
     std::vector<float> other;
     std::thread caller([&] { other = whole_steps(); });

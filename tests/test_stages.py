@@ -590,7 +590,7 @@ REFUSED = {
     "loaded clip_norm": (loaded("clip_norm", -1), ValueError, f"clip_norm: got -1, {LIMIT}"),
     "loaded average": (loaded("average", 0.5), ValueError,
         "average: got 0.5, but the optimizer was built without averages, wanted None"),
-    "stats of int": (built(stats=1), TypeError, "stats: got 1, wanted True or False"),
+    "stats of int": (built(stats=1), TypeError, "stats: got 1, wanted True, False or 'sample'"),
     **{f"loss_scale={bad!r}": (stepped(loss_scale=bad), error, f"loss_scale: got {got}, {LIMIT}")
        for bad, error, got in [
            (0.0, ValueError, "0.0"), (-2.0, ValueError, "-2.0"), (math.nan, ValueError, "nan"),

@@ -21,12 +21,25 @@ inline int find_storage(const Table& table, const std::string& name) {
 // A plain view of an array object, valid as long as the object.
 class ArrayView {
 public:
+    ArrayView() = default;
     explicit ArrayView(PyObject* object)
         : array_(reinterpret_cast<const py::detail::PyArray_Proxy*>(object)) {}
 
-    static bool is_plain_array(PyObject* object) {
-        return Py_TYPE(object) == py::detail::npy_api::get().PyArray_Type_;
-    }
+    // Where a plan finds views: the same form as that of tensors of other frameworks, dlpack.hpp.
+    struct Source {
+        ArrayView operator()(py::handle object) const {
+            if (!py::isinstance<py::array>(object)) throw py::type_error("an array is wanted");
+            return ArrayView(object.ptr());
+        }
+        bool look(PyObject* object, ArrayView& view) const {
+            view = ArrayView(object);
+            return true;
+        }
+        static bool is_exact(PyObject*, const ArrayView&) { return true; }
+        static bool is_plain(PyObject* object) {
+            return Py_TYPE(object) == py::detail::npy_api::get().PyArray_Type_;
+        }
+    };
 
     char* data() const { return array_->data; }
     int ndim() const { return array_->nd; }
@@ -41,6 +54,8 @@ public:
         return std::equal(array_->dimensions, array_->dimensions + array_->nd,
                           other.array_->dimensions, other.array_->dimensions + other.array_->nd);
     }
+
+    static bool in_c_order() { return true; }    // as all that is writable
 
     int type() const { return descr()->type_num; }
     bool same_dtype(const ArrayView& other) const { return type() == other.type(); }
@@ -57,6 +72,9 @@ public:
         return i >= 0 && (table.storages[i].roles & as_gradient) ? i : -1;
     }
 
+    static constexpr int float32 = py::detail::npy_api::NPY_FLOAT_;
+    bool is_number(int type) const { return ndim() == 0 && this->type() == type; }
+
     int64_t bytes() const {
         return size() * py::reinterpret_borrow<py::dtype>(array_->descr).itemsize();
     }
@@ -68,7 +86,7 @@ private:
 
     static constexpr char foreign = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? '>' : '<';
 
-    const py::detail::PyArray_Proxy* array_;
+    const py::detail::PyArray_Proxy* array_ = nullptr;
 
     const py::detail::PyArrayDescr_Proxy* descr() const {
         return py::detail::array_descriptor_proxy(array_->descr);

@@ -2,12 +2,15 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <memory>
 #include <utility>
 
 #include "../dispatch.hpp"
+#include "../parallel.hpp"
 #include "../pipeline.hpp"
 #include "arrays.hpp"
 #include "bindings.hpp"
+#include "dlpack.hpp"
 
 namespace gradstep::bindings {
 namespace {
@@ -17,34 +20,43 @@ struct Range {
     const char* end;
 };
 
-ArrayView view(py::handle object) {
-    if (!py::isinstance<py::array>(object)) throw py::type_error("an array is wanted");
-    return ArrayView(object.ptr());
+// A dictionary finds its own key object without comparing texts.
+py::object interned(const char* text) {
+    return py::reinterpret_steal<py::object>(PyUnicode_InternFromString(text));
 }
+
+ArrayView view(py::handle object) { return ArrayView::Source()(object); }
 
 // What an optimizer's step does again and again, prepared once: the parameters and all that is kept
 // for them as pointers, and the byte ranges that a step writes. Owns references to the arrays, not
-// the arrays: every number in them belongs to Python.
-class Plan {
+// the arrays: every number in them belongs to Python. View: of NumPy's arrays or of tensors.
+template <class View> class Plan {
 public:
     static constexpr int64_t done = -1, skipped = -2, first_refused_param = -3;
+
+    int threads = 0;             // that a step uses; 0: as many as everybody
+    int without_gradient = 0;    // how many parameters had none in the last step
 
     // tensors: for each parameter (param, low, states, storages, stochastic, group, key, start,
     // average, copy), see _core.pyi. counts: int64, the updates of each parameter, then those of
     // the optimizer. settings: float64, a row for each group of the rule's hyperparameters, the
     // gradient's sign, and whether the group is frozen. controls: clip_norm, clip_value, decay of
     // the averages, whether gradients must be finite, seed. results: a row for the norm of the
-    // gradients and the first that was not finite, then one of sums for each group.
+    // gradients and the first that was not finite, then one of sums for each group. averages: for
+    // what a sample keeps of the gradients, float64, none or sample_elements.
     Plan(const std::string& rule, const py::list& tensors, py::array_t<int64_t> counts,
-         py::array_t<double> settings, py::array_t<double> controls, py::array_t<double> results)
-        : counts_(std::move(counts)), settings_(std::move(settings)),
-          controls_(std::move(controls)), results_(std::move(results)), rule_(find_rule(rule)) {
+         py::array_t<double> settings, py::array_t<double> controls, py::array_t<double> results,
+         py::array_t<double> averages, typename View::Source source = {})
+        : view_(std::move(source)), counts_(std::move(counts)), settings_(std::move(settings)),
+          controls_(std::move(controls)), results_(std::move(results)),
+          averages_(std::move(averages)), rule_(find_rule(rule)) {
         const Table& table = dispatch::current();
         const RuleInfo& info = table.rules[rule_];
         if (settings_.ndim() != 2 || settings_.shape(1) != info.hyper_count + 2 ||
             counts_.size() != py::ssize_t(tensors.size()) + 1 || controls_.size() != 5 ||
             results_.ndim() != 2 || results_.shape(0) != settings_.shape(0) + 1 ||
-            results_.shape(1) != sum_count)
+            results_.shape(1) != sum_count ||
+            (averages_.size() != 0 && averages_.size() != pipeline::sample_blocks * block_elements))
             throw py::value_error("Plan: sizes do not fit together");
         for (size_t i = 0; i < tensors.size(); ++i) {
             try {
@@ -62,30 +74,34 @@ public:
     // One update. Refuses, with nothing changed, what it cannot take as it is: returns i for
     // gradient i, first_refused_param - i for parameter i; the caller finds the words, and holds
     // the lock that keeps a second step of this plan out. skipped: a gradient is not finite.
-    int64_t step(const py::list& gradients, double loss_scale, bool zero_gradients, bool measure) {
+    int64_t step(const py::list& gradients, double loss_scale, bool zero_gradients, int measure) {
         if (gradients.size() != tensors_.size())
             throw py::value_error("step: as many gradients as parameters are wanted");
         const Table& table = dispatch::current();
+        without_gradient = 0;
         for (size_t i = 0; i < tensors_.size(); ++i) {
-            const ArrayView p(params_[i].ptr());
-            // NumPy lets an array be resized, locked or reinterpreted after it was given to us.
-            if (!is_still(p, tensors_[i].p, i, types_[i]) ||
-                (tensors_[i].copy &&
-                 !is_still(ArrayView(copies_[i].ptr()), tensors_[i].copy, i, copy_types_[i])))
+            View p;
+            // An array can be resized, locked or reinterpreted after it was given to us.
+            if (!view_.look(params_[i].ptr(), p) || !is_still(p, tensors_[i].p, i, types_[i]) ||
+                (tensors_[i].copy && !copy_is_still(i, p)) || !own_is_still(i, p))
                 return first_refused_param - int64_t(i);
             PyObject* const gradient = PyList_GET_ITEM(gradients.ptr(), py::ssize_t(i));
             if (gradient == Py_None) {
                 gradients_[i].data = nullptr;
+                ++without_gradient;
                 continue;
             }
-            if (!ArrayView::is_plain_array(gradient)) return int64_t(i);
-            const ArrayView g(gradient);
+            View g;
+            if (!view_.is_plain(gradient) || !view_.look(gradient, g) ||
+                !view_.is_exact(gradient, g))
+                return int64_t(i);
             const int storage = storage_of(table, g);
             if (storage < 0 || !(zero_gradients ? g.writable() : g.readable()) ||
                 !g.same_shape(p) ||
                 overlaps(i, g.data(), table.storages[storage].bytes(tensors_[i].n)))
                 return int64_t(i);
-            gradients_[i] = {g.data(), storage};
+            static char nothing;    // tensors without elements may have no address
+            gradients_[i] = {g.data() ? g.data() : &nothing, storage};
         }
         if (zero_gradients) {
             const int64_t shared = shared_gradient(table);
@@ -100,12 +116,21 @@ public:
         }
         const double* controls = controls_.data();
         const pipeline::Settings values = {
-            controls[0],           controls[1],      1 - controls[2], loss_scale,
-            uint64_t(controls[4]), controls[3] != 0, zero_gradients,  measure};
+            controls[0],
+            controls[1],
+            1 - controls[2],
+            loss_scale,
+            uint64_t(controls[4]),
+            controls[3] != 0,
+            zero_gradients,
+            pipeline::Settings::Measure(measure),
+            std::max<int64_t>(1, (blocks_ + pipeline::sample_blocks - 1) / pipeline::sample_blocks),
+            averages_.size() ? reinterpret_cast<char*>(averages_.mutable_data()) : nullptr};
         double* results = results_.mutable_data();
         Sums* sums = reinterpret_cast<Sums*>(results + sum_count);
         int64_t* counts = counts_.mutable_data();
         py::gil_scoped_release unlocked;
+        const parallel::ThreadCount own_threads(threads);
         const pipeline::Result result = pipeline::step(table, rule, tensors_, gradients_, counts,
                                                        groups_, values, scratch_, sums);
         results[0] = result.gradient_norm;
@@ -116,13 +141,44 @@ public:
         for (size_t i = 0; i < tensors_.size(); ++i)
             counts[i] += gradients_[i].data && !groups_[size_t(tensors_[i].group)].frozen;
         ++counts[tensors_.size()];
+        for (size_t i = 0; i < own_.size(); ++i) *own_[i].step = float(counts[i]);
         return done;
     }
 
+    // Brings the counts in line with the `step` of each tensor's own dictionary, and the
+    // optimizer's with the largest. The first that is no count, or -1.
+    int64_t read_counts() {
+        int64_t* counts = counts_.mutable_data();
+        counts[own_.size()] = 0;
+        for (size_t i = 0; i < own_.size(); ++i) {
+            if (!read_count(i)) return int64_t(i);
+            counts[own_.size()] = std::max(counts[own_.size()], counts[i]);
+        }
+        return -1;
+    }
+
 private:
+    // What is kept for a tensor where others can reach and replace it: by name in a dictionary.
+    struct Own {
+        struct Array {
+            py::object name;
+            const char* data;
+            int64_t bytes;
+            int type;
+            bool shaped;    // as the parameter
+        };
+        py::dict by_name;
+        std::vector<Array> arrays;
+        float* step = nullptr;    // its count, in this very call
+    };
+
+    typename View::Source view_;
+    const py::object step_name_ = interned("step");
     std::vector<py::object> params_, copies_, kept_;
+    std::vector<Own> own_;    // empty, or one a tensor
     py::array_t<int64_t> counts_;
-    py::array_t<double> settings_, controls_, results_;
+    py::array_t<double> settings_, controls_, results_, averages_;
+    int64_t blocks_ = 0;    // of all tensors
     int rule_;
     std::vector<pipeline::Tensor> tensors_;
     std::vector<int> types_, copy_types_;    // of parameters and copies, as NumPy numbers them
@@ -142,8 +198,10 @@ private:
 
     void add(const RuleInfo& rule, const py::tuple& fields) {
         const Table& table = dispatch::current();
-        if (fields.size() != 10) throw py::value_error("10 fields are wanted");
-        const ArrayView param = view(fields[0]);
+        if (fields.size() != 10 && fields.size() != 11)
+            throw py::value_error("10 or 11 fields are wanted");
+        const View param = view_(fields[0]);
+        if (fields.size() == 11) own_.push_back({fields[10], {}, nullptr});
         pipeline::Tensor tensor;
         tensor.n = param.size();
         tensor.storage = param.storage(table);
@@ -156,12 +214,13 @@ private:
             throw py::value_error("the parameter does not fit");
         params_.push_back(fields[0]);
         types_.push_back(param.type());
-        tensor.p = keep(fields[0], table.storages[tensor.storage].bytes(tensor.n));
+        tensor.p = keep(fields[0], table.storages[tensor.storage].bytes(tensor.n), nullptr);
         if (!fields[1].is_none()) {
             if (table.storages[tensor.storage].name != std::string("bfloat16"))
                 throw py::value_error("only bfloat16 has a low half");
             tensor.storage = find_storage(table, "split");
-            tensor.low = keep(fields[1], tensor.n * table.storages[tensor.storage].low_bytes);
+            tensor.low =
+                keep(fields[1], tensor.n * table.storages[tensor.storage].low_bytes, "low");
         }
         const py::list states = fields[2], storages = fields[3];
         int bit = 0;
@@ -174,7 +233,8 @@ private:
                     !(table.storages[storage].roles & as_role(rule.states[s].role)) ||
                     tensor.start % table.storages[storage].block != 0)
                     throw py::value_error("a state cannot be stored so");
-                tensor.state[s] = keep(state, table.storages[storage].bytes(tensor.n));
+                tensor.state[s] = keep(state, table.storages[storage].bytes(tensor.n),
+                                       rule.states[s].name, table.storages[storage].block == 1);
                 tensor.state_storage[s] = storage;
                 if (optional) tensor.options |= 1u << bit;
             } else if (!optional) {
@@ -184,35 +244,82 @@ private:
         }
         const StorageInfo& storage = table.storages[tensor.storage];
         if (!fields[8].is_none())
-            tensor.average = keep(fields[8], tensor.n * (storage.compute == double_precision
-                                                             ? int64_t(sizeof(double))
-                                                             : sizeof(float)));
+            tensor.average =
+                keep(fields[8],
+                     tensor.n * (storage.compute == double_precision ? int64_t(sizeof(double))
+                                                                     : sizeof(float)),
+                     "average");
         copies_.push_back(fields[9]);
-        copy_types_.push_back(fields[9].is_none() ? 0 : view(fields[9]).type());
+        copy_types_.push_back(fields[9].is_none() ? 0 : view_(fields[9]).type());
         if (!fields[9].is_none()) {
-            tensor.copy_storage = view(fields[9]).storage(table);
-            if (tensor.copy_storage < 0) throw py::value_error("the copy does not fit");
-            tensor.copy = keep(fields[9], table.storages[tensor.copy_storage].bytes(tensor.n));
+            const View copy = view_(fields[9]);
+            tensor.copy_storage = copy.storage(table);
+            if (tensor.copy_storage < 0 || !copy.same_shape(param))
+                throw py::value_error("the copy does not fit");
+            tensor.copy =
+                keep(fields[9], table.storages[tensor.copy_storage].bytes(tensor.n), nullptr);
         }
+        tensor.first_block = blocks_;
+        blocks_ += pipeline::count_blocks(tensor);
         tensors_.push_back(tensor);
     }
 
-    bool is_still(const ArrayView& array, const void* data, size_t i, int type) const {
+    bool is_still(const View& array, const void* data, size_t i, int type) const {
         return array.data() == data && array.size() == tensors_[i].n && array.type() == type &&
                array.writable();
     }
 
-    // An array that a step writes, as a pointer.
-    void* keep(const py::object& object, int64_t bytes) {
-        const ArrayView array = view(object);
+    bool copy_is_still(size_t i, const View& param) {
+        const View copy = view_(copies_[i].ptr());
+        return is_still(copy, tensors_[i].copy, i, copy_types_[i]) &&
+               (own_.empty() || copy.same_shape(param));
+    }
+
+    // Whether what is kept in the tensor's dictionary is what it was; reads its count.
+    bool own_is_still(size_t i, const View& param) {
+        if (own_.empty()) return true;
+        for (const auto& array : own_[i].arrays) {
+            PyObject* const object = PyDict_GetItem(own_[i].by_name.ptr(), array.name.ptr());
+            if (!object || !view_.is_plain(object)) return false;
+            View now;
+            if (!view_.look(object, now) || now.data() != array.data ||
+                (array.shaped
+                     ? !now.same_shape(param) || now.type() != array.type
+                     : now.bytes() != array.bytes || !now.writable() || !param.in_c_order()))
+                return false;
+        }
+        return read_count(i);
+    }
+
+    bool read_count(size_t i) {
+        PyObject* const object = PyDict_GetItem(own_[i].by_name.ptr(), step_name_.ptr());
+        if (!object || !view_.is_plain(object)) return false;
+        View count;
+        if (!view_.look(object, count) || !count.is_number(View::float32)) return false;
+        own_[i].step = reinterpret_cast<float*>(count.data());
+        constexpr float limit = 1 << 24;    // up to which every integer is a float
+        const float value = *own_[i].step;
+        if (!(value >= 0 && value <= limit) || value != float(int64_t(value))) return false;
+        // A float cannot count on from there; nothing depends on the count any more.
+        int64_t& kept = counts_.mutable_data()[i];
+        if (value < limit || kept < int64_t(limit)) kept = int64_t(value);
+        return true;
+    }
+
+    // An array that a step writes, as a pointer. name: in the tensor's dictionary, if it is there.
+    void* keep(const py::object& object, int64_t bytes, const char* name, bool shaped = true) {
+        const View array = view_(object);
         if (!array.writable() || array.bytes() != bytes)
             throw py::value_error("an array of other bytes, or not writable");
         kept_.push_back(object);
         if (bytes > 0) written_.push_back({array.data(), array.data() + bytes});
+        if (name && own_.size() > tensors_.size())
+            own_.back().arrays.push_back(
+                {interned(name), array.data(), bytes, array.type(), shaped});
         return array.data();
     }
 
-    int storage_of(const Table& table, const ArrayView& array) {
+    int storage_of(const Table& table, const View& array) {
         for (const auto& [type, storage] : storages_)
             if (type == array.type()) return storage;
         storages_.emplace_back(array.type(), array.storage(table));
@@ -255,12 +362,13 @@ private:
     }
 };
 
-// The sum of squares over all arrays.
-double sum_squares(const py::list& arrays) {
+// The sum of squares over all arrays, or tensors.
+template <class View>
+double sum_squares(const py::list& arrays, const typename View::Source& view) {
     const Table& table = dispatch::current();
     std::vector<pipeline::Span> spans;
     for (py::handle object : arrays) {
-        const ArrayView array = view(object);
+        const View array = view(object);
         const int storage = array.storage(table);
         if (storage < 0 || !array.readable()) throw py::value_error("sum_squares: not readable");
         spans.push_back({array.data(), array.size(), storage});
@@ -313,22 +421,48 @@ void move(const std::vector<py::list>& arrays, const py::list& gradients) {
 }    // namespace
 
 void bind_optimizer(py::module_& m) {
-    py::class_<Plan>(m, "Plan")
-        .def(py::init<const std::string&, const py::list&, py::array_t<int64_t>,
-                      py::array_t<double>, py::array_t<double>, py::array_t<double>>(),
+    using Numbers = py::array_t<double>;
+    auto bind = [](auto plan) {
+        using P = typename decltype(plan)::type;
+        plan.def_readwrite("threads", &P::threads)
+            .def_readonly("without_gradient", &P::without_gradient)
+            // Two, since arguments that are not given cost a small step 5%.
+            .def(
+                "step",
+                [](P& p, const py::list& gradients) { return p.step(gradients, 1, false, 0); },
+                py::arg("gradients"))
+            .def("staged_step", &P::step, py::arg("gradients"), py::arg("loss_scale"),
+                 py::arg("zero_grads"), py::arg("stats"));
+        return plan;
+    };
+    bind(py::class_<Plan<ArrayView>>(m, "Plan"))
+        .def(py::init<const std::string&, const py::list&, py::array_t<int64_t>, Numbers, Numbers,
+                      Numbers, Numbers>(),
              py::arg("rule"), py::arg("tensors"), py::arg("counts").noconvert(),
              py::arg("settings").noconvert(), py::arg("controls").noconvert(),
-             py::arg("results").noconvert())
-        // Two, since arguments that are not given cost a small step 5%.
-        .def(
-            "step",
-            [](Plan& plan, const py::list& gradients) {
-                return plan.step(gradients, 1, false, false);
-            },
-            py::arg("gradients"))
-        .def("staged_step", &Plan::step, py::arg("gradients"), py::arg("loss_scale"),
-             py::arg("zero_grads"), py::arg("stats"));
-    m.def("sum_squares", &sum_squares, py::arg("arrays"));
+             py::arg("results").noconvert(), py::arg("averages").noconvert());
+    bind(py::class_<Plan<TensorView>>(m, "TensorPlan"))
+        .def(py::init([](const std::string& rule, const py::list& tensors,
+                         py::array_t<int64_t> counts, Numbers settings, Numbers controls,
+                         Numbers results, Numbers averages, const py::type& type) {
+                 return std::make_unique<Plan<TensorView>>(
+                     rule, tensors, std::move(counts), std::move(settings), std::move(controls),
+                     std::move(results), std::move(averages), TensorView::Source(type));
+             }),
+             py::arg("rule"), py::arg("tensors"), py::arg("counts").noconvert(),
+             py::arg("settings").noconvert(), py::arg("controls").noconvert(),
+             py::arg("results").noconvert(), py::arg("averages").noconvert(), py::arg("type"))
+        .def("read_counts", &Plan<TensorView>::read_counts);
+    m.def(
+        "sum_squares", [](const py::list& arrays) { return sum_squares<ArrayView>(arrays, {}); },
+        py::arg("arrays"));
+    m.def(
+        "sum_squares_of_tensors",
+        [](const py::list& tensors, const py::type& type) {
+            return sum_squares<TensorView>(tensors, TensorView::Source(type));
+        },
+        py::arg("tensors"), py::arg("type"));
+    m.attr("sample_elements") = pipeline::sample_blocks * block_elements;
     m.def("swap", &swap, py::arg("pairs"), py::arg("flag").noconvert());
     m.def("move", &move, py::arg("arrays"), py::arg("gradients"));
 }

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 block_elements: int
 max_threads: int
+sample_elements: int
 
 def targets() -> list[str]: ...
 def target() -> str: ...
@@ -46,9 +47,13 @@ def unsplit(hi: NDArray[Any], lo: NDArray[Any], values: NDArray[Any]) -> None: .
 # hyperparameters, the gradient's sign, and whether it is frozen. controls: clip_norm, clip_value
 # (infinity: none), the averages' decay, whether gradients must be finite, the seed. results: norm
 # of the gradients (NaN: not computed) and the index of the first that is not finite; then a row of
-# report.Sums for each group.
+# report.Sums for each group. averages: none, or sample_elements for running averages of gradients.
+# stats: 0: measure nothing, 1: everything, 2: a sample.
 # step returns -1: done; -2: skipped; i >= 0: gradient i refused; -3 - i: parameter i or its copy.
 class Plan:
+    threads: int  # that a step uses; 0: as many as everybody
+    @property
+    def without_gradient(self) -> int: ...  # how many parameters had none in the last step
     def __init__(
         self,
         rule: str,
@@ -57,13 +62,39 @@ class Plan:
         settings: NDArray[Any],
         controls: NDArray[Any],
         results: NDArray[Any],
+        averages: NDArray[Any],
     ) -> None: ...
     def step(self, gradients: list[Any]) -> int: ...
     def staged_step(
-        self, gradients: list[Any], loss_scale: float, zero_grads: bool, stats: bool
+        self, gradients: list[Any], loss_scale: float, zero_grads: bool, stats: int
     ) -> int: ...
 
+# The same of tensors, whose type offers DLPack's exchange functions. Each has an 11th field, the
+# dictionary where its state lies by the names of checkpoints, with its count as `step`: looked at
+# again in each step.
+class TensorPlan:
+    threads: int
+    @property
+    def without_gradient(self) -> int: ...
+    def __init__(
+        self,
+        rule: str,
+        tensors: list[tuple[Any, ...]],
+        counts: NDArray[Any],
+        settings: NDArray[Any],
+        controls: NDArray[Any],
+        results: NDArray[Any],
+        averages: NDArray[Any],
+        type: type,
+    ) -> None: ...
+    def step(self, gradients: list[Any]) -> int: ...
+    def staged_step(
+        self, gradients: list[Any], loss_scale: float, zero_grads: bool, stats: int
+    ) -> int: ...
+    def read_counts(self) -> int: ...
+
 def sum_squares(arrays: list[NDArray[Any]]) -> float: ...
+def sum_squares_of_tensors(tensors: list[Any], type: type) -> float: ...
 def swap(pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]], flag: NDArray[np.int64]) -> None: ...
 def move(arrays: Sequence[list[NDArray[Any]]], gradients: list[NDArray[Any]]) -> None: ...
 

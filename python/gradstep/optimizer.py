@@ -5,17 +5,17 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 import numpy as np
 
 from . import _core
-from .groups import Group, Groups
-from .hyperparameters import FLOAT32_MAX, FLOAT32_MIN, Drive, Rule, call, compile_group, number
-from .parameters import Parameters, Row, by_group
-from .report import Report, Sums, statistics
+from .engine import BUILT, Engine, check_stats
+from .groups import Groups
+from .hyperparameters import Rule
+from .parameters import Parameters, by_group
+from .report import Report
 from .saving import check_kind, check_state_dict, keep_plateaus
 from .stages import Stages, compile_stages
 from .storages import Shard, Storages
@@ -45,15 +45,13 @@ if TYPE_CHECKING:
         nonfinite: str
         average: Value | None
         copy_to: Any
-        stats: bool
+        stats: bool | str
 
 
-# What follows from the rest and is built anew when arrays come in.
-_BUILT = ("_plan", "_settings", "_controls", "_results", "_driven", "_drive", "_clock", "_flatten")
 _ONE = 1.0  # by identity: a step with nothing special must find that out at no cost
 
 
-class Optimizer:
+class Optimizer(Engine):
     """The base of all rules: groups, states, stages, the step and its report.
 
     Args:
@@ -90,7 +88,10 @@ class Optimizer:
             parameter by 1 − this, from the first parameter on. See :attr:`average`.
         copy_to: arrays in the structure of ``params``, of the same shapes and any of the dtypes,
             that each step fills with the new parameters, rounded to nearest.
-        stats: measure norms, cosine and g²/v in each step, for the report.
+        stats: measure norms, cosine and g²/v in each step, for the report. ``"sample"``: over a
+            fixed sample of whole blocks, 32,768 elements at most, at next to no cost where there
+            are millions; norms are then estimates, and rules without a momentum have a cosine,
+            too: with a running average (β = 0.9) of the sampled gradients, kept for this alone.
 
     Any numeric hyperparameter, and ``clip_norm``, ``clip_value`` and ``average``, may be a number,
     a schedule, or a callable that takes the index k of the step about to be made (0, 1, …) and
@@ -116,7 +117,7 @@ class Optimizer:
     """
 
     rule: ClassVar[str]
-    _drive: Drive | None  # of what schedules give; None: nothing
+    _held: Parameters
 
     def __init__(
         self,
@@ -133,7 +134,7 @@ class Optimizer:
         nonfinite: str = "allow",
         average: Value | None = None,
         copy_to: Any = None,
-        stats: bool = False,
+        stats: bool | str = False,
         **unknown: Any,
     ) -> None:
         if not hasattr(self, "rule"):
@@ -143,8 +144,7 @@ class Optimizer:
                 f"{type(self).__name__}: got the unknown argument {name!r}, wanted one of "
                 + ", ".join([*defaults, *(Optimizer.__init__.__kwdefaults__ or ())])
             )
-        if not isinstance(stats, bool | np.bool_):
-            raise TypeError(f"stats: got {stats!r}, wanted True or False")
+        check_stats(stats)
         if allocate is not None and not callable(allocate):
             raise TypeError(f"allocate: got {type(allocate).__name__}, wanted a callable")
         stages = {
@@ -154,16 +154,15 @@ class Optimizer:
             "nonfinite": nonfinite,
             "seed": seed,
         }
-        self._stages = Stages(stages)
-        self._stats = bool(stats)
-        compile_stages(self._stages, average is not None, single=False)  # before arrays are made
+        staged = Stages(stages)
+        compile_stages(staged, average is not None, single=False)  # before arrays are made
         rule = Rule(self.rule)
         grouped = (
             isinstance(params, list | tuple)
             and bool(params)
             and all(isinstance(item, Mapping) for item in params)
         )
-        self._held = Parameters(
+        held = Parameters(
             rule,
             {**defaults, "frozen": False},
             Storages(rule, states, rounding, split),
@@ -172,7 +171,8 @@ class Optimizer:
             copying=copy_to is not None,
             grouped=grouped,
         )
-        self._rows = self._held.rows
+        # RMSprop looks there for its storages.
+        self._held = held
         self._idle = [None]  # one at a time takes it: list.pop is atomic, and cheaper than a lock
         # Whether the averages are in the parameters; the core turns it with them.
         self._swapped = np.zeros(1, dtype=np.int64)
@@ -180,11 +180,9 @@ class Optimizer:
         copies = copy_to if grouped else [copy_to]
         if grouped and copy_to is not None:
             by_group("copy_to", copy_to, len(given), "arrays")
-        self._held.add(given, copies, self._check_group)
-        # Of each parameter and, last, of the optimizer: the core counts with the step, so that no
-        # signal can come between.
-        self._counts = np.zeros(len(self._held.tensors) + 1, dtype=np.int64)
-        self._prepare()
+        held.add(given, copies, self._check_group)
+        counts = np.zeros(len(held.tensors) + 1, dtype=np.int64)
+        super().__init__(held, staged, stats, counts)
 
     # ---- what a person reads ----
 
@@ -340,14 +338,7 @@ class Optimizer:
             raise self._busy("step") from None
         try:
             k = self._clock[-1]
-            for row in self._rows:
-                if row.group.changed:
-                    self._compile(row)
-                    self._compile_drive()
-            if self._drive is not None:
-                self._drive(k)
-            if self._stages.changed:
-                self._compile_stages()
+            self._refresh(k)
             flat = self._flatten(grads)
             if self._plain and loss_scale is _ONE and zero_grads is False:
                 while (refused := self._plan.step(flat)) != -1:
@@ -358,60 +349,6 @@ class Optimizer:
             return self._step(k, flat, loss_scale, zero_grads)
         finally:
             self._idle.append(None)
-
-    def _step(self, k: int, grads: list[Any], loss_scale: Any, zero_grads: Any) -> Report:
-        """A step in which something is not as it is mostly."""
-        scale = number("loss_scale", "loss_scale", loss_scale, single=False)
-        if any(row.single for row in self._rows) and not FLOAT32_MIN < 1 / scale <= FLOAT32_MAX:
-            raise ValueError(
-                f"loss_scale: got {loss_scale!r}, whose inverse float32 cannot hold, wanted a "
-                "number between 3e-39 and 7e44"
-            )
-        if not isinstance(zero_grads, bool | np.bool_):
-            raise TypeError(f"zero_grads: got {zero_grads!r}, wanted True or False")
-        zero = bool(zero_grads)
-        for driven in self._driven:
-            self._controls[driven.column] = call(driven, k)
-        while (done := self._plan.staged_step(grads, scale, zero, self._stats)) not in (-1, -2):
-            grads = self._held.explain(done, grads, writable=zero)
-        norm, first = self._results[0, :2].tolist()
-        if done == -2 and self._nonfinite == "raise":
-            raise FloatingPointError(
-                f"{self._held.arguments('grads')[int(first)]}: got an element that is not finite, "
-                "wanted finite gradients, as nonfinite='raise' says"
-            )
-        measured: dict[str, Any] = {}
-        if self._nonfinite != "allow":
-            measured["skipped"] = done == -2
-        if self._clipping or self._nonfinite != "allow":
-            measured["grad_norm"] = norm
-        if self._stats and done == -1:
-            measured |= self._statistics(scale) | measured
-        return Report(k + (done == -1), self._rates(), measured)
-
-    def _rates(self) -> float | tuple[float, ...]:
-        """The rates that the step used."""
-        rates: list[float] = self._settings[:, self._lr_column].tolist()
-        return rates[0] if len(rates) == 1 else tuple(rates)
-
-    def _statistics(self, scale: float) -> dict[str, Any]:
-        """What this step measured, of all groups together and of each."""
-        roles = {state.name: state.role for state in self._held.rule.states}
-        momenta = ["momentum" in map(roles.get, row.present) for row in self._rows]
-        has_moment = "second_moment" in roles.values()
-        sums = [Sums(*row) for row in self._results[1:].tolist()]
-        groups = tuple(
-            statistics(
-                sums[i : i + 1],
-                math.sqrt(sums[i].raw) / scale,
-                momenta[i : i + 1],
-                has_moment,
-            )
-            for i in range(len(sums))
-        )
-        norm = math.sqrt(sum(row.raw for row in sums)) / scale
-        total = statistics(sums, norm, momenta, has_moment)
-        return {**total._asdict(), "groups": groups}
 
     # ---- groups ----
 
@@ -436,7 +373,7 @@ class Optimizer:
                 + ("arrays in the structure of the group's params" if held.copying else "None")
             )
         with self._exclusive("add_group"):
-            before = {key: self.__dict__[key] for key in (*_BUILT, "_counts")}
+            before = {key: self.__dict__[key] for key in (*BUILT, "_flatten", "_counts")}
             rows, tensors, grouped = len(held.rows), len(held.tensors), held.grouped
             held.grouped = True
             try:
@@ -451,77 +388,6 @@ class Optimizer:
                 for values in (*held.groups, self._stages):
                     values.changed = True  # they may be compiled into what is thrown away
                 raise
-
-    def _check_group(self, prefix: str, group: Mapping[str, Any]) -> None:
-        """What a rule demands of several hyperparameters together."""
-
-    def _compile(self, row: Row) -> None:
-        """Bring a group that was changed into the core's settings."""
-        group, prefix = row.group, self._held.prefix(row.index)
-        group.changed = False  # first: what another thread assigns from here on is seen next time
-        try:
-            self._compile_checked(row, group, prefix)
-        except BaseException:
-            group.changed = True
-            raise
-
-    def _compile_checked(self, row: Row, group: Group, prefix: str) -> None:
-        values, driven = compile_group(
-            prefix, self._held.rule, self._held.defaults, group, row.single
-        )
-        self._check_group(prefix, group)
-        row.check_kept(self._held.rule, prefix)
-        self._settings[row.index] = values
-        for key, value in group.items():
-            if isinstance(value, list):
-                dict.__setitem__(group, key, tuple(value))  # a change within would go unnoticed
-        row.driven = driven
-        row.lr = values[self._lr_column]
-
-    def _compile_drive(self) -> None:
-        driven = [(row.index, one) for row in self._rows for one in row.driven]
-        self._drive = Drive(self._settings, driven) if driven else None
-
-    def _compile_stages(self) -> None:
-        """Bring stages that were changed into the core's controls."""
-        stages, single = self._stages, any(row.single for row in self._rows)
-        stages.changed = False  # first, as for a group
-        try:
-            values, self._driven = compile_stages(stages, self._held.averaging, single)
-        except BaseException:
-            stages.changed = True
-            raise
-        self._controls[:] = values
-        self._clipping = stages["clip_norm"] is not None
-        self._nonfinite: str = stages["nonfinite"]
-        special = self._driven or self._stats or self._clipping or self._nonfinite != "allow"
-        self._plain = not special
-
-    def _prepare(self) -> None:
-        """Build what the core needs for a step, anew whenever the arrays have changed."""
-        hyper_names = self._held.rule.hyper_names
-        self._settings = np.zeros((len(self._rows), len(hyper_names) + 2))
-        self._controls = np.zeros(5)
-        self._results = np.zeros((1 + len(self._rows), len(Sums._fields)))
-        self._lr_column = hyper_names.index("lr")
-        for row in self._rows:
-            self._compile(row)
-        self._compile_drive()
-        self._compile_stages()
-        # Both spare a small step a twentieth: how NumPy gives a number, and a call within a call.
-        self._clock = self._counts.data
-        held = self._held
-        self._flatten: Callable[[Any], list[Any]] = (
-            held.flatten if held.grouped else functools.partial(held.groups[0].flatten, "grads")
-        )
-        self._plan = _core.Plan(
-            self.rule,
-            [tensor.row() for tensor in self._held.tensors],
-            self._counts,
-            self._settings,
-            self._controls,
-            self._results,
-        )
 
     # ---- saving and loading ----
 
@@ -643,13 +509,21 @@ class Optimizer:
             return self._picklable()
 
     def _picklable(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in (*_BUILT, "_idle")}
+        return {k: v for k, v in self.__dict__.items() if k not in (*BUILT, "_flatten", "_idle")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._idle = [None]
         check_params(self._held.arguments("params"), self._held.tensors)
         self._prepare()
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        held = self._held
+        # A call within a call costs a small step a fortieth.
+        self._flatten: Callable[[Any], list[Any]] = (
+            held.flatten if held.grouped else functools.partial(held.groups[0].flatten, "grads")
+        )
 
     def _exclusive(self, what: str) -> _Exclusive:
         return _Exclusive(self, what)

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
-from . import arrays
+from . import _core, arrays
 from .groups import Group, read_group
 from .hyperparameters import CONSTANT, Driven, Rule, compile_group
 from .storages import Shard, Storages, compute_type, new_state, zeros
 from .tensors import Tensor
+from .watched import Watched
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from .arrays import Array
     from .storages import Allocate
 
     CheckGroup = Callable[[str, Mapping[str, Any]], None]
 
 
-class Row:
+Kind = TypeVar("Kind", bound=Watched)
+
+
+class Row(Generic[Kind]):
     """What a group was when it was last compiled, and what must be called at each step."""
 
     __slots__ = ("driven", "fixed", "group", "index", "lr", "on", "present", "single")
 
-    def __init__(self, rule: Rule, index: int, group: Group, single: bool) -> None:
+    def __init__(self, rule: Rule, index: int, group: Kind, single: bool) -> None:
         self.index = index
         self.group = group
         # What it was built with: which of the rule's states, and their start.
@@ -85,7 +91,7 @@ class Parameters:
         self.averaging = averaging
         self.copying = copying
         self.grouped = grouped
-        self.rows: list[Row] = []
+        self.rows: list[Row[Group]] = []
         self.tensors: list[Tensor] = []
 
     @property
@@ -104,12 +110,12 @@ class Parameters:
         """
         rows, tensors = len(self.rows), len(self.tensors)
         try:
-            fresh: list[tuple[Row, Shard, Array | None]] = []
+            fresh: list[tuple[Row[Group], Shard, Array | None]] = []
             for i, group in enumerate(given):
                 fresh += self._read(group, copies[i] if self.copying else None, check_group)
             self._check_names()
-            params = [shard.array for _, shard, _ in fresh]
-            self.storages.check_used(self.present(), params + [t.param for t in self.tensors])
+            params = [shard.array for _, shard, _ in fresh] + [t.param for t in self.tensors]
+            self.storages.check_used(self.present(), [param.dtype.name for param in params])
             for name, item in zip(self.names()[tensors:], fresh, strict=True):
                 self.tensors.append(self._new_tensor(name, *item))
             self.check_disjoint()
@@ -119,23 +125,24 @@ class Parameters:
 
     def _read(
         self, given: Mapping[str, Any], copies: Any, check_group: CheckGroup
-    ) -> list[tuple[Row, Shard, Array | None]]:
+    ) -> list[tuple[Row[Group], Shard, Array | None]]:
         """Check a group and its arrays, and list it."""
         index = len(self.rows)
         where = f"params[{index}]" if self.grouped else "params"
         argument = f"{where}['params']" if self.grouped else where
         group, shards = read_group(where, argument, given, self.groups)
         group.replace({**self.defaults, **group})
-        single = any(compute_type(shard.array) == "float32" for shard in shards)
+        single = any(compute_type(shard.array.dtype.name) == "float32" for shard in shards)
         compile_group(self.prefix(index), self.rule, self.defaults, group, single)
         check_group(self.prefix(index), group)
         row = Row(self.rule, index, group, single)
         for label, shard in zip(group.labels(), shards, strict=True):
-            self.storages.check_param(argument + label, shard, row.present)
+            dtype = shard.array.dtype.name
+            self.storages.check_param(argument + label, dtype, shard.start, row.present)
             for state in self.rule.states:
                 if state.initial:
                     key = self.prefix(index) + state.initial
-                    self.storages.check_initial(key, state.name, group[state.initial], shard.array)
+                    self.storages.check_initial(key, state.name, group[state.initial], dtype)
         flat = [None] * len(shards)
         if self.copying:
             root = f"copy_to[{index}]" if self.grouped else "copy_to"
@@ -154,10 +161,10 @@ class Parameters:
                     "has, wanted group names that keep them apart"
                 )
 
-    def _new_tensor(self, name: str, row: Row, shard: Shard, copy: Array | None) -> Tensor:
+    def _new_tensor(self, name: str, row: Row[Group], shard: Shard, copy: Array | None) -> Tensor:
         """A parameter with its states at their start. ``name`` is what they are called."""
         param, allocate = shard.array, self.allocate
-        storages = [self.storages.of(state.name, param) for state in self.rule.states]
+        storages = [self.storages.of(state.name, param.dtype.name) for state in self.rule.states]
         states: list[Array | None] = []
         for state, storage in zip(self.rule.states, storages, strict=True):
             initial = row.fixed[state.initial] if state.initial else 0
@@ -170,7 +177,7 @@ class Parameters:
         if self.storages.split:
             low = zeros(f"{name}.low", param.shape, np.dtype(np.int16), allocate)
         if self.averaging:
-            dtype = np.dtype(compute_type(param))
+            dtype = np.dtype(compute_type(param.dtype.name))
             average = zeros(f"{name}.average", param.shape, dtype, allocate)
             average[...] = param
         if copy is not None:
@@ -180,7 +187,7 @@ class Parameters:
             low,
             states,
             storages,
-            self.storages.stochastic(param, row.present),
+            self.storages.stochastic(param.dtype.name, row.present),
             row.index,
             len(self.tensors) if shard.key is None else shard.key,
             shard.start,
@@ -215,7 +222,7 @@ class Parameters:
         parts = [row.group.rebuild(values[self.span(row)]) for row in self.rows]
         return tuple(parts) if self.grouped else parts[0]
 
-    def span(self, row: Row) -> slice:
+    def span(self, row: Row[Group]) -> slice:
         """Where a group's parameters are among all."""
         sizes = [len(group.names()) for group in self.groups]
         first = sum(sizes[: row.index])
@@ -285,6 +292,18 @@ class Parameters:
             for argument, g, tensor in zip(arguments, grads, self.tensors, strict=True)
         ]
 
+    def plan(
+        self,
+        counts: NDArray[np.int64],
+        settings: NDArray[np.float64],
+        controls: NDArray[np.float64],
+        results: NDArray[np.float64],
+        averages: NDArray[np.float64],
+    ) -> _core.Plan:
+        """The core's plan of a step over all tensors."""
+        rows = [tensor.row() for tensor in self.tensors]
+        return _core.Plan(self.rule.name, rows, counts, settings, controls, results, averages)
+
     # ---- what is kept ----
 
     def present(self) -> list[str]:
@@ -293,7 +312,8 @@ class Parameters:
 
     def stored(self) -> dict[str, Any]:
         """The storage of each state that is there, and whether parameters are split."""
-        return self.storages.named(self.present(), [tensor.param for tensor in self.tensors])
+        dtypes = [tensor.param.dtype.name for tensor in self.tensors]
+        return self.storages.named(self.present(), dtypes)
 
     def own(self) -> dict[str, dict[str, Array]]:
         """For each parameter's name the arrays that the optimizer keeps, by name."""

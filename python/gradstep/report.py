@@ -17,7 +17,7 @@ class Statistics(NamedTuple):
         update_norm: the norm of the parameters' change, as stored.
         param_norm: the norm of the parameters after it.
         cosine: cos(gₜ, mₜ₋₁), of the gradient and the momentum before the step; None without a
-            momentum, or where one of them is 0, as the momentum is at t = 1.
+            momentum (but not of a sample), or where one of them is 0, as the momentum is at t = 1.
         g2_over_v: the mean of g²/v over all elements, 0 where v is; v is corrected for its start
             as the rule corrects it. None for rules without a second moment.
 
@@ -84,7 +84,7 @@ class Report:
             ``stats`` called for it.
         update_norm, param_norm, cosine, g2_over_v: see :class:`Statistics`; None without
             ``stats``.
-        groups: the :class:`Statistics` of each group; None without ``stats``.
+        groups: the :class:`Statistics` of each group; None without ``stats``, or of a sample.
     """
 
     # A step that measures nothing leaves these as they are: a report must cost next to nothing.

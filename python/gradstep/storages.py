@@ -34,9 +34,9 @@ def dtype_of(name: str) -> np.dtype[Any]:
     return np.dtype(name if _core.storage_block(name) == 1 else np.uint8)
 
 
-def compute_type(param: Array) -> str:
-    """What a step over this parameter computes in: float64 for float64, else float32."""
-    return "float64" if param.dtype == np.float64 else "float32"
+def compute_type(dtype: str) -> str:
+    """What a step over such a parameter computes in: float64 for float64, else float32."""
+    return "float64" if dtype == "float64" else "float32"
 
 
 class Shard:
@@ -151,18 +151,20 @@ class Storages:
     def _is_exact(self, state: str) -> bool:
         return self.states.get(state, "float32") in EXACT
 
-    def of(self, state: str, param: Array) -> str:
+    # Parameters come by the name of their dtype.
+
+    def of(self, state: str, dtype: str) -> str:
         """The storage of a parameter's state."""
-        return self.states.get(state) or compute_type(param)
+        return self.states.get(state) or compute_type(dtype)
 
-    def of_param(self, param: Array) -> str:
-        return "split" if self.split else param.dtype.name
+    def of_param(self, dtype: str) -> str:
+        return "split" if self.split else dtype
 
-    def stochastic(self, param: Array, present: Iterable[str]) -> int:
+    def stochastic(self, dtype: str, present: Iterable[str]) -> int:
         """Which of a parameter's buffers round stochastically: bit 0 itself, bit 1 + s state s."""
-        bits: int = self._is_stochastic("params", self.of_param(param), False)
+        bits: int = self._is_stochastic("params", self.of_param(dtype), False)
         for s, (name, role) in enumerate(self._roles.items()):
-            storage = self.of(name, param)
+            storage = self.of(name, dtype)
             # A slow average stalls where a small change rounds to none.
             default = role == "second_moment" or (role == "momentum" and storage == "q4")
             if name in present and role != "maximum":
@@ -173,7 +175,7 @@ class Storages:
         mode = self._rounding.get(name, self._rounding_of_all)
         return storage not in EXACT and (default if mode is None else mode == "stochastic")
 
-    def check_used(self, present: Iterable[str], params: Sequence[Array]) -> None:
+    def check_used(self, present: Iterable[str], dtypes: Sequence[str]) -> None:
         """Raise ValueError if something was asked of what is not there."""
         present = set(present)
         for argument, names in (("states", self._states_by_name), ("rounding", self._rounding)):
@@ -189,37 +191,35 @@ class Storages:
                 "the option that brings one, or None"
             )
         if self._rounding_of_all == "stochastic" and not any(
-            self.stochastic(param, present) for param in params
+            self.stochastic(dtype, present) for dtype in dtypes
         ):
             raise ValueError(
                 "rounding: got 'stochastic', but nothing here is rounded, wanted None, or "
                 "parameters or states in bfloat16, float16, q8 or q4"
             )
         if self._rounding.get("params") == "stochastic" and all(
-            self.of_param(param) in EXACT for param in params
+            self.of_param(dtype) in EXACT for dtype in dtypes
         ):
             raise ValueError(
                 "rounding['params']: got 'stochastic' for parameters that are not rounded, wanted "
                 "'nearest', or bfloat16 or float16 parameters"
             )
 
-    def check_param(self, argument: str, shard: Shard, states: Iterable[str]) -> None:
+    def check_param(self, argument: str, dtype: str, start: int, states: Iterable[str]) -> None:
         """Raise if a parameter cannot be stored, or starts, as it was asked."""
-        if self.split and shard.array.dtype.name != "bfloat16":
-            raise TypeError(
-                f"{argument}: got dtype {shard.array.dtype.name} with split=True, wanted bfloat16"
-            )
+        if self.split and dtype != "bfloat16":
+            raise TypeError(f"{argument}: got dtype {dtype} with split=True, wanted bfloat16")
         for name in states:
-            storage = self.of(name, shard.array)
-            if shard.start % (block := _core.storage_block(storage)):
+            storage = self.of(name, dtype)
+            if start % (block := _core.storage_block(storage)):
                 raise ValueError(
-                    f"{argument}: got a shard that starts at {shard.start}, wanted a multiple of "
+                    f"{argument}: got a shard that starts at {start}, wanted a multiple of "
                     f"{block}, the block of {name} in {storage}"
                 )
 
-    def check_initial(self, argument: str, state: str, value: float, param: Array) -> None:
+    def check_initial(self, argument: str, state: str, value: float, dtype: str) -> None:
         """Raise ValueError if a state cannot hold what it starts from."""
-        storage = self.of(state, param)
+        storage = self.of(state, dtype)
         kept = np.float64 if storage == "float64" else np.float32
         with np.errstate(over="ignore"):
             stored = kept(value)
@@ -231,15 +231,15 @@ class Storages:
                 f"the storage of {state} holds"
             )
 
-    def named(self, present: Iterable[str], params: Sequence[Array]) -> dict[str, Any]:
+    def named(self, present: Iterable[str], dtypes: Sequence[str]) -> dict[str, Any]:
         """The storage of each state that is there, and whether parameters are split."""
         stored = {
             # several where float32 and float64 parameters stand beside each other
-            name: "/".join(dict.fromkeys(self.of(name, param) for param in params))
+            name: "/".join(dict.fromkeys(self.of(name, dtype) for dtype in dtypes))
             for name in self._roles
             if name in present
         }
-        chosen = {self.stochastic(param, present) for param in params}
+        chosen = {self.stochastic(dtype, present) for dtype in dtypes}
         names = ("params", *self._roles)
         return {
             **stored,
