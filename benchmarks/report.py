@@ -1,8 +1,8 @@
 """Print the README's tables: `python benchmarks/report.py [SECTION ...] [--processes N]`.
 
 Every ratio is the median over several processes of a ratio within one process, where the rivals
-took turns. Sections: step, rules, wake, overhead, one-pass, memory, schedules. What stored states
-do to a training is printed by quality.py.
+took turns. Sections: step, rules, wake, overhead, one-pass, memory, schedules, pytorch. What stored
+states do to a training is printed by quality.py.
 """
 
 from __future__ import annotations
@@ -177,6 +177,13 @@ def measure_calls(_: str) -> dict[str, float]:
     return found
 
 
+def measure_adapter(function: str, argument: str) -> dict[str, float]:
+    """What adapter.py measures; it must have torch, which the rest can do without."""
+    import adapter  # noqa: PLC0415
+
+    return getattr(adapter, function)(argument)
+
+
 MEASUREMENTS = {
     "memory": measure_memory,
     "one-pass": one_pass.measure,
@@ -186,6 +193,8 @@ MEASUREMENTS = {
     "overhead": measure_overhead,
     "schedules": measure_schedules,
     "calls": measure_calls,
+    "adapter": functools.partial(measure_adapter, "measure"),
+    "adapter-cost": functools.partial(measure_adapter, "breakdown"),
 }
 
 
@@ -342,6 +351,13 @@ def print_schedules(processes: int) -> None:
     print(f"\nSchedules of 100 groups add {extra * 1e6:.1f} µs to a step.")
 
 
+def print_pytorch(processes: int) -> None:
+    """The PyTorch adapter against torch's own fused step."""
+    import adapter  # noqa: PLC0415 - the only section that must have torch
+
+    adapter.show(functools.partial(in_processes, processes))
+
+
 SECTIONS = {
     "memory": print_memory,
     "one-pass": print_one_pass,
@@ -350,6 +366,7 @@ SECTIONS = {
     "wake": print_wake,
     "overhead": print_overhead,
     "schedules": print_schedules,
+    "pytorch": print_pytorch,
 }
 
 

@@ -1,0 +1,140 @@
+"""Gradients that lie in several processes: where a shard begins, and the norm of all of them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .. import _core
+from .layout import is_sharded, local
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+WORLD = "world"  # all processes, as a text that checkpoints can hold
+
+
+def check_group(group: Any) -> None:
+    """Raise TypeError for what is no ``norm_group``."""
+    kind = getattr(torch.distributed, "ProcessGroup", ())
+    if group is not None and group != WORLD and not isinstance(group, kind):
+        raise TypeError(
+            f"norm_group: got {group!r}, wanted a torch.distributed.ProcessGroup, 'world' or None"
+        )
+
+
+def _processes(group: Any) -> tuple[Any, ...]:
+    """What to sum over for a ``norm_group``."""
+    if group != WORLD:
+        return () if group is None else (group,)
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return (torch.distributed.group.WORLD,) if distributed else ()
+
+
+def awaits_sum(param: torch.Tensor) -> bool:
+    """Whether its gradient may be summed over processes only when a backward pass ends, by DDP."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return distributed and not is_sharded(param) and torch.distributed.get_world_size() > 1
+
+
+def check_placements(argument: str, param: torch.Tensor) -> None:
+    """Raise ValueError for a parameter that is a sum over processes yet to be taken."""
+    for placement in param.placements if is_sharded(param) else ():
+        if placement.is_partial():
+            raise ValueError(
+                f"{argument}: got the placement {placement!r}, a sum that is not taken yet, wanted "
+                "sharded or replicated parameters"
+            )
+
+
+def begin(param: torch.Tensor) -> int | None:
+    """At which element of the whole tensor, in C order, a parameter's local part begins.
+
+    None where it is not one run of elements.
+    """
+    if not is_sharded(param) or all(p.is_replicate() for p in param.placements):
+        return 0
+    if local(param).numel() == 0:
+        return 0
+    if not (param.is_contiguous() and local(param).is_contiguous() and _is_even(param)):
+        return None
+    from torch.distributed.tensor._utils import (  # noqa: PLC0415 - few programs are distributed
+        compute_local_shape_and_global_offset,
+    )
+
+    shape, offset = compute_local_shape_and_global_offset(
+        param.shape,
+        param.device_mesh,
+        param.placements,
+    )
+    # The run has all of each dimension behind the one that is cut, and one of each before it.
+    cut = next((i for i, n in enumerate(shape) if n != 1), len(shape))
+    if tuple(shape[cut + 1 :]) != tuple(param.shape[cut + 1 :]):
+        return None
+    first = 0
+    for at, whole in zip(offset, param.shape, strict=True):
+        first = first * whole + at
+    return first
+
+
+def _is_even(param: torch.Tensor) -> bool:
+    """Whether shards of shards, as of FSDP over tensor parallelism, are runs of elements."""
+    mesh, placements = param.device_mesh, param.placements
+    for d, placement in enumerate(placements):
+        factor = getattr(placement, "split_factor", 1)
+        if factor > 1:
+            sizes = [
+                1 if other.is_replicate() or other.dim != placement.dim else mesh.size(i)
+                for i, other in enumerate(placements)
+            ]
+            inner = math.prod(sizes[d + 1 :])
+            if factor != inner or param.shape[placement.dim] % math.prod(sizes):
+                return False
+    return True
+
+
+class Norm:
+    """The norm of gradients over all processes that have a part of them.
+
+    Args:
+        params: of which the gradients will be, in the same order in every process.
+        group: what plain tensors are spread over, each in one process; "world", all processes; or
+            None: each process has all of them.
+    """
+
+    def __init__(self, params: Sequence[torch.Tensor], group: Any) -> None:
+        self.groups: list[tuple[list[int], tuple[Any, ...]]] = []
+        spread = _processes(group)
+        # A process that has none of what is spread takes part in the sum.
+        places: dict[Any, list[int]] = {None: []} if spread else {}
+        for i, param in enumerate(params):
+            key: Any = None
+            if is_sharded(param):
+                mesh, placements = param.device_mesh, param.placements
+                key = (mesh, tuple(d for d, p in enumerate(placements) if not p.is_replicate()))
+            places.setdefault(key, []).append(i)
+        for key, indices in places.items():
+            over = spread if key is None else tuple(key[0].get_group(d) for d in key[1])
+            self.groups.append((indices, over))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this process has all gradients."""
+        return not any(over for _, over in self.groups)
+
+    def __call__(self, grads: Sequence[torch.Tensor | None]) -> float:
+        """The norm of local parts in the order of ``params``, the same in every process."""
+        total = 0.0
+        for indices, over in self.groups:
+            mine = [g for g in (grads[i] for i in indices) if g is not None]
+            part = _core.sum_squares_of_tensors(mine, torch.Tensor)
+            if over:
+                summed = torch.tensor(part, dtype=torch.float64)
+                for group in over:
+                    torch.distributed.all_reduce(summed, group=group)
+                part = summed.item()
+            total += part
+        return math.sqrt(total)
