@@ -16,18 +16,29 @@ import gradstep as gs
 
 README = Path(__file__).parent.parent / "README.md"
 DOCS = README.parent / "docs"
-MODULES = sorted(info.name for info in pkgutil.walk_packages(gs.__path__, "gradstep."))
+MODULES = sorted(
+    info.name
+    for info in pkgutil.walk_packages(
+        gs.__path__,
+        "gradstep.",
+        onerror=lambda name: None,  # what a package lacks, its tests say
+    )
+)
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name):
+    if name.startswith("gradstep.torch"):
+        pytest.importorskip("torch")
     failed, _ = doctest.testmod(importlib.import_module(name))
     assert failed == 0
 
 
 def test_readme_code():
     """The first lines train towards where the gradient is zero; the next ones follow them."""
-    first, second, third = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    first, second, pytorch, rate, third = re.findall(
+        r"```python\n(.*?)```", README.read_text(), re.DOTALL
+    )
     names = {}
     exec(first, names)
     assert names["opt"].t == 1000
@@ -42,6 +53,13 @@ def test_readme_code():
     assert not names["report"].skipped
     assert not names["g"].any()
     assert (names["low"] == names["w"].astype(np.float16)).all()
+    exec(rate, names)
+    assert 0.01 < names["found"].suggestion < 0.2
+    assert names["verdict"].kind in ("fine", "inconclusive")
+    assert names["loss"] < 2
+    pytest.importorskip("torch")
+    exec(pytorch, names)
+    assert issubclass(names["AdamW"], importlib.import_module("torch").optim.Optimizer)
 
 
 def test_larger_than_memory(tmp_path):
@@ -102,3 +120,32 @@ def test_storages_page():
 def test_the_page_of_schedules_is_as_the_code_makes_it():
     made = Path(__file__).parent.parent / "docs" / "make_schedules.py"
     subprocess.run([sys.executable, str(made), "--check"], check=True, timeout=100)
+
+
+def test_pytorch_page():
+    """Its code runs in order, as the only process of those that torchrun would start."""
+    pytest.importorskip("torch")
+    text = (DOCS / "pytorch.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == text.count("```") // 2
+    check = """
+assert 0 < optimizer.report.grad_norm
+assert set(state["state"]) == {"weight", "bias"}
+assert zero.optim.__class__ is AdamW
+dist.destroy_process_group()
+print("as told")
+"""
+    script = "".join(blocks).replace("optimizer = ZeroR", "zero = ZeroR") + check
+    folder = str(Path(gs.__file__).parent.parent)
+    path = os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")]))
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, **alone, "PYTHONPATH": path, "OMP_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "as told\n"

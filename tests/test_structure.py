@@ -65,14 +65,31 @@ PYTHON_ROOMS = [
     "tensors",
     "parameters",
     "report",
+    "engine",
     "saving",
     "checkpoint",
     "optimizer",
     "optimizers",
     "__init__",
+    "torch.layout",
+    "torch.sharded",
+    "torch.held",
+    "torch.optimizer",
+    "torch.classes",
+    "torch",
     "machine",
     "bench",
     "plots",
+    "tuning.handles",
+    "tuning.range_test",
+    "tuning.monitor",
+    "tuning.adapting",
+    "tuning.finding",
+    "tuning.watching",
+    "tuning.sharing",
+    "tuning.searched",
+    "tuning.search",
+    "tuning",
     "demo",
     "cli",
     "__main__",
@@ -91,10 +108,19 @@ PYTHON_ALONE = {
     "argparse": {"cli"},
     "matplotlib": {"plots"},
     "sklearn": {"demo"},
-    "tqdm": {"demo"},
+    "tqdm": {"demo", "tuning.finding", "tuning.search"},
+    "optuna": {"tuning.sharing"},
     "ml_dtypes": {"storages", "checkpoint"},
     "safetensors": set(),
-    "torch": {"bench"},
+    "torch": {
+        "bench",
+        "torch.layout",
+        "torch.sharded",
+        "torch.held",
+        "torch.optimizer",
+        "torch.classes",
+        "torch",
+    },
     "optax": {"bench"},
     "jax": {"bench"},
 }
@@ -243,11 +269,15 @@ def test_python_keeps_to_its_room(module):
 
 @pytest.mark.parametrize("module", python_modules())
 def test_numpy_is_all_that_is_needed(module):
-    """What importing a module imports is ours, NumPy's or Python's own."""
+    """What importing a module imports is ours, NumPy's or Python's own.
+
+    A room that is called after a package is for those who have that.
+    """
     for name, now in imports(module):
         if now and not name.startswith((".", "?")):
             package = name.partition(".")[0]
-            assert package == "numpy" or package in sys.stdlib_module_names, name
+            known = {"numpy", module.partition(".")[0], *sys.stdlib_module_names}
+            assert package in known, name
 
 
 # ---- nothing by half ----

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from . import bench, demo, machine, plots, runtime, schedules
 from .tables import table
+from .tuning import finding, watching
 
 
 def at_least(minimum: int) -> Callable[[str], int]:
@@ -27,6 +29,17 @@ def at_least(minimum: int) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+def positive(text: str) -> float:
+    """An argument's type: a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"wanted a finite number above 0, got {text!r}")
+    return value
 
 
 def size(text: str) -> tuple[int, ...]:
@@ -69,6 +82,30 @@ def run_plot(arguments: argparse.Namespace) -> None:
         print(schedules.explain(schedule, arguments.total))
     if arguments.out is not None:
         print(plots.schedules(arguments.spec, arguments.out, total=arguments.total))
+
+
+def run_find(arguments: argparse.Namespace) -> None:
+    found = finding.find(
+        arguments.target, arguments.low, arguments.high, arguments.points, arguments.sweeps
+    )
+    low, high = found.interval or (math.nan, math.nan)
+    rows = [("confidence", found.confidence), ("because", found.reason)]
+    if found.suggestion is not None:
+        rows = [
+            ("interval", f"{low:.3g} to {high:.3g}"),
+            ("suggestion", f"{found.suggestion:.3g}"),
+            *rows,
+        ]
+    print(table(rows))
+    if arguments.out is not None:
+        print(found.plot(arguments.out))
+
+
+def run_watch(arguments: argparse.Namespace) -> None:
+    watched = watching.watch(arguments.log, momentum=arguments.momentum)
+    print(table(watching.describe(watched)))
+    if arguments.out is not None:
+        print(watched.plot(arguments.out))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -115,6 +152,46 @@ def parser() -> argparse.ArgumentParser:
         help="updates to show (default: %(default)s)")  # fmt: skip
     add("--out", type=Path, metavar="FILE", help="the picture; its ending names the format")
 
+    add = command(
+        "find",
+        run_find,
+        "Find out which learning rates are worth trying in a training of yours: a range test.",
+        "FUNCTION in SCRIPT.py takes no arguments and returns (train_step, optimizer). "
+        "train_step() makes one step on its next minibatch and returns the loss as a float; it "
+        "does not set the rate. optimizer is one of gradstep or torch, or has set_lr(rate), "
+        "snapshot() and restore(snapshot). Prints the interval of rates, one suggestion, and the "
+        "confidence with its reason; all of it takes --points times --sweeps steps.",
+    ).add_argument
+    add("target", metavar="SCRIPT.py:FUNCTION", help="the script and the function in it")
+    add("--low", type=positive, default=1e-7, metavar="RATE",
+        help="the first rate (default: %(default)g)")  # fmt: skip
+    add("--high", type=positive, default=10.0, metavar="RATE",
+        help="the last rate (default: %(default)g)")  # fmt: skip
+    add("--points", type=at_least(10), default=100, metavar="N",
+        help="steps of a sweep (default: %(default)s)")  # fmt: skip
+    add("--sweeps", type=at_least(1), default=1, metavar="N",
+        help="how often to sweep, always from the same start (default: %(default)s)")  # fmt: skip
+    add("--out", type=Path, metavar="FILE",
+        help="the picture; its ending names the format")  # fmt: skip
+
+    add = command(
+        "watch",
+        run_watch,
+        "Say of a training that was logged whether its rate was too high or too low.",
+        "LOG.jsonl has one JSON object a line, one line a step, in order: the keys of a step's "
+        'report (report.to_json()) and "loss", of the batch before the update. Needed are loss, t, '
+        "update_norm, param_norm and grad_norm; cosine, g2_over_v, lr and skipped are used where "
+        "they are there; all others are passed over. null stands for what is not finite. Prints "
+        "the verdict (too high, too low, diverging, fine or inconclusive), why, what to try, and "
+        "the numbers. It looks at the first 100 updates together, later at windows of 100 steps.",
+    ).add_argument
+    add("log", type=Path, metavar="LOG.jsonl", help="the log")
+    add("--momentum", action=argparse.BooleanOptionalAction, default=None,
+        help="whether the rule has a momentum (default: found out from the log, which clipped "
+        "gradients can mislead)")  # fmt: skip
+    add("--out", type=Path, metavar="FILE",
+        help="a picture of loss, rate and updates; its ending names the format")  # fmt: skip
+
     command("info", run_info, "Show targets, threads, caches, processor and build.")
 
     add = command(
@@ -138,8 +215,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; `argv` defaults to the process's own arguments.
 
     Returns:
-        0 when all went well, 1 when a package or a file got in the way (the reason goes to
-        stderr), 130 when interrupted. Bad usage exits with 2 by itself.
+        0 when all went well, 1 when a package, a file or a script got in the way (the reason
+        goes to stderr), 130 when interrupted. Bad usage exits with 2 by itself.
     """
     arguments = parser().parse_args(argv)
     try:
@@ -147,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except BrokenPipeError:  # whoever reads has seen enough, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ImportError, OSError) as error:
+    except (ImportError, OSError, finding.Refused) as error:
         print(f"gradstep: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

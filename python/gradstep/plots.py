@@ -26,6 +26,7 @@ STYLES: tuple[dict[str, Any], ...] = (
     {"color": "#CC79A7", "linestyle": (0, (6, 2, 1, 2, 1, 2)), "marker": "v"},
 )
 MARKS = 8  # markers a line
+LARGEST = 1e30  # what is beyond is drawn no more than what is not finite
 
 
 def _panels(count: int, title: str) -> tuple[Any, list[Any]]:
@@ -198,3 +199,234 @@ def by_rate(
         axis.set_ylabel("held-out accuracy (%)")
         axis.legend(frameon=False, fontsize=8)
     return _save(figure, path)
+
+
+def search(
+    rates: Sequence[float],
+    losses: Sequence[ArrayLike],
+    others: Mapping[str, Sequence[float]],
+    path: Path | str,
+    *,
+    title: str,
+) -> Path:
+    """Loss by rate: the mean over the seeds, within a band from the lowest to the highest.
+
+    Rates that have no loss stand at the top, by what became of them; a thin line marks the best.
+    Losses far above that of the lowest rate are cut off.
+
+    Args:
+        rates: of the runs that finished, from low to high.
+        losses: their last losses, one array a rate, shape (seeds,).
+        others: what became of other rates, and which.
+        path: the file to write; its ending names the format.
+        title: the headline.
+
+    Returns:
+        `path`.
+
+    Raises:
+        ValueError: there is no rate at all.
+    """
+    if not any([rates, *others.values()]):
+        raise ValueError("rates: got none, wanted at least one to draw")
+    figure, (axis,) = _panels(1, title)
+    axis.set_xscale("log")
+    several = any(np.size(row) > 1 for row in losses)
+    if len(rates) > 0:
+        rows = [np.asarray(row, dtype=np.float64) for row in losses]
+        mean, low, high = np.array([(row.mean(), row.min(), row.max()) for row in rows]).T
+        if several:
+            label = "lowest to highest of the seeds"
+            axis.fill_between(rates, low, high, color="0.85", linewidth=0, label=label)
+        axis.plot(rates, mean, label="mean of the seeds" if several else "loss", **STYLES[0])
+        # Far above where training begins, which is near the loss of the lowest rate, all is bad.
+        bottom, usual = low.min(), max(mean[0], float(np.median(mean)))
+        top = min(high.max(), bottom + 3 * (usual - bottom))
+        if bottom > 0 and top > 10 * bottom:
+            axis.set_yscale("log")
+            axis.set_ylim(bottom / 1.5, top * 1.5)
+        elif top > bottom:
+            axis.set_ylim(bottom - 0.06 * (top - bottom), top + 0.06 * (top - bottom))
+        best = rates[int(np.argmin(mean))]
+        axis.axvline(best, color="0.4", linewidth=0.8, zorder=0)
+        axis.annotate(
+            f"best: {best:.3g}", (best, 0), xycoords=("data", "axes fraction"), xytext=(3, 4),
+            textcoords="offset points", fontsize=8, color="0.3",
+        )  # fmt: skip
+    for (label, given), style in zip(others.items(), STYLES[1:], strict=False):
+        if len(given) > 0:
+            axis.plot(
+                given, np.full(len(given), 0.97), linestyle="", label=label, color=style["color"],
+                marker=style["marker"], transform=axis.get_xaxis_transform(), clip_on=False,
+            )  # fmt: skip
+    axis.set_xlabel("learning rate (per update)")
+    axis.set_ylabel("last loss (in the objective's unit)")
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return _save(figure, Path(path))
+
+
+def range_test(
+    rates: ArrayLike,
+    losses: ArrayLike,
+    smoothed: ArrayLike,
+    path: Path,
+    *,
+    interval: tuple[float, float] | None,
+    suggestion: float | None,
+    confidence: str,
+) -> Path:
+    """Losses of a sweep over rates on a logarithmic axis, what they say shaded and marked.
+
+    Args:
+        rates: float, shape (points,).
+        losses: float, shape (sweeps, points); what is not finite is not drawn.
+        smoothed: float, shape (points,); the same.
+        path: the file to write; its ending names the format.
+        interval: the rates between which to shade; None shades nothing.
+        suggestion: the rate to mark; None marks nothing.
+        confidence: for the headline.
+
+    Returns:
+        `path`.
+    """
+    figure, (axis,) = _panels(1, f"Range test: confidence {confidence}")
+    x, y = np.asarray(rates, dtype=np.float64), np.asarray(smoothed, dtype=np.float64)
+    shown = np.asarray(losses, dtype=np.float64)
+    finite = y[np.isfinite(y)] if np.isfinite(y).any() else shown[np.isfinite(shown)]
+    least, most = float(finite.min()), float(finite.max())
+    axis.set_ylim(least - 0.3 * (most - least or 1), most + 0.5 * (most - least or 1))
+    for i, sweep in enumerate(shown):
+        axis.plot(
+            x, sweep, linestyle="", marker=".", markersize=4, color="0.55",
+            label="one batch each" if i == 0 else None,
+        )  # fmt: skip
+    axis.plot(x, y, label="smoothed", linewidth=2, **STYLES[0] | {"marker": None})
+    if interval is not None:
+        label = f"worth trying: {interval[0]:.2g} to {interval[1]:.2g}"
+        axis.axvspan(*interval, color="0.88", zorder=0, label=label)
+    if suggestion is not None:
+        style = STYLES[1] | {"marker": None}
+        axis.axvline(suggestion, label=f"suggestion: {suggestion:.2g}", linewidth=1.5, **style)
+    axis.set_xscale("log")
+    axis.set_xlabel("learning rate (per update)")
+    axis.set_ylabel("loss before the step (in the training's unit)")
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return _save(figure, path)
+
+
+def runs(
+    lines: Mapping[str, tuple[ArrayLike, str]],
+    path: Path | str,
+    *,
+    title: str = "Loss at several rates",
+    smooth: int = 10,
+) -> Path:
+    """Loss over updates at several rates on one axis, the verdicts in the legend.
+
+    Args:
+        lines: label, such as the rate, to the losses of every update, float, shape (updates,), and
+            the verdict. From the first loss that is not finite or beyond 1e30 on, a line is not
+            drawn; a cross stands at its end. Losses far above the first are cut off.
+        path: the file to write; its ending names the format.
+        title: the headline.
+        smooth: the median of so many losses is drawn; 1 draws each.
+
+    Returns:
+        `path`.
+
+    Raises:
+        ValueError: there is no line, or one has no loss; `smooth` is below 1.
+    """
+    if not lines:
+        raise ValueError("lines: got none, wanted at least one to draw")
+    if smooth < 1:
+        raise ValueError(f"smooth: got {smooth}, wanted at least 1")
+    figure, (axis,) = _panels(1, title)
+    firsts, lowest = [], []
+    for (label, (losses, verdict)), style in zip(lines.items(), cycle(STYLES)):
+        y = np.asarray(losses, dtype=np.float64)
+        if y.size == 0:
+            raise ValueError(f"lines[{label!r}]: got no loss, wanted at least one")
+        finite = int(np.argmin([*(np.abs(y) < LARGEST), False]))
+        t, middles = _medians(y[:finite], smooth)
+        _line(axis, middles, f"{label}: {verdict}", style, t)
+        if 0 < finite < len(y):
+            axis.plot(t[-1], middles[-1], "x", color=style["color"], markersize=10)
+        firsts += list(y[: min(1, finite)])
+        lowest += list(middles)
+    top, bottom = max(firsts, default=1.0), min(lowest, default=0.0)
+    if bottom > 0:
+        axis.set_yscale("log")
+        axis.set_ylim(bottom / 1.5, top * 4)
+    else:
+        axis.set_ylim(bottom - 0.05 * (top - bottom), top + (top - bottom))
+    axis.set_xlabel("updates")
+    axis.set_ylabel("loss (in the training's unit)")
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return _save(figure, Path(path))
+
+
+def _medians(y: NDArray[np.float64], length: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Where the middles of blocks are, and their medians, which lag behind nothing."""
+    starts = np.arange(0, len(y), length)
+    middles = np.array([np.median(y[i : i + length]) for i in starts])
+    return starts + np.minimum(length, len(y) - starts) // 2, middles
+
+
+def run(
+    losses: ArrayLike,
+    rates: ArrayLike,
+    ratios: ArrayLike,
+    path: Path | str,
+    *,
+    title: str = "A run",
+    marks: Sequence[tuple[int, str]] = (),
+    smooth: int = 10,
+) -> Path:
+    """One run over its steps: loss, rate, and norm of the update over that of the weights.
+
+    Args:
+        losses, rates, ratios: of every step, float, shape (steps,). What is not finite or beyond
+            1e30 is not drawn, nor are rates and ratios that are not above 0.
+        path: the file to write; its ending names the format.
+        title: the headline.
+        marks: steps, from 1, and what to write at them, such as verdicts.
+        smooth: the median of so many losses and ratios is drawn over each of them.
+
+    Returns:
+        `path`.
+
+    Raises:
+        ValueError: `smooth` is below 1.
+    """
+    if smooth < 1:
+        raise ValueError(f"smooth: got {smooth}, wanted at least 1")
+    figure, axes = _panels(3, title)
+    labels = ["loss (in the training's unit)", "learning rate (per update)", "‖update‖ ÷ ‖weights‖"]
+    for i, (axis, values, label) in enumerate(
+        zip(axes, (losses, rates, ratios), labels, strict=True)
+    ):
+        y = np.asarray(values, dtype=np.float64)
+        shown = (np.abs(y) < LARGEST) & ((y > 0) | (i == 0))
+        t, y = np.flatnonzero(shown) + 1, y[shown]
+        style = {"color": "black", "linewidth": 1.5}
+        if i == 1:
+            axis.plot(t, y, drawstyle="steps-mid", **style)
+        elif len(y):
+            axis.plot(t, y, color="0.7", linewidth=0.8, label="each step")
+            at, middles = _medians(y, smooth)
+            axis.plot(t[at], middles, label=f"median of {smooth}", **style)
+            axis.legend(frameon=False, fontsize=8)
+        if len(y) and y.min() > 0:
+            axis.set_yscale("log")
+        axis.set_xlim(1, max(2, len(shown)))
+        axis.set_xlabel("steps")
+        axis.set_ylabel(label)
+        for at_step, text in marks:
+            axis.axvline(at_step, color="0.4", linewidth=0.8, linestyle=":")
+            if i == 0:
+                axis.annotate(
+                    text, (at_step, 0), xycoords=("data", "axes fraction"), xytext=(2, 3),
+                    rotation=90, textcoords="offset points", fontsize=8, color="0.2",
+                )  # fmt: skip
+    return _save(figure, Path(path))

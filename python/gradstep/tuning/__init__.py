@@ -1,0 +1,25 @@
+"""Which learning rate, and is the one in use too high or too low? Answers from measurements.
+
+Data in, data out: nothing here prints or draws; results have ``plot``.
+"""
+
+from __future__ import annotations
+
+from .adapting import Adapter, Decision, Diverged
+from .monitor import Monitor, Verdict
+from .range_test import RangeTest, range_test
+from .search import search
+from .searched import SearchResult, Tried
+
+__all__ = [
+    "Adapter",
+    "Decision",
+    "Diverged",
+    "Monitor",
+    "RangeTest",
+    "SearchResult",
+    "Tried",
+    "Verdict",
+    "range_test",
+    "search",
+]

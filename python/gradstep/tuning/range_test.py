@@ -1,0 +1,401 @@
+"""The range test: one short sweep over learning rates, and what its losses say.
+
+The sweep is that of Smith, Cyclical Learning Rates for Training Neural Networks (2017). How the
+curve is read was chosen by measurement: `benchmarks/range_test.py` prints what it reaches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from numbers import Real
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .handles import ADAPTIVE, MOMENTUM, PLAIN, handle
+
+Array = NDArray[np.float64]
+Confidence = Literal["high", "medium", "low", "inconclusive"]
+
+# All of these were chosen on the problems that `benchmarks/rate_problems.py` has for that.
+SMOOTH = 0.32  # decades: the width σ of the smoothing, 4 points of the default sweep
+FIRST = 0.15  # the part of the points that tells where the loss began
+BAND = 0.9  # rates at which this part of the greatest fall is reached are good ones in the sweep
+# A training stays at its rate for longer than a sweep does, so that its best rate is lower than
+# the sweep's where gradients are averaged or divided by their size.
+DIVISOR = {PLAIN: 1.0, MOMENTUM: 1.5, ADAPTIVE: 4.0, None: 2.0}
+MARGIN = 3.0  # the interval on either side of the suggestion, and half of the band besides
+RISE = 0.5  # diverged: above the first loss by this part of the fall, and by 2σ of the noise
+STOP = 4.0  # nothing more to learn: above the first loss by so many times the fall, or by 16σ
+FALL = 4.0  # σ of a smoothed loss: a fall below it is noise
+CLEAR = 12.0  # the same, for a high confidence
+WIDE = 10**1.6  # so many rates in the band tell little of which is best
+DENSE = 10.0  # points a decade
+LEAST = 10  # points
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """What a sweep over rates has shown.
+
+    Attributes:
+        rates: the rates of the sweep, float64, shape (points,).
+        losses: at each rate the loss before the step at it, float64, shape (sweeps, points); NaN
+            from where a sweep was stopped.
+        smoothed: the median over sweeps, smoothed without a lag, float64, shape (points,); NaN from
+            where the loss diverged.
+        interval: the lowest and the highest rate that are worth trying; None where the sweep says
+            nothing.
+        suggestion: one rate between them; None with ``interval``.
+        confidence: how clearly the curve shows a bottom: ``"high"``, ``"medium"``, ``"low"``; or
+            ``"inconclusive"``, without an interval.
+        reason: why, in words.
+    """
+
+    rates: Array
+    losses: Array
+    smoothed: Array
+    interval: tuple[float, float] | None
+    suggestion: float | None
+    confidence: Confidence
+    reason: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as plain lists, numbers and texts; what is not finite is None."""
+        values = asdict(self)
+        for key in ("rates", "losses", "smoothed"):
+            values[key] = _plain(values[key].tolist())
+        if self.interval is not None:
+            values["interval"] = list(self.interval)
+        return values
+
+    def plot(self, path: Path | str) -> Path:
+        """Draw it: losses, the smoothed curve, the interval and the suggestion over the rates.
+
+        Args:
+            path: the file to write; its ending names the format.
+
+        Returns:
+            The path.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        from .. import plots  # noqa: PLC0415 - who draws nothing needs no matplotlib
+
+        return plots.range_test(
+            self.rates,
+            self.losses,
+            self.smoothed,
+            Path(path),
+            interval=self.interval,
+            suggestion=self.suggestion,
+            confidence=self.confidence,
+        )
+
+    def __str__(self) -> str:
+        if self.interval is None or self.suggestion is None:
+            return f"{self.confidence}: {self.reason}"
+        low, high = self.interval
+        return (
+            f"try {self.suggestion:.2g}, between {low:.2g} and {high:.2g} "
+            f"({self.confidence} confidence: {self.reason})"
+        )
+
+
+def _plain(values: Any) -> Any:
+    if isinstance(values, list):
+        return [_plain(value) for value in values]
+    return values if math.isfinite(values) else None
+
+
+def range_test(
+    train_step: Callable[[], float],
+    optimizer: Any,
+    low: float = 1e-7,
+    high: float = 10.0,
+    points: int = 100,
+    sweeps: int = 1,
+    *,
+    save: Callable[[], Any] | None = None,
+    restore: Callable[[Any], object] | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> RangeTest:
+    """Find out which learning rates are worth trying, in as many steps as there are points.
+
+    The rate rises from ``low`` to ``high`` by the same factor at each step. A sweep stops when the
+    loss is not finite, when an ArithmeticError says that a number was not, or when the loss is far
+    above the first. Whatever happens, Ctrl-C and exceptions included, parameters and the
+    optimizer's state are to the bit what they were before.
+
+    Args:
+        train_step: makes one step of the training, on its next minibatch, and returns the loss
+            from before the step, as a float. It must not set the rate itself.
+        optimizer: one of gradstep's; one of torch's; or any object with ``set_lr(rate)``,
+            ``snapshot()`` and ``restore(snapshot)``. All groups get the same rate. A second copy
+            of parameters and states is kept in memory meanwhile.
+        low: the first rate, > 0.
+        high: the last rate, > low.
+        points: how many steps a sweep has, at least 10.
+        sweeps: how many times to start again from the same state, at least 1. The median of
+            several is less noisy.
+        save: returns what else the loop changes, such as the states of random generators or the
+            buffers of batch normalization.
+        restore: gets what ``save`` returned, once before each further sweep and once at the end.
+            Where it rewinds what draws the minibatches, all sweeps see the same ones.
+        progress: called after each step with how many have been made.
+
+    Returns:
+        The :class:`RangeTest`.
+
+    Raises:
+        TypeError, ValueError: an argument is refused, or the training returns no number, or no
+            finite one at the very first step.
+        Whatever ``train_step``, ``save``, ``restore`` and ``progress`` raise; an ArithmeticError of
+            ``train_step`` only at the very first step.
+
+    Example:
+        >>> import numpy as np, gradstep as gs
+        >>> from gradstep.tuning import range_test
+        >>> w, rng = np.zeros(3, np.float32), np.random.default_rng(0)
+        >>> opt = gs.SGD(w, lr=0.1)
+        >>> def train_step():
+        ...     x = rng.standard_normal((32, 3)).astype(np.float32)
+        ...     error = x @ w - x @ np.float32([1, 2, 3]) + rng.standard_normal(32, np.float32)
+        ...     opt.step(x.T @ error / 32)
+        ...     return float(error @ error) / 64
+        >>> found = range_test(train_step, opt)
+        >>> low, high = found.interval
+        >>> bool(low < 0.3 < high), opt.t, opt.groups[0]["lr"]
+        (True, 0, 0.1)
+    """
+    low, high = _rate("low", low), _rate("high", high)
+    if low >= high:
+        raise ValueError(f"low: got {low:g}, wanted less than high, which is {high:g}")
+    points, sweeps = _count("points", points, LEAST), _count("sweeps", sweeps, 1)
+    _check_function("train_step", train_step)
+    for name, hook in {"save": save, "restore": restore, "progress": progress}.items():
+        if hook is not None:
+            _check_function(name, hook)
+    if (save is None) != (restore is None):
+        given, missing = ("save", "restore") if restore is None else ("restore", "save")
+        raise TypeError(f"{missing}: got nothing, wanted a function to go with {given}")
+    target = handle(optimizer)
+
+    rates = np.geomspace(low, high, points)
+    losses = np.full((sweeps, points), np.nan)
+    back: list[Callable[[], object]] = []
+    snapshot = target.snapshot()
+    back.append(lambda: target.restore(snapshot))
+    if save is not None and restore is not None:
+        kept, put = save(), restore
+        back.append(lambda: put(kept))
+    steps = 0
+    try:
+        for sweep in range(sweeps):
+            if sweep:
+                _all(back)
+            for i, rate in enumerate(rates.tolist()):
+                target.set_lr(rate)
+                losses[sweep, i] = _loss(train_step, first=i == 0)
+                steps += 1
+                if progress is not None:
+                    progress(steps)
+                if _is_over(losses[sweep, : i + 1], points):
+                    break
+    finally:
+        _all(back)
+    return read(rates, losses, target.kind)
+
+
+def _rate(argument: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{argument}: got {type(value).__name__}, wanted a finite number > 0")
+    if not 0 < float(value) < math.inf:
+        raise ValueError(f"{argument}: got {value}, wanted a finite number > 0")
+    return float(value)
+
+
+def _count(argument: str, value: Any, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{argument}: got {type(value).__name__}, wanted an integer ≥ {least}")
+    if value < least:
+        raise ValueError(f"{argument}: got {value}, wanted at least {least}")
+    return int(value)
+
+
+def _check_function(argument: str, value: Any) -> None:
+    if not callable(value):
+        raise TypeError(f"{argument}: got {type(value).__name__}, wanted a function")
+
+
+def _all(actions: list[Callable[[], object]]) -> None:
+    """Do all of them, whatever one raises, and an interrupted one again."""
+    raised: BaseException | None = None
+    for action in actions:
+        try:
+            try:
+                action()
+            except KeyboardInterrupt as interrupt:
+                raised = interrupt
+                action()
+        except BaseException as error:
+            raised = error if raised is None else raised
+    if raised is not None:
+        raise raised
+
+
+def _loss(train_step: Callable[[], Any], first: bool) -> float:
+    """The loss of one step: NaN where the numbers ran out, but for the first."""
+    try:
+        value = train_step()
+    except ArithmeticError:
+        if first:
+            raise
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, Real):
+        kind = type(value).__name__
+        if value is None:
+            wanted = "the loss as a float: does it end with `return loss`?"
+        elif hasattr(value, "item"):
+            wanted = "a float, such as `loss.item()`"
+        else:
+            wanted = "the loss as a float"
+        raise TypeError(f"train_step: got {kind} from it, wanted {wanted}")
+    loss = float(value)
+    if first and not math.isfinite(loss):
+        raise ValueError(
+            f"train_step: got the loss {loss} at the very first step, before any rate could harm, "
+            "wanted a finite one: look at the data and the first weights"
+        )
+    return loss
+
+
+# ---- what the losses say ----
+
+
+def smooth(values: Array, width: float) -> Array:
+    """Each value's average with its neighbours on both sides, by a Gaussian of σ = width points."""
+    i = np.arange(len(values))
+    weights = np.exp(-0.5 * ((i[:, None] - i) / width) ** 2)
+    smoothed: Array = weights @ values / weights.sum(axis=1)
+    return smoothed
+
+
+def _head(points: int) -> int:
+    """How many points tell where the loss began."""
+    return max(3, round(FIRST * points))
+
+
+def _noise(losses: Array) -> float:
+    """The noise of one loss, σ: that of neighbours' differences, which a slope changes little."""
+    return 1.4826 * float(np.median(np.abs(np.diff(losses)))) / math.sqrt(2)
+
+
+def _is_over(losses: Array, points: int) -> bool:
+    """Whether a sweep's last losses are not finite, or beyond all that could be learned from."""
+    if not math.isfinite(losses[-1]):
+        return True
+    if len(losses) < LEAST:
+        return False
+    first = float(np.median(losses[: _head(points)]))
+    best = float(np.median(np.sort(losses)[:3]))
+    recent = float(np.median(losses[-3:]))
+    return recent > first + STOP * max(first - best, 4 * _noise(losses))
+
+
+class _Curve(NamedTuple):
+    """A sweep, smoothed up to where it diverged, and the part of it that is best."""
+
+    smoothed: Array
+    first: float
+    noise: float  # of one loss, σ
+    least: float
+    begin: int  # of the band
+    end: int  # its last point
+
+
+def _curve(losses: Array, width: float, head: int) -> _Curve:
+    """Read finite losses, at least as many as LEAST."""
+    first, noise = float(np.median(losses[:head])), _noise(losses)
+    best = np.minimum.accumulate(smooth(losses, 1.0))
+    fall = np.maximum(first - best, 0)
+    high = losses > first + RISE * fall + 2 * noise
+    # One wild batch is no divergence; before the loss has fallen, a high one is noise.
+    gone = [i for i in range(len(losses)) if high[i : i + 3].all() and fall[i] > noise]
+    stop = max(gone[0], head) if gone else len(losses)
+    smoothed = smooth(np.minimum(losses[:stop], first + 2 * noise), width)
+    least = float(smoothed.min())
+    start = float(np.median(smoothed[:head]))
+    good = np.flatnonzero(smoothed <= start - BAND * (start - least))
+    return _Curve(smoothed, start, noise, least, int(good[0]), int(good[-1]))
+
+
+def read(rates: Array, losses: Array, kind: str | None = None) -> RangeTest:
+    """What the losses of a sweep say.
+
+    Args:
+        rates: float64, shape (points,), rising by the same factor from each to the next.
+        losses: float64, shape (sweeps, points); from the first that is not finite on, a sweep's
+            losses do not count.
+        kind: of the optimizer: ``"plain"`` SGD, ``"momentum"``, ``"adaptive"``, or None.
+
+    Returns:
+        The :class:`RangeTest`.
+    """
+    density = (len(rates) - 1) / math.log10(rates[-1] / rates[0])  # points a decade
+    width = max(1.0, SMOOTH * density)
+    smoothed = np.full(len(rates), np.nan)
+    middle = np.median(losses, axis=0)
+    count = int(np.argmin([*np.isfinite(middle), False]))
+
+    def said(
+        confidence: Confidence,
+        reason: str,
+        interval: tuple[float, float] | None = None,
+        suggestion: float | None = None,
+    ) -> RangeTest:
+        return RangeTest(rates, losses, smoothed, interval, suggestion, confidence, reason)
+
+    if count < LEAST:
+        return said(
+            "inconclusive",
+            f"the loss was not finite after {count} points: begin at a rate below {rates[0]:.2g}",
+        )
+    curve = _curve(middle[:count], width, _head(len(rates)))
+    smoothed[: len(curve.smoothed)] = curve.smoothed
+    # The noise of a smoothed value: the Gaussian averages about 2√π·σ losses.
+    error = curve.noise / math.sqrt(max(1.0, 2 * math.sqrt(math.pi) * width))
+    fall = curve.first - curve.least
+    # also where losses are all alike
+    if fall <= FALL * error or fall <= 1e-9 * abs(curve.first):
+        return said(
+            "inconclusive",
+            f"the loss never fell by more than its noise ({fall:.2g}, noise {error:.2g}): try more "
+            "points or sweeps, or a wider range of rates",
+        )
+    begin, end = float(rates[curve.begin]), float(rates[curve.end])
+    suggestion = math.sqrt(begin * end) / DIVISOR[kind]
+    factor = MARGIN * (end / begin) ** 0.25
+    interval = suggestion / factor, suggestion * factor
+    falling = curve.begin < _head(len(rates))
+    doubts = [
+        (falling, f"the loss fell from the start: begin at a rate below {rates[0]:.2g}"),
+        (
+            curve.end == len(rates) - 1,
+            f"the loss never rose: above {rates[-1]:.2g} it may be as low",
+        ),
+        (end / begin > WIDE, f"the loss is alike over {math.log10(end / begin):.1f} decades"),
+        (fall < CLEAR * error, "the loss fell by little more than its noise: try more sweeps"),
+        (density < DENSE, f"there are only {density:.1f} points a decade"),
+    ]
+    found = [text for holds, text in doubts if holds]
+    if not found:
+        text = f"the loss fell by {fall:.2g}, {fall / error:.0f} times its noise, and rose again"
+        return said("high", text, interval, suggestion)
+    confidence: Confidence = "low" if falling or len(found) > 1 else "medium"
+    return said(confidence, "; ".join(found), interval, suggestion)
