@@ -21,7 +21,7 @@ MODULES = sorted(
     for info in pkgutil.walk_packages(
         gs.__path__,
         "gradstep.",
-        onerror=lambda name: None,  # what a package lacks, its tests say
+        onerror=lambda _: None,  # what a package lacks, its tests say
     )
 )
 
@@ -149,3 +149,27 @@ print("as told")
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout == "as told\n"
+
+
+def test_choosing_a_rate(capsys, monkeypatch, tmp_path):
+    """Its code runs and says what the page says, but for digits that another machine may round."""
+    page = DOCS / "choosing-a-rate.md"
+    text = page.read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    names, printed = {}, []
+    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(code, names)
+        printed.append(capsys.readouterr().out)
+    told = re.findall(r"```text\n(.*?)```", text, re.DOTALL)
+    assert [words(one) for one in told] == [words(one) for one in printed if one]
+    assert names["found"].suggestion == pytest.approx(0.015, rel=0.1)
+    assert names["result"].best == pytest.approx(0.0178, rel=0.01)
+    assert names["loss"] < 0.3
+    drawn = {path.name for path in tmp_path.iterdir()}
+    for link in re.findall(r"!\[.+?\]\((.+?)\)", text):
+        assert Path(link).name in drawn
+        assert (DOCS / link).stat().st_size < 100_000
+
+
+def words(text):
+    return re.sub(r"[-+]?\d[\d.]*(e-?\d+)?|─+", "#", text).split()

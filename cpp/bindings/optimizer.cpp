@@ -33,6 +33,7 @@ ArrayView view(py::handle object) { return ArrayView::Source()(object); }
 template <class View> class Plan {
 public:
     static constexpr int64_t done = -1, skipped = -2, first_refused_param = -3;
+    static constexpr int64_t count_limit = 1 << 24;    // up to which every integer is a float
 
     int threads = 0;             // that a step uses; 0: as many as everybody
     int without_gradient = 0;    // how many parameters had none in the last step
@@ -141,7 +142,8 @@ public:
         for (size_t i = 0; i < tensors_.size(); ++i)
             counts[i] += gradients_[i].data && !groups_[size_t(tensors_[i].group)].frozen;
         ++counts[tensors_.size()];
-        for (size_t i = 0; i < own_.size(); ++i) *own_[i].step = float(counts[i]);
+        for (size_t i = 0; i < own_.size(); ++i)
+            *own_[i].step = float(std::min(counts[i], count_limit));
         return done;
     }
 
@@ -295,14 +297,15 @@ private:
         PyObject* const object = PyDict_GetItem(own_[i].by_name.ptr(), step_name_.ptr());
         if (!object || !view_.is_plain(object)) return false;
         View count;
-        if (!view_.look(object, count) || !count.is_number(View::float32)) return false;
+        if (!view_.look(object, count) || !count.is_number(View::float32) || !count.writable())
+            return false;
         own_[i].step = reinterpret_cast<float*>(count.data());
-        constexpr float limit = 1 << 24;    // up to which every integer is a float
         const float value = *own_[i].step;
-        if (!(value >= 0 && value <= limit) || value != float(int64_t(value))) return false;
+        if (!(value >= 0 && value <= float(count_limit)) || value != float(int64_t(value)))
+            return false;
         // A float cannot count on from there; nothing depends on the count any more.
         int64_t& kept = counts_.mutable_data()[i];
-        if (value < limit || kept < int64_t(limit)) kept = int64_t(value);
+        if (value < float(count_limit) || kept < count_limit) kept = int64_t(value);
         return true;
     }
 

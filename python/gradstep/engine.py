@@ -6,7 +6,7 @@ It knows nothing of how parameters are given and named: what holds them does, se
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -81,6 +81,7 @@ class Engine:
             with the step, so that no signal can come between.
     """
 
+    add_up: Callable[[Doubles], None] | None = None  # over processes, in place; None: one has all
     _drive: Drive | None  # of what schedules give; None: nothing
     _counts: NDArray[np.int64]
 
@@ -120,6 +121,8 @@ class Engine:
         if self._plain and loss_scale == 1:
             while (refused := self._plan.step(grads)) != -1:
                 grads = self._held.explain(refused, grads, writable=False)
+            if self._drive is None and len(self._rows) == 1:
+                return Report(k + 1, self._rows[0].lr)
             return Report(k + 1, self._rates())
         return self._step(k, grads, loss_scale, False, norm)
 
@@ -161,6 +164,8 @@ class Engine:
         if self._clipping or self._nonfinite != "allow":
             measured["grad_norm"] = norm
         if self._stats and done == -1:
+            if self.add_up is not None:
+                self.add_up(self._results[1:])
             measured |= self._statistics(scale) | measured
         return Report(k + (done == -1), self._rates(), measured)
 

@@ -104,8 +104,10 @@ class Keeping(NamedTuple):
         """
         for name, wanted in self.new_state(param, group).items():
             got = state.get(name)
-            if isinstance(got, torch.Tensor) and layout.form(got) == layout.form(wanted):
-                continue
+            if isinstance(got, torch.Tensor):
+                layout.check_memory(f"{where}: {name!r}", layout.local(got))
+                if layout.form(got) == layout.form(wanted):
+                    continue
             if isinstance(got, torch.Tensor) and layout.differ_in_strides(got, wanted):
                 with torch.no_grad():
                     state[name] = wanted.copy_(got)
@@ -133,12 +135,14 @@ class Keeping(NamedTuple):
                 f"{where}: got {', '.join(map(repr, saved))}, wanted "
                 f"{', '.join(map(repr, wanted))}: an optimizer with the same options"
             )
-        step = torch.as_tensor(saved["step"], dtype=torch.float64, device="cpu")
-        if step.numel() != 1 or not step.item() >= 0 or step.item() != int(step.item()):
+        step = saved["step"]
+        if isinstance(step, torch.Tensor) and step.numel() == 1:
+            step = step.item()
+        if not isinstance(step, int | float) or not step >= 0 or step % 1:  # a NaN is none, too
             raise ValueError(
                 f"{where}['step']: got {saved['step']!r}, wanted a whole number, 0 or more"
             )
-        wanted["step"].fill_(min(step.item(), 2**24))
+        wanted["step"].fill_(min(step, 2**24))
         for name, memory in wanted.items():
             if name != "step":
                 layout.adopt(f"{where}[{name!r}]", saved[name], memory)
@@ -332,6 +336,8 @@ class Held:
         del writable  # gradients are never set to 0 here
         if refused < 0:
             raise Moved
+        if layout.form(self._looked_at[refused]) != layout.form(self.arrays[refused]):
+            raise Moved  # to other strides, in the same memory
         fitting = self.realigned(grads)
         if fitting[refused] is grads[refused]:
             self._overlapping(refused, grads[refused])

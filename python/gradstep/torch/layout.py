@@ -56,6 +56,12 @@ def check(argument: str, tensor: torch.Tensor) -> str:
             f"{argument}: got {kind.__module__}.{kind.__qualname__}, which keeps its numbers in a "
             "way of its own, wanted a torch.Tensor or a DTensor of such"
         )
+    check_memory(argument, here)
+    return STORAGES[here.dtype]
+
+
+def check_memory(argument: str, here: torch.Tensor) -> None:
+    """Raise ValueError for a tensor whose memory was freed."""
     begin, end = _span(here)
     held = here.untyped_storage().nbytes() - here.storage_offset() * here.element_size()
     if held < end - begin and not here._is_zerotensor():  # those have none, and are read as 0
@@ -63,7 +69,6 @@ def check(argument: str, tensor: torch.Tensor) -> str:
             f"{argument}: got {max(held, 0)} bytes of memory, wanted the {end - begin} that shape "
             "and strides reach: it was freed"
         )
-    return STORAGES[here.dtype]
 
 
 def check_param(argument: str, param: torch.Tensor) -> str:
@@ -199,7 +204,8 @@ def realigned(argument: str, grad: torch.Tensor, param: torch.Tensor) -> torch.T
     check(argument, grad)
     if grad.shape != param.shape:
         raise ValueError(f"{argument}: got shape {tuple(grad.shape)}, wanted {tuple(param.shape)}")
-    plain = grad.as_subclass(torch.Tensor)
+    # The same object where nothing is to be done: so a caller knows.
+    plain = grad if type(grad) is torch.Tensor else grad.as_subclass(torch.Tensor)
     same = all(
         mine == its or n == 1
         for mine, its, n in zip(grad.stride(), param.stride(), grad.shape, strict=True)
@@ -228,7 +234,8 @@ def local_grad(argument: str, grad: torch.Tensor, param: torch.Tensor) -> torch.
 
 def form(tensor: torch.Tensor) -> str:
     """What must stay as it is about a tensor that the core keeps writing to."""
-    kind = "a DTensor" if is_sharded(tensor) else "a tensor"
+    kind = f"a DTensor on {tensor.placements}" if is_sharded(tensor) else "a tensor"
+    kind += "" if tensor.device.type == "cpu" else f" on {tensor.device}"
     return f"{kind} of {tensor.dtype}, shape {tuple(tensor.shape)}, strides {_steps(tensor)}"
 
 

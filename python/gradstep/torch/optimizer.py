@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import operator
 import inspect
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -58,7 +58,13 @@ class State(Watched):
 class Bound:
     """The engine over parameters that have a state, and what must hold for it to be used."""
 
-    def __init__(self, optimizer: Optimizer, held: Held, waiting: list[torch.Tensor]) -> None:
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        held: Held,
+        waiting: list[torch.Tensor],
+        only: torch.Tensor | None,
+    ) -> None:
         self.held = held
         self.engine = optimizer.engine_class(
             held, optimizer.stages, optimizer._stats, np.zeros(len(held.params) + 1, np.int64)
@@ -66,19 +72,23 @@ class Bound:
         self.tensors = [param.tensor for param in held.params]
         self.waiting = waiting  # without a state, for they had no gradient yet
         self.norm = Norm(self.tensors, optimizer._norm_group)
+        if optimizer._stats and not self.norm.is_local:
+            self.norm.check_alike()
+            self.engine.add_up = self.norm.add_up
         self.threads = 0
         self._version = optimizer.state.version
         self._groups = list(optimizer.param_groups)
-        self._lists = [list(group["params"]) for group in self._groups]
+        lists = [list(group["params"]) for group in self._groups]
+        self._lists = lists if only is None else None
         # Lists compare tensors that are not the same by their numbers, where there is one.
-        self._numbers = [
+        self._to_compare = [
             (i, j, tensor)
-            for i, tensors in enumerate(self._lists)
+            for i, tensors in enumerate(lists)
             for j, tensor in enumerate(tensors)
-            if tensor.numel() == 1
+            if (tensor.numel() == 1 if only is None else tensor is only)
         ]
-        self.seen: list[Any] = [None] * len(self._lists)  # each group's values, when last compiled
-        self.live = [False] * len(self._lists)  # whether they are tensors, which change in place
+        self.seen: list[Any] = [None] * len(lists)  # each group's values, when last compiled
+        self.live = [False] * len(lists)  # whether they are tensors, which change in place
         self.read_counts()
 
     def holds(self, optimizer: Optimizer) -> bool:
@@ -88,14 +98,15 @@ class Bound:
             same = (
                 self._version == optimizer.state.version
                 and self._groups == groups
-                and self._lists == [group["params"] for group in groups]
+                and (self._lists is None or self._lists == [group["params"] for group in groups])
             )
         except RuntimeError:  # other tensors, of other shapes, do not compare
             return False
         if not same:
             return False
-        for i, j, tensor in self._numbers:
-            if groups[i]["params"][j] is not tensor:
+        for i, j, tensor in self._to_compare:
+            params = groups[i]["params"]
+            if j >= len(params) or params[j] is not tensor:
                 return False
         return all(tensor.grad is None for tensor in self.waiting)
 
@@ -122,7 +133,7 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         copy_to: tensors in the order of all parameters, of their shapes and strides and any of the
             dtypes, that each step fills with the new parameters.
         norm_group: the processes over which parameters are divided, each parameter in one of them:
-            for ``clip_norm`` and ``nonfinite`` within ``ZeroRedundancyOptimizer``. A
+            for ``clip_norm``, ``nonfinite`` and ``stats`` in ``ZeroRedundancyOptimizer``. A
             ``ProcessGroup``, or ``"world"`` for all. What DTensors are sharded over is known
             without it.
 
@@ -190,11 +201,6 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         self._complete = True
         everything = self._params()
         if self._copies is not None:
-            if len(self._copies) != len(everything):
-                raise ValueError(
-                    f"copy_to: got {len(self._copies)} tensors, wanted {len(everything)}, as many "
-                    "as parameters"
-                )
             for i, (param, target) in enumerate(zip(everything, self._copies, strict=True)):
                 layout.check_copy(f"copy_to[{i}]", target, param.tensor)
         self._check_apart()
@@ -223,7 +229,7 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
     def state(self, values: Mapping[Any, Any]) -> None:
         self._state = values if isinstance(values, State) else State(values)
         self._state.changed = True
-        self._bounds: dict[int | None, Bound] = {}  # over all, or of one parameter by its key
+        self._bounds: dict[torch.Tensor | None, Bound] = {}  # over all, or of one parameter
 
     @property
     def stages(self) -> Stages:
@@ -308,8 +314,8 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
     _hooked_step = torch.optim.Optimizer.profile_hook_step(_step)
 
-    def _update(self, only: int | None = None) -> Report:
-        """A step of all parameters, or of the one with this key."""
+    def _update(self, only: torch.Tensor | None = None) -> Report:
+        """A step of all parameters, or of this one."""
         self._check_parameters("step")
         if only is not None:
             return self._update_alone(only)
@@ -322,7 +328,7 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         finally:
             self._idle.append(None)
 
-    def _update_alone(self, only: int | None) -> Report:
+    def _update_alone(self, only: torch.Tensor | None) -> Report:
         found = self.__dict__.get("found_inf")  # of a GradScaler
         if found is not None and found.item():
             return self._skipped()
@@ -330,8 +336,10 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         number = 1.0 if scale is None else scale.item()
         bound = self._bounds.get(only)
         if bound is not None and bound.holds(self):
-            with contextlib.suppress(Moved):
+            try:  # contextlib.suppress costs a small step a tenth
                 return self._run(bound, number)
+            except Moved:
+                pass
         try:
             return self._run(self._bind(only), number)
         except Moved:
@@ -381,19 +389,30 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
     def _skipped(self) -> Report:
         """The report of a step that the GradScaler found infinite."""
+        self._follow_groups()
+        for i in range(len(self.param_groups)):
+            self._values(i)
         rates = tuple(float(_plain(group["lr"])) for group in self.param_groups)
         bound = self._bounds.get(None)
         t = 0 if bound is None else bound.engine._clock[-1]
         return Report(t, rates[0] if len(rates) == 1 else rates, {"skipped": True})
 
-    def _bind(self, only: int | None) -> Bound:
+    def _bind(self, only: torch.Tensor | None) -> Bound:
         """Make the engine over the parameters that have a state, or need one now."""
+        with torch.inference_mode(mode=False):  # tensors made there are for there alone
+            return self._bound_anew(only)
+
+    def _bound_anew(self, only: torch.Tensor | None) -> Bound:
         self._follow_groups()
         values = [self._values(i) for i in range(len(self.param_groups))]
         params, waiting = [], []
-        for param in self._params():
-            if only is not None and param.key != only:
-                continue
+        present = self._params(only)
+        if only is not None and not present:
+            raise RuntimeError(
+                "step_in_backward: got a parameter that was taken out of its group, wanted the "
+                "handle of its hook removed"
+            )
+        for param in present:
             group = values[param.group]
             if self.state.get(param.tensor):
                 state = self.state[param.tensor]
@@ -406,7 +425,7 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             params.append(param)
         states = [self.state[param.tensor] for param in params]
         held = Held(self._keeping, self._hyper, values, params, states)
-        self._bounds[only] = Bound(self, held, waiting)
+        self._bounds[only] = Bound(self, held, waiting, only)
         return self._bounds[only]
 
     # ---- groups ----
@@ -501,13 +520,14 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
     def _values(self, index: int) -> dict[str, Any]:
         """The same, with what drives them where nobody has put another value."""
-        values = self._hyperparameters(self.param_groups[index])
-        given, shown = self._given[index], self._shown[index]
-        for key, value in values.items():
-            if _is_driven(value):
-                given[key] = shown[key] = value
-            elif key in given and value == shown[key]:
-                values[key] = given[key]
+        group, drives = self.param_groups[index], (self._given[index], self._shown[index])
+        if any(_is_driven(group.get(key)) for key in self._hyper):
+            for known, new in zip(drives, self._take_group(index), strict=True):
+                known.update(new)
+        values = self._hyperparameters(group)
+        for key, shown in drives[1].items():
+            if values[key] == shown:
+                values[key] = drives[0][key]
         return values
 
     def _by_name(self, row: Sequence[float]) -> dict[str, Any]:
@@ -522,8 +542,11 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         """Bring what was assigned in ``param_groups`` to the engine."""
         for i, group in enumerate(self.param_groups):
             values = self._getter(group)
-            if not bound.live[i] and values == bound.seen[i]:
-                continue
+            try:
+                if not bound.live[i] and values == bound.seen[i]:
+                    continue
+            except RuntimeError:  # a tensor that is no number: refused below
+                pass
             bound.seen[i] = values
             flat = chain.from_iterable(v if isinstance(v, tuple | list) else (v,) for v in values)
             bound.live[i] = any(isinstance(value, torch.Tensor) for value in flat) or any(
@@ -542,17 +565,22 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
                 self.param_groups[i].update(now)
                 bound.seen[i] = self._getter(self.param_groups[i])
 
-    def _params(self) -> list[Param]:
-        """All parameters in their order."""
+    def _params(self, only: torch.Tensor | None = None) -> list[Param]:
+        """All parameters in their order, or this one."""
         places = [
             (index, i, tensor)
             for index, group in enumerate(self.param_groups)
             for i, tensor in enumerate(group["params"])
         ]
-        copies = self._copies or [None] * len(places)
+        copies: Sequence[Any] = [None] * len(places) if self._copies is None else self._copies
+        if len(copies) != len(places):
+            raise ValueError(
+                f"copy_to: got {len(copies)} tensors, wanted {len(places)}, as many as parameters"
+            )
         return [
             Param(tensor, index, key, _argument(self.param_groups[index], index, i), target)
-            for key, ((index, i, tensor), target) in enumerate(zip(places, copies, strict=False))
+            for key, ((index, i, tensor), target) in enumerate(zip(places, copies, strict=True))
+            if only is None or tensor is only
         ]
 
     def _start_states(self) -> None:
@@ -571,6 +599,9 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
     def state_dict(self) -> dict[str, Any]:
         """As ``torch.optim`` has it, in the names of the class of the same name."""
         self._check_parameters("state_dict")
+        self._follow_groups()
+        for i in range(len(self.param_groups)):
+            self._values(i)  # which takes schedules that were assigned out of the groups
         saved: dict[str, Any] = super().state_dict()
         return saved
 
@@ -729,12 +760,12 @@ def step_in_backward(optimizer: Optimizer) -> list[Any]:
             optimizer._backward_over = False
         optimizer.zero_grad()
 
-    def hook(key: int, tensor: torch.Tensor) -> None:
+    def hook(tensor: torch.Tensor) -> None:
         nonlocal waiting
         stages = optimizer.stages
         each = stages["clip_norm"] is None and stages["nonfinite"] == "allow"
         if each and not awaits_sum(tensor):
-            optimizer.report = optimizer._update(key)
+            optimizer.report = optimizer._update(tensor)
             tensor.grad = None
         elif waiting != (now := torch._C._current_graph_task_id()):
             waiting = now
@@ -742,7 +773,7 @@ def step_in_backward(optimizer: Optimizer) -> list[Any]:
             engine.queue_callback(functools.partial(engine.queue_callback, finish))
 
     return [
-        param.tensor.register_post_accumulate_grad_hook(functools.partial(hook, param.key))
+        param.tensor.register_post_accumulate_grad_hook(hook)
         for param in optimizer._params()
         if param.tensor.requires_grad
     ]

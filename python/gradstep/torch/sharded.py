@@ -13,6 +13,9 @@ from .layout import is_sharded, local
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
 
 WORLD = "world"  # all processes, as a text that checkpoints can hold
 
@@ -55,25 +58,24 @@ def begin(param: torch.Tensor) -> int | None:
 
     None where it is not one run of elements.
     """
-    if not is_sharded(param) or all(p.is_replicate() for p in param.placements):
+    placements = param.placements if is_sharded(param) else ()
+    cut = {placement.dim for placement in placements if not placement.is_replicate()}
+    if not cut:
         return 0
-    if local(param).numel() == 0:
-        return 0
-    if not (param.is_contiguous() and local(param).is_contiguous() and _is_even(param)):
+    # Decided by what all processes know, so that they refuse alike.
+    if any(n > 1 for d in cut for n in param.shape[:d]) or not _is_even(param):
+        return None
+    if not (param.is_contiguous() and local(param).is_contiguous()):
         return None
     from torch.distributed.tensor._utils import (  # noqa: PLC0415 - few programs are distributed
         compute_local_shape_and_global_offset,
     )
 
     shape, offset = compute_local_shape_and_global_offset(
-        param.shape,
-        param.device_mesh,
-        param.placements,
+        param.shape, param.device_mesh, placements
     )
-    # The run has all of each dimension behind the one that is cut, and one of each before it.
-    cut = next((i for i, n in enumerate(shape) if n != 1), len(shape))
-    if tuple(shape[cut + 1 :]) != tuple(param.shape[cut + 1 :]):
-        return None
+    if 0 in shape:
+        return 0
     first = 0
     for at, whole in zip(offset, param.shape, strict=True):
         first = first * whole + at
@@ -124,6 +126,20 @@ class Norm:
     def is_local(self) -> bool:
         """Whether this process has all gradients."""
         return not any(over for _, over in self.groups)
+
+    def check_alike(self) -> None:
+        """Raise ValueError unless all parameters are spread over the same processes."""
+        if len({over for _, over in self.groups}) > 1:
+            raise ValueError(
+                "stats: got parameters of which some are spread over other processes than others, "
+                "whose statistics cannot be added up, wanted stats=False"
+            )
+
+    def add_up(self, sums: NDArray[np.float64]) -> None:
+        """Put the sums over all processes in place of those over the parts here."""
+        _, over = self.groups[0]
+        for group in over:
+            torch.distributed.all_reduce(torch.from_numpy(sums), group=group)
 
     def __call__(self, grads: Sequence[torch.Tensor | None]) -> float:
         """The norm of local parts in the order of ``params``, the same in every process."""

@@ -1,0 +1,729 @@
+"""gradstep.torch on all kinds of tensors: strides, dtypes, memory replaced, shared or freed.
+
+What torch's ordinary (not fused) step does to the same tensors is the measure; bits where both
+layouts are ours.
+"""
+
+import threading
+import warnings
+
+import numpy as np
+import pytest
+
+from cases import OPTIONS
+
+torch = pytest.importorskip("torch")
+import gradstep.torch as gt  # noqa: E402
+
+RULES = list(OPTIONS)
+SHAPE = (4, 6, 5, 3)
+
+
+def values(shape, seed, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def plain(x):
+    return x.clone(memory_format=torch.contiguous_format)
+
+
+def with_gaps(x):
+    """The same numbers in every second column of a larger tensor."""
+    room = torch.full((*x.shape[:-1], 2 * x.shape[-1]), 7.0, dtype=x.dtype)
+    room[..., ::2] = x
+    return room[..., ::2]
+
+
+LAYOUTS = {
+    "contiguous": plain,
+    "channels_last": lambda x: x.to(memory_format=torch.channels_last),
+    "transposed": lambda x: plain(x.transpose(0, 1)).transpose(0, 1),
+    "permuted": lambda x: plain(x.permute(3, 1, 0, 2)).permute(2, 1, 3, 0),
+    "gaps": with_gaps,
+    "permuted gaps": lambda x: with_gaps(x.permute(3, 1, 0, 2)).permute(2, 1, 3, 0),
+}
+GRADS = {
+    **LAYOUTS,
+    "expanded": lambda x: x[:1, :, :, :1].expand(x.shape),
+    "flipped": lambda x: x.flip(0),  # torch copies
+    "offset": lambda x: torch.cat([torch.zeros(1), x.flatten()])[1:].view(x.shape),
+}
+
+
+def assert_same(got, wanted):
+    """Bits, layout aside."""
+    torch.testing.assert_close(got, wanted, rtol=0, atol=0, equal_nan=True)
+
+
+def stepped(make, layout, grad_layout, stages=(), steps=3):
+    """A parameter after some steps, and its optimizer."""
+    param = torch.nn.Parameter(LAYOUTS[layout](values(SHAPE, 0)))
+    assert param.stride() == LAYOUTS[layout](values(SHAPE, 0)).stride()
+    opt = make([param], **dict(stages))
+    for k in range(steps):
+        param.grad = GRADS[grad_layout](values(SHAPE, k + 1))
+        opt.step()
+    return param, opt
+
+
+@pytest.mark.parametrize("grad_layout", GRADS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_strides_change_nothing(layout, grad_layout):
+    """Every pair of strides gives the bits of contiguous memory, in the states, too."""
+    stages = {"average": 0.9, "clip_norm": 5.0, "stats": True}
+    param, opt = stepped(gt.AdamW, layout, grad_layout, stages)
+    plainly = {"expanded": "expanded", "flipped": "flipped"}.get(grad_layout, "contiguous")
+    wanted, other = stepped(gt.AdamW, "contiguous", plainly, stages)
+    assert param.stride() == LAYOUTS[layout](values(SHAPE, 0)).stride()
+    assert_same(param, wanted)
+    for name, value in other.state[wanted].items():
+        assert_same(opt.state[param][name], value)
+    # Sums over elements may come in another order.
+    assert opt.report.update_norm == pytest.approx(other.report.update_norm, rel=1e-6)
+    if "gaps" in layout:
+        room = param.detach().permute(3, 1, 0, 2) if "permuted" in layout else param.detach()
+        beside = room.as_strided((room.numel() * 2,), (1,))[1::2]
+        assert (beside == 7).all()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_transposed_gradient_where_torchs_fused_step_is_wrong(rule):
+    """It takes memory as if both had the same strides; ours and torch's plain step do not."""
+    start, grad = values((64, 64), 0), values((64, 64), 1)
+
+    def result(make, grad):
+        param = torch.nn.Parameter(start.clone())
+        opt = make([param], lr=0.1)
+        param.grad = grad
+        opt.step()
+        return param.detach()
+
+    theirs, ours = getattr(torch.optim, rule), getattr(gt, rule)
+    transposed = plain(grad.t()).t()
+    assert torch.equal(transposed, grad)
+    assert transposed.stride() != grad.stride()
+    right = result(lambda p, **o: theirs(p, foreach=False, **o), transposed)
+    torch.testing.assert_close(result(ours, transposed), right, rtol=1e-5, atol=1e-6)
+    assert_same(result(ours, transposed), result(ours, grad))
+    if rule != "RMSprop":  # which has no fused step
+        fused = result(lambda p, **o: theirs(p, fused=True, **o), transposed)
+        assert (fused - right).abs().max() > 0.05, "torch has mended it: say so in the docs"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("stored", ["q8", "q4", "bfloat16"])
+def test_states_in_blocks_follow_the_order_of_elements(stored, layout):
+    """So the layout changes neither their bits nor what a checkpoint says."""
+    options = {"states": stored, "average": 0.5}
+    param, opt = stepped(gt.Adam, layout, "channels_last", options)
+    wanted, other = stepped(gt.Adam, "contiguous", "contiguous", options)
+    if stored != "bfloat16":  # whose random bits follow memory
+        assert_same(param, wanted)
+        for name, value in other.state[wanted].items():
+            assert_same(opt.state[param][name], value)
+    # The state goes on elsewhere.
+    third = torch.nn.Parameter(plain(param.detach()))
+    last = gt.Adam([third], **options)
+    last.load_state_dict(opt.state_dict())
+    param.grad, third.grad = (values(SHAPE, 9) for _ in range(2))
+    opt.step()
+    last.step()
+    if stored != "bfloat16":
+        assert_same(param, third)
+    torch.testing.assert_close(param.detach(), third.detach(), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("states", [None, "q8"])
+def test_memory_format_changed_in_training(states):
+    """model.to(memory_format=…), in place, between steps: the states follow."""
+    torch.manual_seed(0)
+    model = torch.nn.Conv2d(3, 4, 3)
+    other = torch.nn.Conv2d(3, 4, 3)
+    other.load_state_dict(model.state_dict())
+    opts = [gt.AdamW(m.parameters(), lr=0.1, states=states, average=0.9) for m in (model, other)]
+    for k in range(6):
+        if k == 2:
+            model.to(memory_format=torch.channels_last)
+            assert not model.weight.is_contiguous()
+        if k == 4:
+            model.weight.data = model.weight.data.contiguous()
+        for m, opt in zip((model, other), opts, strict=True):
+            for i, param in enumerate(m.parameters()):
+                param.grad = values(param.shape, 10 * k + i)
+            opt.step()
+        assert_same(model.weight, other.weight)
+        for name, value in opts[1].state[other.weight].items():
+            assert_same(opts[0].state[model.weight][name], value)
+
+
+@pytest.mark.parametrize("stored", [{}, {"states": "q8"}, {"copy_to": []}], ids=str)
+@pytest.mark.parametrize("grad_strides", ["as before", "as the parameter's"])
+@pytest.mark.parametrize("rule", ["SGD", "Adam"])
+def test_square_parameter_transposed_in_place(rule, stored, grad_strides):
+    """The same memory, size and dtype: only strides tell that elements lie elsewhere."""
+    if rule == "SGD" and "states" in stored:
+        stored = {**stored, "momentum": 0.9}
+    param, twin = (torch.nn.Parameter(values((32, 32), 0)) for _ in range(2))
+    runs = []
+    for one in (param, twin):
+        copies = {"copy_to": [torch.zeros(32, 32)]} if "copy_to" in stored else {}
+        runs.append((one, copies, getattr(gt, rule)([one], lr=0.1, **{**stored, **copies})))
+    for k in range(4):
+        if k == 2:  # two parameters that are not the same, but go on alike
+            for one, _, opt in runs:
+                one.data = one.data.t()
+                for name, state in opt.state[one].items():
+                    if state.shape == one.shape:
+                        opt.state[one][name] = state.t()
+            twin.data = twin.data.contiguous()
+        for one, copies, opt in runs:
+            one.grad = values((32, 32), k)
+            if grad_strides != "as before":
+                one.grad = torch.empty_like(one).copy_(one.grad)
+            opt.step()
+            if copies:
+                assert_same(copies["copy_to"][0], one.detach())
+        assert_same(param, twin)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_copies_of_any_strides(layout, dtype):
+    (start, target) = values(SHAPE, 0), LAYOUTS[layout](torch.zeros(SHAPE, dtype=dtype))
+    for lay_out in LAYOUTS.values():
+        param = torch.nn.Parameter(lay_out(start))
+        idle = torch.nn.Parameter(start.clone())
+        kept = torch.zeros(SHAPE)
+        opt = gt.SGD([param, idle], lr=0.5, copy_to=[target, kept])
+        assert_same(target, param.detach().to(dtype))
+        kept.fill_(3)
+        version = target._version
+        param.grad = values(SHAPE, 1)
+        opt.step()
+        assert_same(target, param.detach().to(dtype))
+        assert (kept == 3).all()  # its parameter was not stepped
+        assert target._version > version
+
+
+def test_copies_that_do_not_fit():
+    (param,) = [torch.nn.Parameter(torch.zeros(4, 3))]
+    for target, message in [
+        (torch.zeros(3, 4), r"wanted a tensor of shape \(4, 3\)"),
+        (torch.zeros(4, 3, dtype=torch.int8), "got torch.int8"),
+        (torch.zeros(4, 1).expand(4, 3), "several elements at one place"),
+        (param.data.view(4, 3), r"shares with param_groups\[0\]\['params'\]\[0\]"),
+    ]:
+        with pytest.raises((TypeError, ValueError), match=rf"^copy_to\[0\]: .*{message}"):
+            gt.SGD([param], copy_to=[target])
+    others = [torch.zeros(4, 3)] * 2
+    with pytest.raises(ValueError, match=r"^copy_to: got 2 tensors, wanted 1"):
+        gt.SGD([param], copy_to=others)
+    with pytest.raises(ValueError, match=r"^copy_to: got 0 tensors, wanted 1"):
+        gt.SGD([param], copy_to=[])
+    target = torch.zeros(4, 3)
+    opt = gt.SGD([param], copy_to=[target])
+    param.grad = torch.ones(4, 3)
+    opt.step()
+    target.resize_(5, 3)
+    with pytest.raises((RuntimeError, ValueError)):
+        opt.step()
+
+
+# ---- shapes and dtypes ----
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("shape", [(), (1,), (0,), (3, 0, 2), (1, 1, 1), (1, 5, 1)], ids=str)
+def test_shapes(rule, shape):
+    ours, theirs = (torch.nn.Parameter(values(shape, 0, torch.float64)) for _ in range(2))
+    opt, wanted = getattr(gt, rule)([ours], lr=0.1), getattr(torch.optim, rule)([theirs], lr=0.1)
+    for k in range(3):
+        ours.grad, theirs.grad = (values(shape, k, torch.float64) for _ in range(2))
+        opt.step()
+        wanted.step()
+    torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=1e-15)
+    assert opt.state[ours]["step"] == 3
+
+
+def test_strides_of_one_element_say_nothing():
+    param = torch.nn.Parameter(torch.ones(3, 1))
+    opt = gt.Adam([param], lr=0.5)
+    param.grad = torch.ones(3).as_strided((3, 1), (1, 77))
+    opt.step()
+    torch.testing.assert_close(param.detach(), torch.full((3, 1), 0.5))
+    assert param.grad.stride() == (1, 77)
+
+
+@pytest.mark.parametrize(
+    "grad_dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("rule", ["SGD", "AdamW"])
+def test_gradients_of_another_dtype(rule, dtype, grad_dtype):
+    """As the same gradient converted, since each is exact in what the step computes in."""
+    param, twin = (torch.nn.Parameter(values((9, 7), 0, dtype)) for _ in range(2))
+    compute = torch.float64 if dtype == torch.float64 else torch.float32
+    param.grad_dtype, twin.grad_dtype = grad_dtype, compute
+    # Both need the same rounding where the gradient is finer than the compute type.
+    opt, other = (getattr(gt, rule)([p], lr=0.1, clip_norm=1.0) for p in (param, twin))
+    for k in range(3):
+        grad = values((9, 7), k + 1).to(torch.float16).to(torch.bfloat16)
+        param.grad, twin.grad = plain(grad.t()).t().to(grad_dtype), grad.to(compute)
+        opt.step()
+        other.step()
+    assert_same(param, twin)
+
+
+def test_gradient_accumulated_in_float32_for_bfloat16():
+    """torch's own way there: grad_dtype, and a backward pass."""
+    param = torch.nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
+    param.grad_dtype = torch.float32
+    opt = gt.SGD([param], lr=1.0)
+    for factor in (1.0, 2.0**-10):
+        (param * torch.full((4,), factor, dtype=torch.bfloat16)).sum().backward()
+    assert param.grad.dtype == torch.float32
+    assert param.grad[0] == 1 + 2.0**-10
+    opt.step()
+    assert_same(param.detach(), torch.full((4,), -(2.0**-10), dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("rule", RULES)
+def test_low_precision_parameters_keep_float32_states(rule, dtype):
+    """Each step is that of float32, rounded once; torch's states are as coarse as the parameter."""
+    options = {"momentum": 0.9} if rule == "SGD" else {}
+    param = torch.nn.Parameter(values((50,), 0, dtype))
+    opt = getattr(gt, rule)([param], lr=1e-2, **options)
+    for k in range(4):
+        precise = torch.nn.Parameter(param.detach().float())
+        reference = getattr(gt, rule)([precise], lr=1e-2, **options)
+        if k:
+            state = {n: v.clone() for n, v in opt.state[param].items()}
+            reference.state[precise] = state
+        param.grad = values((50,), k + 1, dtype)
+        precise.grad = param.grad.float()
+        opt.step()
+        reference.step()
+        assert_same(param.detach(), precise.detach().to(dtype))
+        for name, value in opt.state[param].items():
+            assert value.dtype == torch.float32
+            assert_same(value, reference.state[precise][name])
+
+
+def test_numbers_that_are_negated_when_read():
+    """torch.imag of a conjugate: dense where it has one element."""
+    for n in (1, 3):
+        z = torch.complex(values((n,), 1), values((n,), 2))
+        grad = torch.imag(z.conj())
+        assert grad.is_neg()
+        param = torch.nn.Parameter(torch.zeros(n))
+        opt = gt.SGD([param], lr=1.0)
+        for _ in range(2):
+            param.grad = grad
+            opt.step()
+        assert_same(param.detach(), -2 * grad.resolve_neg())
+        # A parameter, too.
+        part = torch.imag(z.conj()).detach()
+        assert part.is_neg()
+        opt = gt.Adam([part], lr=0.5)
+        before = part.resolve_neg().clone()
+        part.grad = torch.ones(n)
+        opt.step()
+        torch.testing.assert_close(part.resolve_neg(), before - 0.5)
+
+
+def test_gradients_without_memory():
+    """Zeros that torch does not write down are zeros."""
+    param = torch.nn.Parameter(torch.ones(100))
+    opt = gt.SGD([param], lr=0.5, weight_decay=1.0)
+    param.grad = torch._efficientzerotensor((100,))
+    opt.step()
+    assert_same(param.detach(), torch.full((100,), 0.5))
+
+
+def test_gradients_of_other_classes():
+    """A subclass that only looks different is taken; one that has its numbers elsewhere is not."""
+
+    class Tagged(torch.Tensor):
+        pass
+
+    param = torch.nn.Parameter(torch.zeros(3))
+    opt = gt.SGD([param], lr=1.0)
+    for grad in (torch.ones(3).as_subclass(Tagged), torch.nn.Parameter(torch.ones(3))):
+        param.grad = grad
+        opt.step()
+    assert_same(param.detach(), torch.full((3,), -2.0))
+    from torch.testing._internal.two_tensor import TwoTensor  # noqa: PLC0415
+
+    param.grad = TwoTensor(torch.ones(3), torch.ones(3))
+    with pytest.raises(TypeError, match="TwoTensor, which keeps its numbers in a way of its own"):
+        opt.step()
+    with pytest.raises(TypeError, match=r"params'\]\[0\]: got .*TwoTensor"):
+        gt.SGD([TwoTensor(torch.ones(3), torch.ones(3))])
+
+
+# ---- memory that is shared, replaced or freed ----
+
+
+def test_meshing_parameters():
+    """Column slices of one matrix, as of a fused projection, share no element."""
+    base = values((6, 9), 0)
+    before = base.clone()
+    parts = [torch.nn.Parameter(base[:, i::3]) for i in range(3)]
+    opt = gt.SGD(parts, lr=1.0)
+    for i, part in enumerate(parts):
+        assert not part.is_contiguous()
+        part.grad = torch.full((6, 3), float(i))
+    opt.step()
+    assert_same(base, before - torch.tensor([0.0, 1, 2]).repeat(6, 3))
+    with pytest.raises(ValueError, match=r"\[1\]: got memory that it shares with .*\[0\]"):
+        gt.SGD([torch.nn.Parameter(base[:, ::2]), torch.nn.Parameter(base[:, ::4])])
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "gaps", "channels_last"])
+@pytest.mark.parametrize("rule", RULES)
+def test_replaced_data(rule, layout):
+    """p.data = …, as FSDP and LoRA merging do it: the new memory is stepped, the old one is not."""
+    param, twin = (torch.nn.Parameter(values(SHAPE, 0)) for _ in range(2))
+    param.data = LAYOUTS[layout](param.data)
+    opt, other = getattr(gt, rule)([param], lr=0.1), getattr(gt, rule)([twin], lr=0.1)
+    old = []
+    for k in range(4):
+        param.grad, twin.grad = values(SHAPE, k), values(SHAPE, k)
+        opt.step()
+        other.step()
+        assert_same(param, twin)
+        for memory, kept in old:
+            assert_same(memory, kept)
+        old.append((param.data, param.data.clone()))
+        param.data = LAYOUTS[layout](param.data.clone())
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_replaced_states(rule):
+    """Any of them between steps, also the count; the old memory may be gone."""
+    options = {"momentum": 0.9} if rule == "SGD" else {}
+    param, twin = (torch.nn.Parameter(values((300,), 0)) for _ in range(2))
+    opt = getattr(gt, rule)([param], lr=0.1, **options)
+    other = getattr(gt, rule)([twin], lr=0.1, **options)
+    for k in range(4):
+        param.grad, twin.grad = values((300,), k), values((300,), k)
+        opt.step()
+        other.step()
+        for name, value in opt.state[param].items():
+            assert_same(value, other.state[twin][name])
+            opt.state[param][name] = value.clone()
+        if k == 1:
+            opt.state[param] = {n: v.clone() for n, v in opt.state[param].items()}
+        if k == 2:
+            opt.state = {param: {n: v.clone() for n, v in opt.state[param].items()}}
+    assert_same(param, twin)
+    opt.state[param]["step"].fill_(9)
+    opt.step()
+    assert opt.state[param]["step"] == 10
+
+
+@pytest.mark.parametrize("how", ["clear", "delete", "entry", "new", "default"])
+def test_cleared_state_starts_anew(how):
+    """The step after is the first again, for as often as it is cleared."""
+    from collections import defaultdict  # noqa: PLC0415
+
+    param = torch.nn.Parameter(torch.zeros(5))
+    opt = gt.Adam([param], lr=0.5)
+    for k in range(3):
+        param.grad = values((5,), k)
+        before = param.detach().clone()
+        opt.step()
+        torch.testing.assert_close(param.detach(), before - 0.5 * param.grad.sign())
+        assert opt.state[param]["step"] == 1
+        if how == "clear":
+            opt.state.clear()
+        elif how == "delete":
+            del opt.state[param]
+        elif how == "entry":
+            opt.state[param].clear()
+        else:
+            opt.state = {} if how == "new" else defaultdict(dict)
+
+
+def test_state_replaced_as_a_whole_after_a_load():
+    """However often each of both was changed: the new one counts."""
+    param = torch.nn.Parameter(torch.zeros(5))
+    opt = gt.Adam([param], lr=0.5)
+    for k in range(3):
+        param.grad = values((5,), k)
+        opt.step()
+    opt.load_state_dict(opt.state_dict())
+    opt.step()
+    assert opt.state[param]["step"] == 4
+    kept = {name: value.clone() for name, value in opt.state[param].items()}
+    old = {name: value.clone() for name, value in kept.items()}
+    opt.state = {param: kept}
+    opt.step()
+    assert opt.state[param] is kept
+    assert kept["step"] == 5
+    opt.state = {param: old}
+    opt.step()
+    assert old["step"] == 5
+    assert_same(kept["exp_avg"], old["exp_avg"])
+
+
+def test_states_that_do_not_fit_are_refused():
+    param = torch.nn.Parameter(torch.zeros(5))
+    opt = gt.Adam([param], average=0.9)
+    param.grad = torch.ones(5)
+    opt.step()
+    kept = dict(opt.state[param])
+    before = param.detach().clone()
+    for name, wrong, message in [
+        ("exp_avg", torch.zeros(4), r"shape \(4,\)"),
+        ("exp_avg", torch.zeros(5, dtype=torch.float64), "torch.float64"),
+        ("exp_avg_sq", np.zeros(5, np.float32), "array"),
+        ("average", None, "None"),
+        ("step", 5, "got 5 as 'step'"),
+        ("step", torch.tensor(1.5), "got the step"),
+        ("step", torch.tensor(1.0, device="meta"), "on meta"),
+        ("exp_avg", torch.zeros(5, device="meta"), "on meta"),
+        ("exp_avg", torch.zeros(5).to_sparse(), "."),
+        ("step", torch.tensor(-1.0), "got the step"),
+        ("step", torch.tensor(torch.nan), "got the step"),
+        ("exp_avg", kept["exp_avg_sq"], "shares with"),
+        ("exp_avg", param.data, "shares with"),
+    ]:
+        opt.state[param][name] = wrong
+        with pytest.raises(
+            ValueError, match=rf"state of param_groups\[0\]\['params'\]\[0\].*{message}"
+        ):
+            opt.step()
+        opt.state[param].update(kept)
+        assert_same(param.detach(), before)
+    opt.step()
+    assert opt.state[param]["step"] == 2
+
+
+@pytest.mark.parametrize("numel", [1, 3])
+def test_groups_lists_changed_by_hand(numel):
+    """Added, replaced and removed parameters, whether or not their numbers are the same."""
+    first, second, third = (torch.nn.Parameter(torch.zeros(numel)) for _ in range(3))
+    opt = gt.SGD([first], lr=1.0, momentum=0.5)
+
+    def step():
+        for param in (first, second, third):
+            param.grad = torch.ones(numel)
+        before = [param[0].item() for param in (first, second, third)]
+        opt.step()
+        return [b - p[0].item() for b, p in zip(before, (first, second, third), strict=True)]
+
+    assert step() == [1, 0, 0]
+    params = opt.param_groups[0]["params"]
+    second.data.copy_(first.data)
+    params[0] = second
+    assert step() == [0, 1, 0]
+    params.append(third)
+    assert step() == [0, 1.5, 1]
+    del params[0]
+    assert step() == [0, 0, 1.5]
+    opt.param_groups[0]["params"] = [first]
+    assert step() == [1.5, 0, 0]
+
+
+def test_no_gradient_keeps_everything():
+    """A parameter that is left out keeps its state and count; one that comes late starts at 0."""
+    params = [torch.nn.Parameter(torch.zeros(3)) for _ in range(3)]
+    opt = gt.AdamW(params, lr=0.1)
+    opt.step()
+    assert not opt.state
+    for k in range(4):
+        for i, param in enumerate(params):
+            param.grad = values((3,), k) if (k % (i + 1)) == 0 else None
+        kept = [
+            (p.detach().clone(), {n: v.clone() for n, v in opt.state[p].items()}) for p in params
+        ]
+        versions = [p._version for p in params]
+        opt.step()
+        for param, (old, state), version in zip(params, kept, versions, strict=True):
+            if param.grad is None:
+                assert_same(param.detach(), old)
+                assert param._version == version
+                for name, value in state.items():
+                    assert_same(opt.state[param][name], value)
+            else:
+                assert param._version > version
+    assert [opt.state[p]["step"].item() for p in params] == [4, 2, 2]
+
+
+def test_freed_memory_is_refused():
+    """As FSDP frees it, or a gradient's: never read, never written."""
+    param = torch.nn.Parameter(torch.ones(1000))
+    opt = gt.Adam([param])
+    param.grad = torch.ones(1000)
+    opt.step()
+    param.grad = torch.ones(1000)
+    param.grad.untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match=r"\.grad: got 0 bytes of memory, wanted the 4000"):
+        opt.step()
+    param.grad = torch.ones(1000)
+    before = param.detach().clone()
+    for size in (0, 400):
+        param.data.untyped_storage().resize_(size)
+        with pytest.raises(
+            ValueError, match=rf"params'\]\[0\]: got {size} bytes of memory, wanted the 4000"
+        ):
+            opt.step()
+    param.data.untyped_storage().resize_(4000)
+    param.data.copy_(before)
+    opt.step()
+    assert opt.state[param]["step"] == 2
+    opt.state[param]["exp_avg"].untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match=r"state of .*exp_avg"):
+        opt.step()
+
+
+def test_resized_parameter_is_refused():
+    param = torch.nn.Parameter(torch.ones(10))
+    opt = gt.Adam([param])
+    param.grad = torch.ones(10)
+    opt.step()
+    param.data = torch.ones(20)
+    param.grad = torch.ones(20)
+    with pytest.raises(
+        ValueError, match=r"got a tensor of torch.float32, shape \(10,\).* as 'exp_avg'"
+    ):
+        opt.step()
+    assert_same(param.detach(), torch.ones(20))
+    opt.state.clear()
+    opt.step()
+    assert (param < 1).all()
+
+
+def test_unaligned_memory():
+    raw = bytearray(4 * 9 + 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        odd = torch.frombuffer(raw, dtype=torch.uint8)[1:37]
+    unaligned = torch.frombuffer(raw, dtype=torch.float32, count=9, offset=1)
+    assert unaligned.data_ptr() % 4
+    unaligned.fill_(1)
+    opt = gt.SGD([unaligned], lr=0.5)
+    unaligned.grad = torch.ones(9)
+    opt.step()
+    assert (unaligned == 0.5).all()
+    assert odd.numel() == 36
+    param = torch.nn.Parameter(torch.zeros(9))
+    param.grad = unaligned
+    opt = gt.SGD([param], lr=1.0)
+    opt.step()
+    assert (param == -0.5).all()
+
+
+# ---- where it runs ----
+
+
+def test_other_default_device_and_dtype():
+    """What programs set for their models' sake does not reach the optimizer's own tensors."""
+    results = []
+    try:
+        for device, dtype in (("cpu", torch.float32), ("meta", torch.float64)):
+            param = torch.nn.Parameter(values((6, 5), 0))
+            grads = [values((6, 5), k).t().contiguous().t() for k in range(3)]
+            torch.set_default_device(device)
+            torch.set_default_dtype(dtype)
+            opt = gt.Adam([param], lr=0.1, states="q8", average=0.9, clip_norm=1.0)
+            for grad in grads:
+                param.grad = grad
+                opt.step()
+            other = gt.Adam([param], states="q8", average=0.9)
+            other.load_state_dict(opt.state_dict())
+            assert {v.device.type for v in other.state[param].values()} == {"cpu"}
+            results.append(param.detach())
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+    assert_same(*results)
+
+
+def test_inference_mode():
+    """Steps within it and after it; with gaps, too."""
+    for layout in ("contiguous", "gaps"):
+        param, twin = (torch.nn.Parameter(LAYOUTS[layout](values(SHAPE, 0))) for _ in range(2))
+        opt, other = gt.Adam([param]), gt.Adam([twin])
+        for k in range(4):
+            param.grad, twin.grad = values(SHAPE, k), values(SHAPE, k)
+            with torch.inference_mode(k % 2 == 0):
+                opt.step()
+            other.step()
+        assert_same(param, twin)
+
+
+def test_autograd_notices_the_step():
+    """A backward pass over what the step has overwritten is refused by torch."""
+    param = torch.nn.Parameter(torch.ones(3))
+    opt = gt.SGD([param], lr=0.1)
+    loss = (param * param).sum()
+    loss.backward(retain_graph=True)
+    opt.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+    copy = torch.zeros(3, requires_grad=True)
+    opt = gt.SGD([param], lr=0.1, copy_to=[copy])
+    loss = (copy * copy).sum()
+    param.grad = torch.ones(3)
+    opt.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+    version = param._version
+    opt.stages["nonfinite"] = "skip"
+    param.grad = torch.full((3,), torch.inf)
+    opt.step()
+    assert opt.report.skipped
+    assert param._version == version
+
+
+def test_threads_follow_torchs():
+    """At each step; and their number changes no bit."""
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for counts in ((1, 1, 1), (2, 2, 2), (1, 2, 1)):
+            params = [torch.nn.Parameter(values((400_000,), i)) for i in range(3)]
+            opt = gt.AdamW(params, lr=0.1, clip_norm=1.0, states="q8", stats=True)
+            for k, count in enumerate(counts):
+                torch.set_num_threads(count)
+                for i, param in enumerate(params):
+                    param.grad = values((400_000,), 10 * k + i)
+                opt.step()
+                (bound,) = opt._bounds.values()
+                assert bound.engine._plan.threads == count
+            results.append((params, opt.report))
+    finally:
+        torch.set_num_threads(before)
+    for params, report in results[1:]:
+        assert report == results[0][1]
+        for param, wanted in zip(params, results[0][0], strict=True):
+            assert_same(param, wanted)
+
+
+def test_two_threads_at_once_are_told_apart():
+    """The second step of the same optimizer is refused while the first goes on."""
+    param = torch.nn.Parameter(torch.zeros(3))
+    inside, go_on = threading.Event(), threading.Event()
+
+    def slow(k):
+        if k == 1:
+            inside.set()
+            go_on.wait(30)
+        return 0.1
+
+    opt = gt.SGD([param], lr=slow)
+    param.grad = torch.ones(3)
+    opt.step()
+    thread = threading.Thread(target=opt.step)
+    thread.start()
+    assert inside.wait(30)
+    with pytest.raises(RuntimeError, match="at work in another thread"):
+        opt.step()
+    go_on.set()
+    thread.join()
+    opt.step()
+    assert opt.state[param]["step"] == 3
