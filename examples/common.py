@@ -114,7 +114,9 @@ def follow(
         watch = Adapter(optimizer, lr=adapt, patience=max(20, steps // 10))
     losses, rates, ratios, marks = [], [], [], []
     start, held_out = watch.verdict, (math.inf, math.inf)
-    shown = tqdm(total=steps, desc=bar, disable=None) if tqdm and bar else nullcontext()
+    shown = (
+        tqdm(total=steps, desc=bar, disable=None, leave=False) if tqdm and bar else nullcontext()
+    )
     with shown as progress, log.open("w") if log else nullcontext() as file:
         for step in range(1, steps + 1):
             loss = training.step()
@@ -295,7 +297,7 @@ def main(
 
     print(
         f"\nFive ways from the rate that people start with, and from the range test's. Losses in "
-        f"{kind.unit};\nmean ± standard deviation of {given.seeds} seeds:"
+        f"{kind.unit};\nmean ± standard deviation, seeds: {given.seeds}"
     )
     begins = [rate] if found.suggestion is None else [rate, found.suggestion]
     runs = {begin: compare(kind, begin, steps, given.seeds) for begin in begins}
