@@ -62,6 +62,8 @@ def check(argument: str, tensor: torch.Tensor) -> str:
 
 def check_memory(argument: str, here: torch.Tensor) -> None:
     """Raise ValueError for a tensor whose memory was freed."""
+    if here.layout != torch.strided:
+        return
     begin, end = _span(here)
     held = here.untyped_storage().nbytes() - here.storage_offset() * here.element_size()
     if held < end - begin and not here._is_zerotensor():  # those have none, and are read as 0
@@ -234,6 +236,8 @@ def local_grad(argument: str, grad: torch.Tensor, param: torch.Tensor) -> torch.
 
 def form(tensor: torch.Tensor) -> str:
     """What must stay as it is about a tensor that the core keeps writing to."""
+    if tensor.layout != torch.strided:
+        return f"a tensor in {tensor.layout}"
     kind = f"a DTensor on {tensor.placements}" if is_sharded(tensor) else "a tensor"
     kind += "" if tensor.device.type == "cpu" else f" on {tensor.device}"
     return f"{kind} of {tensor.dtype}, shape {tuple(tensor.shape)}, strides {_steps(tensor)}"

@@ -130,8 +130,8 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         defaults: the hyperparameters, those of ``torch.optim``'s class of the same name included.
         states, rounding, split, seed, clip_norm, clip_value, nonfinite, average, stats: as
             :class:`gradstep.Optimizer` has them.
-        copy_to: tensors in the order of all parameters, of their shapes and strides and any of the
-            dtypes, that each step fills with the new parameters.
+        copy_to: tensors in the order of all parameters, of their shapes, any strides and any of
+            the dtypes, that each step fills with the new parameters.
         norm_group: the processes over which parameters are divided, each parameter in one of them:
             for ``clip_norm``, ``nonfinite`` and ``stats`` in ``ZeroRedundancyOptimizer``. A
             ``ProcessGroup``, or ``"world"`` for all. What DTensors are sharded over is known
@@ -726,7 +726,7 @@ def step_in_backward(optimizer: Optimizer) -> list[Any]:
     stepped one by one.
 
     Args:
-        optimizer: whose parameters; do not call its ``step``.
+        optimizer: whose parameters, those that it has now; do not call its ``step``.
 
     Returns:
         The handles of the hooks: ``remove()`` each to end it.
