@@ -55,7 +55,7 @@ def test_readme_code():
     assert (names["low"] == names["w"].astype(np.float16)).all()
     exec(rate, names)
     assert 0.01 < names["found"].suggestion < 0.2
-    assert names["verdict"].kind in ("fine", "inconclusive")
+    assert names["verdict"].kind == "fine"
     assert names["loss"] < 2
     pytest.importorskip("torch")
     exec(pytorch, names)
@@ -148,7 +148,7 @@ print("as told")
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout == "as told\n"
+    assert result.stdout.endswith("as told\n")
 
 
 def test_choosing_a_rate(capsys, monkeypatch, tmp_path):

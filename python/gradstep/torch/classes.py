@@ -51,7 +51,8 @@ def _make(rule: type[NumpyOptimizer]) -> type[Optimizer]:
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise TypeError(f"{name}: {error}, wanted {signature}") from None
+            wanted = ", ".join(list(signature.parameters)[1:])
+            raise TypeError(f"{name}: {error}, wanted {wanted}") from None
         bound.apply_defaults()
         given = dict(bound.arguments)
         self, params = given.pop("self"), given.pop("params")

@@ -67,8 +67,8 @@ class Adapter:
     generators, goes on as it is; a rolled back step sees other batches than at first.
 
     Args:
-        optimizer: one of gradstep's, with ``stats``; one of torch's; or an object with
-            ``set_lr(rate)``, ``snapshot()`` and ``restore(snapshot)``.
+        optimizer: one of gradstep's or gradstep.torch's, with ``stats``; or an object with
+            ``set_lr(rate)``, ``snapshot()`` and ``restore(snapshot)``, whose reports you make.
         lr: the rate before all cuts: a number, a schedule or a callable of the step index. All
             groups get the same.
         monitor: the one to ask; None: a new one. It is called by the adapter, not by you.
@@ -94,7 +94,7 @@ class Adapter:
         >>> import numpy as np, gradstep as gs
         >>> from gradstep.tuning import Adapter
         >>> w = np.ones(3)
-        >>> opt = gs.SGD(w, lr=30.0, momentum=0.9, stats=True)
+        >>> opt = gs.SGD(w, lr=30.0, momentum=0.9, stats="sample")
         >>> adapter = Adapter(opt, lr=30.0)
         >>> for _ in range(700):
         ...     loss = 0.5 * w @ w

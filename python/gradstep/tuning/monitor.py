@@ -136,6 +136,7 @@ class Monitor:
         self._start: float | None = None  # the first loss of all
         self._second = -math.inf  # the least of the next four: the first may be low by chance
         self._best = math.inf
+        self._calm = math.inf  # the noise of the first losses: later it may be of a lost run
         self.restart()
 
     def restart(self) -> None:
@@ -269,7 +270,9 @@ class Monitor:
             middle = median(tail)
             spread = 1.4826 * median(abs(loss - middle) for loss in tail)
             self._ceiling = middle + SPIKE * max(spread, 1e-6 * abs(middle))
-            if recent > max(start, self._second) + RISEN * noise:
+            if math.isinf(self._calm):
+                self._calm = noise
+            if recent > max(start, self._second) + RISEN * min(noise, 2 * self._calm):
                 reason = f"the loss, {recent:.3g}, is above the first, {start:.3g}"
                 factor = FAR_DOWN if self._early and n <= WINDOW else DOWN
                 return self._say("diverging", t, factor, reason, numbers)
