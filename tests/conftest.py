@@ -1,5 +1,8 @@
 """What every test may use: each target, thread counts, and the settings put back afterwards."""
 
+import gc
+import signal
+
 import pytest
 
 import gradstep as gs
@@ -27,3 +30,20 @@ def threads(request):
     gs.set_num_threads(request.param)
     gs._core.set_eager(True)
     return request.param
+
+
+@pytest.fixture
+def interrupt_after():
+    """A function of a delay in seconds, after which KeyboardInterrupt is raised; 0 calls it off.
+
+    Without cyclic collections meanwhile: what a signal raises inside a collector's callback,
+    such as Hypothesis's, is swallowed there.
+    """
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    collecting = gc.isenabled()
+    gc.disable()
+    yield lambda delay: signal.setitimer(signal.ITIMER_REAL, delay)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+    if collecting:
+        gc.enable()

@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import pickle
-import signal
 import threading
 import time
 
@@ -275,30 +274,21 @@ def test_load_refuses_other_rounding():
         gs.AdamW(p, rounding="nearest").load_state_dict(saved)
 
 
-def test_an_interrupt_on_the_way_into_averaged():
+def test_an_interrupt_on_the_way_into_averaged(interrupt_after):
     """Ctrl-C while the averages are swapped in or out: the parameters are what they were."""
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
     n = 1 << 23
     p = np.zeros(n, np.float32)
     opt = gs.SGD(p, lr=1.0, average=0.5)
     opt.step(np.full(n, -1, np.float32))  # parameters 1, averages ½
-    before = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        for delay in np.linspace(2e-4, 1.2e-2, 40):
-            with contextlib.suppress(KeyboardInterrupt):
-                signal.setitimer(signal.ITIMER_REAL, delay)
-                with opt.averaged():
-                    pass
-                signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            assert (p == 1).all()
-            assert (opt.average == 0.5).all()
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    for delay in np.linspace(2e-4, 1.2e-2, 40):
+        with contextlib.suppress(KeyboardInterrupt):
+            interrupt_after(delay)
+            with opt.averaged():
+                pass
+            interrupt_after(0)
+        interrupt_after(0)
+        assert (p == 1).all()
+        assert (opt.average == 0.5).all()
 
 
 # ---- what would go unnoticed ----
