@@ -350,8 +350,11 @@ def test_storages_of_optuna(tmp_path):
     assert len(objective.calls) == 3
     with pytest.raises(TypeError, match=r"storage: got .*, wanted a path, for 2 workers"):
         search(bowl, trials=3, storage=storage, workers=2)
+    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/x.db")
     with pytest.raises(ValueError, match="SQLite gives one trial to two"):
-        search(bowl, trials=3, storage=optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/x.db"))
+        search(bowl, trials=3, storage=storage)
+    storage.remove_session()
+    storage.engine.dispose()
 
 
 def test_without_optuna(monkeypatch):
