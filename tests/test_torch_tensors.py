@@ -4,6 +4,7 @@ What torch's ordinary (not fused) step does to the same tensors is the measure; 
 layouts are ours.
 """
 
+import copy
 import threading
 import warnings
 
@@ -422,6 +423,74 @@ def test_replaced_states(rule):
     opt.state[param]["step"].fill_(9)
     opt.step()
     assert opt.state[param]["step"] == 10
+
+
+def zeroed(tensor):
+    tensor.data = torch.zeros_like(tensor)
+
+
+# What somebody may keep of the states, and how the first moment becomes 0 by it.
+KEPT = {
+    "all": (
+        lambda opt, _: opt.state,
+        lambda kept: [one.update(exp_avg=torch.zeros(300)) for one in kept.values()],
+    ),
+    "entry": (
+        lambda opt, param: opt.state[param],
+        lambda kept: kept.update(exp_avg=torch.zeros(300)),
+    ),
+    "tensor": (lambda opt, param: opt.state[param]["exp_avg"], zeroed),
+    "base": (lambda opt, param: opt.state[param]["exp_avg"][:3], lambda kept: zeroed(kept._base)),
+    "numbers": (lambda opt, param: opt.state[param]["exp_avg"].numpy(), lambda kept: kept.fill(0)),
+    "state_dict": (lambda opt, _: opt.state_dict()["state"][0]["exp_avg"], zeroed),
+    "copy": (
+        lambda opt, _: copy.copy(opt),
+        lambda kept: [zeroed(one["exp_avg"]) for one in kept.state.values()],
+    ),
+    "nothing": (
+        lambda opt, _: lambda: next(iter(opt.state.values())),
+        lambda kept: kept().update(exp_avg=torch.zeros(300)),
+    ),
+}
+
+
+@pytest.mark.parametrize("how", KEPT)
+def test_states_that_somebody_keeps(how):
+    """However long ago they were handed out: what becomes of them then is seen."""
+    keep, zero = KEPT[how]
+    param, twin = (torch.nn.Parameter(values((300,), 0)) for _ in range(2))
+    opt, other = gt.Adam([param], lr=0.1), gt.Adam([twin], lr=0.1)
+    for k in range(3):
+        kept = keep(opt, param) if k else None
+        for i in range(10):
+            param.grad, twin.grad = values((300,), i), values((300,), i)
+            opt.step()
+            other.step()
+        looks = opt._bounds[None].engine._plan.looks
+        assert looks == (kept is not None and how != "nothing")
+        assert opt.state[param]["step"] == 10 * (k + 1)
+        if kept is not None:
+            zero(kept)
+            other.state[twin]["exp_avg"].zero_()
+            del kept
+    assert_same(param, twin)
+
+
+def test_counts_and_memory_that_somebody_keeps():
+    param = torch.nn.Parameter(values((300,), 0))
+    param.grad = values((300,), 1)
+    opt = gt.Adam([param], lr=0.1)
+    for k in range(10):
+        opt.step()
+        if not k:
+            count = opt.state[param]["step"].numpy()
+            memory = opt.state[param]["exp_avg"].untyped_storage()
+    count[...] = 20
+    opt.step()
+    assert count == 21
+    memory.resize_(0)
+    with pytest.raises(ValueError, match=r"state of .*exp_avg"):
+        opt.step()
 
 
 @pytest.mark.parametrize("how", ["clear", "delete", "entry", "new", "default"])

@@ -36,6 +36,7 @@ public:
     static constexpr int64_t count_limit = 1 << 24;    // up to which every integer is a float
 
     int threads = 0;             // that a step uses; 0: as many as everybody
+    bool looks = true;           // at what others can reach and replace, and at its counts
     int without_gradient = 0;    // how many parameters had none in the last step
 
     // tensors: for each parameter (param, low, states, storages, stochastic, group, key, start,
@@ -84,7 +85,7 @@ public:
             View p;
             // An array can be resized, locked or reinterpreted after it was given to us.
             if (!view_.look(params_[i].ptr(), p) || !is_still(p, tensors_[i].p, i, types_[i]) ||
-                (tensors_[i].copy && !copy_is_still(i, p)) || !own_is_still(i, p))
+                (tensors_[i].copy && !copy_is_still(i, p)) || (looks && !own_is_still(i, p)))
                 return first_refused_param - int64_t(i);
             PyObject* const gradient = PyList_GET_ITEM(gradients.ptr(), py::ssize_t(i));
             if (gradient == Py_None) {
@@ -186,6 +187,7 @@ private:
     std::vector<int> types_, copy_types_;    // of parameters and copies, as NumPy numbers them
     std::vector<Range> written_;             // sorted
     std::vector<Range> gaps_;    // for each gradient: unwritten bytes around where it lay last
+    Range last_gap_ = {nullptr, nullptr};    // and around the last gradient of all
     std::vector<pipeline::Gradient> gradients_;
     std::vector<pipeline::Group> groups_;
     std::vector<std::pair<int, int>> storages_;    // of each NumPy type seen so far
@@ -330,11 +332,17 @@ private:
     }
 
     // Whether a gradient of tensor i at `begin` shares bytes with anything a step writes. Loops
-    // that allocate alike put a gradient back into the same gap, so the search is rare.
+    // that allocate alike put a gradient back into the same gap, or next to the one before it, so
+    // the search is rare.
     bool overlaps(size_t i, const char* begin, int64_t bytes) {
         const char* end = begin + bytes;
         Range& gap = gaps_[i];
-        if (begin == end || (begin >= gap.begin && end <= gap.end && gap.end)) return false;
+        auto lies_in = [&](const Range& free) { return begin >= free.begin && end <= free.end; };
+        if (begin == end || lies_in(last_gap_)) return false;
+        if (lies_in(gap)) {
+            last_gap_ = gap;
+            return false;
+        }
         auto after = std::upper_bound(
             written_.begin(), written_.end(), begin,
             [](const char* address, const Range& range) { return address < range.end; });
@@ -342,6 +350,7 @@ private:
         gap.begin = after == written_.begin() ? nullptr : (after - 1)->end;
         gap.end =
             after == written_.end() ? reinterpret_cast<const char*>(UINTPTR_MAX) : after->begin;
+        last_gap_ = gap;
         return false;
     }
 
@@ -428,6 +437,7 @@ void bind_optimizer(py::module_& m) {
     auto bind = [](auto plan) {
         using P = typename decltype(plan)::type;
         plan.def_readwrite("threads", &P::threads)
+            .def_readwrite("looks", &P::looks)
             .def_readonly("without_gradient", &P::without_gradient)
             // Two, since arguments that are not given cost a small step 5%.
             .def(

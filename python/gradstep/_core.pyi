@@ -52,6 +52,7 @@ def unsplit(hi: NDArray[Any], lo: NDArray[Any], values: NDArray[Any]) -> None: .
 # step returns -1: done; -2: skipped; i >= 0: gradient i refused; -3 - i: parameter i or its copy.
 class Plan:
     threads: int  # that a step uses; 0: as many as everybody
+    looks: bool  # at what others can reach and replace, and at its counts
     @property
     def without_gradient(self) -> int: ...  # how many parameters had none in the last step
     def __init__(
@@ -74,6 +75,7 @@ class Plan:
 # again in each step.
 class TensorPlan:
     threads: int
+    looks: bool
     @property
     def without_gradient(self) -> int: ...
     def __init__(

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import torch
 from torch.autograd import profiler
 from torch.optim import optimizer as torch_optimizer
@@ -22,10 +21,10 @@ from ..hyperparameters import Driven, Rule, call, compile_group
 from ..report import Report
 from ..stages import Stages, compile_stages
 from ..storages import Storages
-from ..watched import Watched
 from . import layout
+from .bound import Bound, State
 from .held import Held, Keeping, Moved, Param
-from .sharded import Norm, awaits_sum, check_group
+from .sharded import awaits_sum, check_group
 
 if TYPE_CHECKING:
     Params = Iterable[torch.Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, torch.Tensor]]
@@ -33,92 +32,6 @@ if TYPE_CHECKING:
 # How a step is carried out by PyTorch: it changes no number. Kept in checkpoints for swapping back.
 EXECUTION = ("foreach", "fused", "capturable", "differentiable")
 UNUSED = (None, False)
-
-
-class State(Watched):
-    """The state of each parameter; counts how often one was put in, replaced or taken out."""
-
-    __slots__ = ("version",)
-
-    @property
-    def changed(self) -> bool:
-        return True
-
-    @changed.setter
-    def changed(self, value: bool) -> None:
-        del value
-        self.version = getattr(self, "version", 0) + 1
-
-    def __missing__(self, key: Any) -> dict[str, Any]:
-        value: dict[str, Any] = {}
-        self[key] = value
-        return value
-
-
-class Bound:
-    """The engine over parameters that have a state, and what must hold for it to be used."""
-
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        held: Held,
-        waiting: list[torch.Tensor],
-        only: torch.Tensor | None,
-    ) -> None:
-        self.held = held
-        self.engine = optimizer.engine_class(
-            held, optimizer.stages, optimizer._stats, np.zeros(len(held.params) + 1, np.int64)
-        )
-        self.tensors = [param.tensor for param in held.params]
-        self.waiting = waiting  # without a state, for they had no gradient yet
-        self.norm = Norm(self.tensors, optimizer._norm_group)
-        if optimizer._stats and not self.norm.is_local:
-            self.norm.check_alike()
-            self.engine.add_up = self.norm.add_up
-        self.threads = 0
-        self._version = optimizer.state.version
-        self._groups = list(optimizer.param_groups)
-        lists = [list(group["params"]) for group in self._groups]
-        self._lists = lists if only is None else None
-        # Lists compare tensors that are not the same by their numbers, where there is one.
-        self._to_compare = [
-            (i, j, tensor)
-            for i, tensors in enumerate(lists)
-            for j, tensor in enumerate(tensors)
-            if (tensor.numel() == 1 if only is None else tensor is only)
-        ]
-        self.seen: list[Any] = [None] * len(lists)  # each group's values, when last compiled
-        self.live = [False] * len(lists)  # whether they are tensors, which change in place
-        self.read_counts()
-
-    def holds(self, optimizer: Optimizer) -> bool:
-        """Whether groups, states and gradients are such as it was made for."""
-        groups = optimizer.param_groups
-        try:
-            same = (
-                self._version == optimizer.state.version
-                and self._groups == groups
-                and (self._lists is None or self._lists == [group["params"] for group in groups])
-            )
-        except RuntimeError:  # other tensors, of other shapes, do not compare
-            return False
-        if not same:
-            return False
-        for i, j, tensor in self._to_compare:
-            params = groups[i]["params"]
-            if j >= len(params) or params[j] is not tensor:
-                return False
-        return all(tensor.grad is None for tensor in self.waiting)
-
-    def read_counts(self) -> None:
-        """Take each parameter's count from its state."""
-        refused = self.engine._plan.read_counts()  # type: ignore[union-attr]
-        if refused != -1:
-            param, state = self.held.params[refused], self.held.states[refused]
-            raise ValueError(
-                f"state of {param.argument}: got the step {state.get('step')!r}, wanted a float32 "
-                "tensor of shape () with a whole number from 0 to 2**24"
-            )
 
 
 class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
@@ -222,8 +135,12 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
     @property
     def state(self) -> Any:
-        """For each parameter that has had a gradient its arrays by name, live, and its ``step``."""
-        return self._state
+        """For each parameter that has had a gradient its arrays by name, live, and its ``step``.
+
+        Any of them may be replaced, now or later: steps look at them for as long as somebody
+        holds one, which costs up to a microsecond a parameter.
+        """
+        return self._state.hand_out()
 
     @state.setter
     def state(self, values: Mapping[Any, Any]) -> None:
@@ -353,6 +270,11 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         grads = [tensor.grad for tensor in bound.tensors]
         if held.sharded:
             grads = held.local(grads)
+        asked = self._state.asked
+        alone = trusted = bound.trusted == asked
+        if not trusted:
+            engine._plan.looks = True
+            alone = bound.is_alone(self)
         if engine._drive is not None or engine._driven:
             bound.read_counts()
         k = engine._clock[-1]
@@ -360,6 +282,8 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         if held.mirrored:
             held.copy_in()
         report = engine.run(k, grads, scale, self._norm(bound, grads))
+        if alone and not (trusted or report.skipped):  # and all were looked at
+            bound.trusted, engine._plan.looks = asked, False
         if held.mirrored:
             held.copy_back()
         if not report.skipped:

@@ -1,0 +1,169 @@
+"""An engine over the parameters that have a state, and what must hold for it to be used again."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..watched import Watched
+from .held import Held
+from .sharded import Norm
+
+if TYPE_CHECKING:
+    from .optimizer import Optimizer
+
+_requests = itertools.count(1)
+
+
+class State(Watched):
+    """The state of each parameter; counts how often one was put in, replaced or taken out.
+
+    Attributes:
+        version: grows with each such change.
+        asked: another number each time somebody has asked the optimizer for it.
+    """
+
+    __slots__ = ("asked", "version")
+
+    def __init__(self, values: Mapping[Any, Any]) -> None:
+        super().__init__(values)
+        self.asked = 0
+
+    @property
+    def changed(self) -> bool:
+        return True
+
+    @changed.setter
+    def changed(self, value: bool) -> None:
+        del value
+        self.version = getattr(self, "version", 0) + 1
+
+    def __missing__(self, key: Any) -> dict[str, Any]:
+        value: dict[str, Any] = {}
+        self[key] = value
+        return value
+
+    def hand_out(self) -> State:
+        """Itself, for somebody who may keep what is in it, and replace it at any time."""
+        self.asked = next(_requests)
+        return self
+
+
+class Bound:
+    """The engine over parameters that have a state, and what must hold for it to be used."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        held: Held,
+        waiting: list[torch.Tensor],
+        only: torch.Tensor | None,
+    ) -> None:
+        self.held = held
+        self.engine = optimizer.engine_class(
+            held, optimizer.stages, optimizer._stats, np.zeros(len(held.params) + 1, np.int64)
+        )
+        self.tensors = [param.tensor for param in held.params]
+        self.waiting = waiting  # without a state, for they had no gradient yet
+        self.norm = Norm(self.tensors, optimizer._norm_group)
+        if optimizer._stats and not self.norm.is_local:
+            self.norm.check_alike()
+            self.engine.add_up = self.norm.add_up
+        self.threads = 0
+        self.trusted = -1  # the State.asked for which nobody else can replace what is kept
+        self._asked, self._quiet = -1, 0  # the last one, and the steps since
+        self._version = optimizer._state.version
+        self._groups = list(optimizer.param_groups)
+        lists = [list(group["params"]) for group in self._groups]
+        self._lists = lists if only is None else None
+        # Lists compare tensors that are not the same by their numbers, where there is one.
+        self._to_compare = [
+            (i, j, tensor)
+            for i, tensors in enumerate(lists)
+            for j, tensor in enumerate(tensors)
+            if (tensor.numel() == 1 if only is None else tensor is only)
+        ]
+        self.seen: list[Any] = [None] * len(lists)  # each group's values, when last compiled
+        self.live = [False] * len(lists)  # whether they are tensors, which change in place
+        self.read_counts()
+
+    def holds(self, optimizer: Optimizer) -> bool:
+        """Whether groups, states and gradients are such as it was made for."""
+        groups = optimizer.param_groups
+        try:
+            same = (
+                self._version == optimizer._state.version
+                and self._groups == groups
+                and (self._lists is None or self._lists == [group["params"] for group in groups])
+            )
+        except RuntimeError:  # other tensors, of other shapes, do not compare
+            return False
+        if not same:
+            return False
+        for i, j, tensor in self._to_compare:
+            params = groups[i]["params"]
+            if j >= len(params) or params[j] is not tensor:
+                return False
+        return all(tensor.grad is None for tensor in self.waiting)
+
+    def read_counts(self) -> None:
+        """Take each parameter's count from its state."""
+        refused = self.engine._plan.read_counts()  # type: ignore[union-attr]
+        if refused != -1:
+            param, state = self.held.params[refused], self.held.states[refused]
+            raise ValueError(
+                f"state of {param.argument}: got the step {state.get('step')!r}, wanted a float32 "
+                "tensor of shape () with a whole number from 0 to 2**24"
+            )
+
+    def is_alone(self, optimizer: Optimizer) -> bool:
+        """Whether nobody but this and its optimizer holds any of the states.
+
+        Then nobody can replace one without asking the optimizer for it, and the steps until then
+        need not look at them. That costs more than a step, so it is found out only when nobody has
+        asked since the last step, and ever more rarely while somebody holds one.
+        """
+        asked = optimizer._state.asked
+        if asked != self._asked:
+            self._asked, self._quiet = asked, 0
+            return False
+        self._quiet += 1
+        if self.held.sharded or self._quiet & (self._quiet - 1):
+            return False
+        if sys.getrefcount(optimizer._state) != _ONE.in_attribute:
+            return False
+        # What holds them: the state of all, held.states and the plan; the dictionary and the plan.
+        for state in self.held.states:
+            if sys.getrefcount(state) != _ONE.in_list + 2:
+                return False
+            for name in state:
+                tensor = state[name]
+                if sys.getrefcount(tensor) != _ONE.in_list + (name != "step"):
+                    return False
+                if tensor._use_count() != 1 or _holders(tensor) != 1:
+                    return False
+        return True
+
+
+def _holders(tensor: torch.Tensor) -> int:
+    """How many hold a tensor's memory."""
+    with_ours: int = torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
+    return with_ours - 1
+
+
+class _Counted:
+    """What sys.getrefcount says of an object that is held once."""
+
+    def __init__(self) -> None:
+        self.value = object()
+        self.in_attribute = sys.getrefcount(self.value)
+        for value in [object()]:
+            self.in_list = sys.getrefcount(value)
+
+
+_ONE = _Counted()
