@@ -5,17 +5,14 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 
+from ..engine import Engine
 from ..watched import Watched
 from .held import Held
 from .sharded import Norm
-
-if TYPE_CHECKING:
-    from .optimizer import Optimizer
 
 _requests = itertools.count(1)
 
@@ -54,26 +51,30 @@ class State(Watched):
         return self
 
 
+class Owner(Protocol):
+    """An optimizer, as far as it is known here."""
+
+    _state: State
+    param_groups: list[dict[str, Any]]
+
+
 class Bound:
     """The engine over parameters that have a state, and what must hold for it to be used."""
 
     def __init__(
         self,
-        optimizer: Optimizer,
+        optimizer: Owner,
         held: Held,
+        engine: Engine,
+        norm: Norm,
         waiting: list[torch.Tensor],
         only: torch.Tensor | None,
     ) -> None:
         self.held = held
-        self.engine = optimizer.engine_class(
-            held, optimizer.stages, optimizer._stats, np.zeros(len(held.params) + 1, np.int64)
-        )
+        self.engine = engine
+        self.norm = norm
         self.tensors = [param.tensor for param in held.params]
         self.waiting = waiting  # without a state, for they had no gradient yet
-        self.norm = Norm(self.tensors, optimizer._norm_group)
-        if optimizer._stats and not self.norm.is_local:
-            self.norm.check_alike()
-            self.engine.add_up = self.norm.add_up
         self.threads = 0
         self.trusted = -1  # the State.asked for which nobody else can replace what is kept
         self._asked, self._quiet = -1, 0  # the last one, and the steps since
@@ -92,7 +93,7 @@ class Bound:
         self.live = [False] * len(lists)  # whether they are tensors, which change in place
         self.read_counts()
 
-    def holds(self, optimizer: Optimizer) -> bool:
+    def holds(self, optimizer: Owner) -> bool:
         """Whether groups, states and gradients are such as it was made for."""
         groups = optimizer.param_groups
         try:
@@ -121,7 +122,7 @@ class Bound:
                 "tensor of shape () with a whole number from 0 to 2**24"
             )
 
-    def is_alone(self, optimizer: Optimizer) -> bool:
+    def is_alone(self, optimizer: Owner) -> bool:
         """Whether nobody but this and its optimizer holds any of the states.
 
         Then nobody can replace one without asking the optimizer for it, and the steps until then

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 from torch.autograd import profiler
 from torch.optim import optimizer as torch_optimizer
@@ -24,7 +25,7 @@ from ..storages import Storages
 from . import layout
 from .bound import Bound, State
 from .held import Held, Keeping, Moved, Param
-from .sharded import awaits_sum, check_group
+from .sharded import Norm, awaits_sum, check_group
 
 if TYPE_CHECKING:
     Params = Iterable[torch.Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, torch.Tensor]]
@@ -349,7 +350,13 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             params.append(param)
         states = [self.state[param.tensor] for param in params]
         held = Held(self._keeping, self._hyper, values, params, states)
-        self._bounds[only] = Bound(self, held, waiting, only)
+        norm = Norm([param.tensor for param in params], self._norm_group)
+        counts = np.zeros(len(params) + 1, np.int64)
+        engine = self.engine_class(held, self.stages, self._stats, counts)
+        if self._stats and not norm.is_local:
+            norm.check_alike()
+            engine.add_up = norm.add_up
+        self._bounds[only] = Bound(self, held, engine, norm, waiting, only)
         return self._bounds[only]
 
     # ---- groups ----
