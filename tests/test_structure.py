@@ -439,6 +439,7 @@ COMPILERS = sorted(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not COMPILERS or not shutil.which("nm"), reason="no C++ compiler or no nm")
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems write symbols otherwise")
 @pytest.mark.parametrize("target", own_targets())
