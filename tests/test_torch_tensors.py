@@ -7,6 +7,7 @@ layouts are ours.
 import copy
 import threading
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -425,6 +426,13 @@ def test_replaced_states(rule):
     assert opt.state[param]["step"] == 10
 
 
+LONG = 40  # steps, after which states that nobody else holds are not looked at any more
+
+
+def looks(opt):
+    return opt._bounds[None].engine._plan.looks
+
+
 def zeroed(tensor):
     tensor.data = torch.zeros_like(tensor)
 
@@ -440,6 +448,7 @@ KEPT = {
         lambda kept: kept.update(exp_avg=torch.zeros(300)),
     ),
     "tensor": (lambda opt, param: opt.state[param]["exp_avg"], zeroed),
+    "weak": (lambda opt, param: weakref.ref(opt.state[param]["exp_avg"]), lambda k: zeroed(k())),
     "base": (lambda opt, param: opt.state[param]["exp_avg"][:3], lambda kept: zeroed(kept._base)),
     "numbers": (lambda opt, param: opt.state[param]["exp_avg"].numpy(), lambda kept: kept.fill(0)),
     "state_dict": (lambda opt, _: opt.state_dict()["state"][0]["exp_avg"], zeroed),
@@ -462,13 +471,12 @@ def test_states_that_somebody_keeps(how):
     opt, other = gt.Adam([param], lr=0.1), gt.Adam([twin], lr=0.1)
     for k in range(3):
         kept = keep(opt, param) if k else None
-        for i in range(10):
+        for i in range(LONG):
             param.grad, twin.grad = values((300,), i), values((300,), i)
             opt.step()
             other.step()
-        looks = opt._bounds[None].engine._plan.looks
-        assert looks == (kept is not None and how != "nothing")
-        assert opt.state[param]["step"] == 10 * (k + 1)
+        assert looks(opt) == (kept is not None and how != "nothing")
+        assert opt.state[param]["step"] == LONG * (k + 1)
         if kept is not None:
             zero(kept)
             other.state[twin]["exp_avg"].zero_()
@@ -476,21 +484,130 @@ def test_states_that_somebody_keeps(how):
     assert_same(param, twin)
 
 
-def test_counts_and_memory_that_somebody_keeps():
+# What somebody may keep of a state's memory.
+MEMORY = {
+    "storage": lambda tensor: tensor.untyped_storage(),
+    "list": lambda tensor: [tensor.untyped_storage()],
+    "view": lambda tensor: tensor[:3],
+    "detached": lambda tensor: tensor.detach(),
+    "shared": lambda tensor: [None, tensor.share_memory_()][0],
+}
+
+
+@pytest.mark.parametrize("how", MEMORY)
+@pytest.mark.parametrize("name", ["exp_avg_sq", "low", "average"])
+def test_memory_that_somebody_keeps(name, how):
+    param = torch.nn.Parameter(values((300,), 0, torch.bfloat16))
+    param.grad = values((300,), 1, torch.bfloat16)
+    opt = gt.Adam([param], lr=0.1, split=True, average=0.9)
+    opt.step()
+    kept = MEMORY[how](opt.state[param][name])
+    for _ in range(LONG):
+        opt.step()
+    assert looks(opt)
+    if kept is None:
+        return
+    memory = kept[0] if how == "list" else kept
+    (memory if how in ("storage", "list") else memory.untyped_storage()).resize_(0)
+    del kept, memory
+    with pytest.raises(ValueError, match=rf"state of .*{name}"):
+        opt.step()
+
+
+def test_counts_that_others_write():
+    """Over an array of NumPy, or in memory that processes share."""
     param = torch.nn.Parameter(values((300,), 0))
     param.grad = values((300,), 1)
     opt = gt.Adam([param], lr=0.1)
-    for k in range(10):
-        opt.step()
-        if not k:
-            count = opt.state[param]["step"].numpy()
-            memory = opt.state[param]["exp_avg"].untyped_storage()
-    count[...] = 20
     opt.step()
-    assert count == 21
-    memory.resize_(0)
-    with pytest.raises(ValueError, match=r"state of .*exp_avg"):
+    array = np.array(1, np.float32)
+    opt.state[param]["step"] = torch.from_numpy(array)
+    for _ in range(LONG):
         opt.step()
+    assert array == LONG + 1
+    array[...] = 3
+    opt.step()
+    assert array == 4
+    opt.state[param]["step"] = torch.tensor(4.0).share_memory_()
+    for _ in range(LONG):
+        opt.step()
+    assert looks(opt)
+
+
+@pytest.mark.parametrize("extra", [{"a": 1}, 2.5, "text", [1], torch.eye(3).to_sparse()])
+def test_more_in_a_state_than_the_step_needs(extra):
+    param = torch.nn.Parameter(values((300,), 0))
+    param.grad = values((300,), 1)
+    opt = gt.Adam([param])
+    opt.step()
+    opt.state[param]["extra"] = extra
+    for _ in range(LONG):
+        opt.step()
+    assert not looks(opt)
+    assert opt.state[param]["extra"] is extra
+
+
+@pytest.mark.parametrize("driven", ["lr", "clip_norm"])
+@pytest.mark.parametrize("how", ["data", "new", "count"])
+def test_functions_that_change_states(how, driven):
+    """They run within the step, before anything is changed."""
+
+    asked = []
+
+    def restart(k):
+        asked.append(k)
+        if asked.count(LONG + 5) == 1 and k == LONG + 5:  # and not again for the same step
+            state = opt.state[param]
+            if how == "data":
+                zeroed(state["exp_avg"])
+            elif how == "new":
+                state["exp_avg"] = torch.zeros(300)
+            else:
+                state["step"] = torch.tensor(0.0)
+        return 0.1 if driven == "lr" else 1e6
+
+    param = torch.nn.Parameter(values((300,), 0))
+    param.grad = values((300,), 1)
+    opt = gt.Adam([param], **{driven: restart})
+    for _ in range(LONG + 6):
+        opt.step()
+    if how == "count":
+        assert opt.state[param]["step"] == 1
+    else:
+        assert_same(opt.state[param]["exp_avg"], (1 - 0.9) * param.grad)
+
+
+@pytest.mark.parametrize("stored", [{}, {"states": "q8"}, {"average": 0.9}, {"clip_norm": 1.0}])
+@pytest.mark.parametrize("change", ["transposed", "in place", "other shape"])
+def test_parameter_laid_out_anew_after_many_steps(change, stored):
+    """States follow its strides, and do not fit another shape."""
+    param, twin = (torch.nn.Parameter(values((32, 32), 0)) for _ in range(2))
+    opt, other = gt.Adam([param], **stored), gt.Adam([twin], **stored)
+    for k in range(2 * LONG):
+        if k == LONG:
+            assert not looks(opt)
+            if change == "transposed":
+                param.data = param.data.t()
+            elif change == "in place":
+                with torch.no_grad():
+                    param.t_()
+            else:
+                param.data = param.data.view(16, 64)
+                param.grad = values((16, 64), k)
+                if "states" in stored:  # those in q8 have no shape of their own
+                    return
+                with pytest.raises(ValueError, match=r"wanted .*shape \(16, 64\)"):
+                    opt.step()
+                return
+            twin.data = twin.data.t().contiguous()
+            for name, state in other.state[twin].items():
+                if state.shape == twin.shape:  # what stays is where it was, by row and column
+                    other.state[twin][name] = state
+        grad = values((32, 32), k)
+        param.grad, twin.grad = torch.empty_like(param).copy_(grad), grad
+        opt.step()
+        other.step()
+    assert_same(param, twin)
 
 
 @pytest.mark.parametrize("how", ["clear", "delete", "entry", "new", "default"])

@@ -55,6 +55,10 @@ public:
                           other.array_->dimensions, other.array_->dimensions + other.array_->nd);
     }
 
+    template <class Take> void form(Take&& take) const {
+        std::for_each(array_->dimensions, array_->dimensions + array_->nd, take);
+    }
+
     static bool in_c_order() { return true; }    // as all that is writable
 
     int type() const { return descr()->type_num; }

@@ -88,6 +88,14 @@ public:
         return true;
     }
 
+    // Gives each size, and each stride that says something.
+    template <class Take> void form(Take&& take) const {
+        for (int i = 0; i < tensor_.ndim; ++i) {
+            take(tensor_.shape[i]);
+            if (tensor_.shape[i] > 1) take(tensor_.strides[i]);
+        }
+    }
+
     bool in_c_order() const {
         int64_t expected = 1;
         int i = tensor_.ndim;

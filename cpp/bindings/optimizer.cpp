@@ -27,6 +27,28 @@ py::object interned(const char* text) {
 
 ArrayView view(py::handle object) { return ArrayView::Source()(object); }
 
+// The shapes and strides of arrays, one behind the other.
+template <class View> class Forms {
+public:
+    void add(const View& array) {
+        array.form([&](int64_t number) { numbers_.push_back(number); });
+        ends_.push_back(numbers_.size());
+    }
+    bool same(size_t i, const View& array) const {
+        size_t at = i ? ends_[i - 1] : 0;
+        bool is_same = true;
+        array.form([&](int64_t number) {
+            is_same = is_same && at < ends_[i] && numbers_[at] == number;
+            ++at;
+        });
+        return is_same && at == ends_[i];
+    }
+
+private:
+    std::vector<int64_t> numbers_;
+    std::vector<size_t> ends_;
+};
+
 // What an optimizer's step does again and again, prepared once: the parameters and all that is kept
 // for them as pointers, and the byte ranges that a step writes. Owns references to the arrays, not
 // the arrays: every number in them belongs to Python. View: of NumPy's arrays or of tensors.
@@ -36,7 +58,7 @@ public:
     static constexpr int64_t count_limit = 1 << 24;    // up to which every integer is a float
 
     int threads = 0;             // that a step uses; 0: as many as everybody
-    bool looks = true;           // at what others can reach and replace, and at its counts
+    bool looks = true;           // at what is kept where others can reach it, and at its counts
     int without_gradient = 0;    // how many parameters had none in the last step
 
     // tensors: for each parameter (param, low, states, storages, stochastic, group, key, start,
@@ -85,7 +107,8 @@ public:
             View p;
             // An array can be resized, locked or reinterpreted after it was given to us.
             if (!view_.look(params_[i].ptr(), p) || !is_still(p, tensors_[i].p, i, types_[i]) ||
-                (tensors_[i].copy && !copy_is_still(i, p)) || (looks && !own_is_still(i, p)))
+                (tensors_[i].copy && !copy_is_still(i, p)) ||
+                (!own_.empty() && !forms_.same(i, p)) || (looks && !own_is_still(i, p)))
                 return first_refused_param - int64_t(i);
             PyObject* const gradient = PyList_GET_ITEM(gradients.ptr(), py::ssize_t(i));
             if (gradient == Py_None) {
@@ -160,6 +183,22 @@ public:
         return -1;
     }
 
+    // Whether others hold what is kept for the tensors: a dictionary, but for this and so many
+    // holders that are known, or what is in it, but for this and the dictionary.
+    bool is_held_by_others(int known) const {
+        for (const auto& own : own_) {
+            PyObject* const dictionary = own.by_name.ptr();
+            if (Py_REFCNT(dictionary) != 1 + known) return true;
+            for (const auto& array : own.arrays) {
+                PyObject* const object = PyDict_GetItem(dictionary, array.name.ptr());
+                if (!object || Py_REFCNT(object) != 2) return true;
+            }
+            PyObject* const count = PyDict_GetItem(dictionary, step_name_.ptr());
+            if (!count || Py_REFCNT(count) != 1) return true;
+        }
+        return false;
+    }
+
 private:
     // What is kept for a tensor where others can reach and replace it: by name in a dictionary.
     struct Own {
@@ -184,6 +223,7 @@ private:
     int64_t blocks_ = 0;    // of all tensors
     int rule_;
     std::vector<pipeline::Tensor> tensors_;
+    Forms<View> forms_;                      // of parameters with a dictionary
     std::vector<int> types_, copy_types_;    // of parameters and copies, as NumPy numbers them
     std::vector<Range> written_;             // sorted
     std::vector<Range> gaps_;    // for each gradient: unwritten bytes around where it lay last
@@ -205,7 +245,10 @@ private:
         if (fields.size() != 10 && fields.size() != 11)
             throw py::value_error("10 or 11 fields are wanted");
         const View param = view_(fields[0]);
-        if (fields.size() == 11) own_.push_back({fields[10], {}, nullptr});
+        if (fields.size() == 11) {
+            own_.push_back({fields[10], {}, nullptr});
+            forms_.add(param);
+        }
         pipeline::Tensor tensor;
         tensor.n = param.size();
         tensor.storage = param.storage(table);
@@ -437,7 +480,6 @@ void bind_optimizer(py::module_& m) {
     auto bind = [](auto plan) {
         using P = typename decltype(plan)::type;
         plan.def_readwrite("threads", &P::threads)
-            .def_readwrite("looks", &P::looks)
             .def_readonly("without_gradient", &P::without_gradient)
             // Two, since arguments that are not given cost a small step 5%.
             .def(
@@ -465,7 +507,9 @@ void bind_optimizer(py::module_& m) {
              py::arg("rule"), py::arg("tensors"), py::arg("counts").noconvert(),
              py::arg("settings").noconvert(), py::arg("controls").noconvert(),
              py::arg("results").noconvert(), py::arg("averages").noconvert(), py::arg("type"))
-        .def("read_counts", &Plan<TensorView>::read_counts);
+        .def_readwrite("looks", &Plan<TensorView>::looks)
+        .def("read_counts", &Plan<TensorView>::read_counts)
+        .def("is_held_by_others", &Plan<TensorView>::is_held_by_others, py::arg("known"));
     m.def(
         "sum_squares", [](const py::list& arrays) { return sum_squares<ArrayView>(arrays, {}); },
         py::arg("arrays"));

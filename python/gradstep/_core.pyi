@@ -52,7 +52,6 @@ def unsplit(hi: NDArray[Any], lo: NDArray[Any], values: NDArray[Any]) -> None: .
 # step returns -1: done; -2: skipped; i >= 0: gradient i refused; -3 - i: parameter i or its copy.
 class Plan:
     threads: int  # that a step uses; 0: as many as everybody
-    looks: bool  # at what others can reach and replace, and at its counts
     @property
     def without_gradient(self) -> int: ...  # how many parameters had none in the last step
     def __init__(
@@ -75,7 +74,7 @@ class Plan:
 # again in each step.
 class TensorPlan:
     threads: int
-    looks: bool
+    looks: bool  # at what is kept where others can reach it, and at its counts
     @property
     def without_gradient(self) -> int: ...
     def __init__(
@@ -94,6 +93,7 @@ class TensorPlan:
         self, gradients: list[Any], loss_scale: float, zero_grads: bool, stats: int
     ) -> int: ...
     def read_counts(self) -> int: ...
+    def is_held_by_others(self, known: int) -> bool: ...
 
 def sum_squares(arrays: list[NDArray[Any]]) -> float: ...
 def sum_squares_of_tensors(tensors: list[Any], type: type) -> float: ...

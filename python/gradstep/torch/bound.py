@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+import weakref
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -77,7 +78,7 @@ class Bound:
         self.waiting = waiting  # without a state, for they had no gradient yet
         self.threads = 0
         self.trusted = -1  # the State.asked for which nobody else can replace what is kept
-        self._asked, self._quiet = -1, 0  # the last one, and the steps since
+        self._asked, self._quiet = -1, 0  # the last one, and how many steps it has stood for
         self._version = optimizer._state.version
         self._groups = list(optimizer.param_groups)
         lists = [list(group["params"]) for group in self._groups]
@@ -123,48 +124,60 @@ class Bound:
             )
 
     def is_alone(self, optimizer: Owner) -> bool:
-        """Whether nobody but this and its optimizer holds any of the states.
+        """Whether nobody but this and its optimizer can reach any of the states.
 
         Then nobody can replace one without asking the optimizer for it, and the steps until then
-        need not look at them. That costs more than a step, so it is found out only when nobody has
-        asked since the last step, and ever more rarely while somebody holds one.
+        need not look at them. To find it out costs as much as looking in several steps: it waits
+        until nobody has asked for a while, and becomes ever rarer while somebody holds one.
         """
         asked = optimizer._state.asked
         if asked != self._asked:
             self._asked, self._quiet = asked, 0
-            return False
         self._quiet += 1
-        if self.held.sharded or self._quiet & (self._quiet - 1):
+        if self._quiet < PATIENCE or self._quiet & (self._quiet - 1) or self.held.sharded:
             return False
-        if sys.getrefcount(optimizer._state) != _ONE.in_attribute:
+        if _CANNOT_TELL or sys.getrefcount(optimizer._state) != _once.count:
             return False
-        # What holds them: the state of all, held.states and the plan; the dictionary and the plan.
-        for state in self.held.states:
-            if sys.getrefcount(state) != _ONE.in_list + 2:
-                return False
-            for name in state:
-                tensor = state[name]
-                if sys.getrefcount(tensor) != _ONE.in_list + (name != "step"):
-                    return False
-                if tensor._use_count() != 1 or _holders(tensor) != 1:
-                    return False
-        return True
+        # A parameter's dictionary is held by the state of all, by held.states and by the plan.
+        if self.engine._plan.is_held_by_others(2):  # type: ignore[union-attr]
+            return False
+        wanted = _holders(_made_here)
+        return all(
+            _holders(tensor) == wanted
+            for state in self.held.states
+            for name, tensor in state.items()
+            if name in self.held.names
+        )
 
 
-def _holders(tensor: torch.Tensor) -> int:
-    """How many hold a tensor's memory."""
-    with_ours: int = torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
-    return with_ours - 1
+PATIENCE = 32  # steps, a power of two
+
+_CANNOT_TELL = not (hasattr(torch.Tensor, "_use_count") and hasattr(torch._C, "_storage_Use_Count"))
 
 
-class _Counted:
-    """What sys.getrefcount says of an object that is held once."""
+class _Once:
+    """What sys.getrefcount says of the value of an attribute that nobody else holds."""
 
     def __init__(self) -> None:
         self.value = object()
-        self.in_attribute = sys.getrefcount(self.value)
-        for value in [object()]:
-            self.in_list = sys.getrefcount(value)
+        self.count = sys.getrefcount(self.value)
 
 
-_ONE = _Counted()
+_once = _Once()
+_made_here = torch.zeros(1, device="cpu")  # whose memory nobody else knows
+
+
+def _holders(tensor: torch.Tensor) -> tuple[int | bool, ...]:
+    """What tells who can reach a tensor's memory, or the tensor without holding its Python object.
+
+    Nobody counts who finds it by gc.get_objects(), or writes to the address.
+    """
+    memory = tensor.untyped_storage()
+    return (
+        tensor._use_count(),  # outside Python
+        weakref.getweakrefcount(tensor),
+        sys.getrefcount(memory),
+        torch._C._storage_Use_Count(memory._cdata),
+        memory.resizable(),  # what belongs to NumPy or others is not
+        memory.is_shared(),  # with other processes
+    )

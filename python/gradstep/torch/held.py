@@ -212,6 +212,8 @@ class Held:
             param.tensor if array is tensor and not layout.is_sharded(param.tensor) else array
             for param, tensor, array in zip(params, here, self.arrays, strict=True)
         ]
+        # What of a state belongs to the step: anyone may keep more there.
+        self.names = {"step", "low", "average", *(state.name for state in self.rule.states)}
         self.copied = [param.copy for param in params if param.copy is not None]
         self.sharded = any(layout.is_sharded(param.tensor) for param in params)
         # What the core looks at in each step: the states themselves, or the parts of DTensors.

@@ -192,7 +192,8 @@ def zeros(
         return kept.fill_(initial) if initial else kept
     assert state is not None
     shape = np.broadcast_to(np.float32(0), (param.numel(),))
-    return torch.from_numpy(new_state(state.name, state, storage, initial, shape, None))
+    array = new_state(state.name, state, storage, initial, shape, None)
+    return torch.from_numpy(array).clone()  # in memory of PyTorch's own
 
 
 def realigned(argument: str, grad: torch.Tensor, param: torch.Tensor) -> torch.Tensor:

@@ -139,7 +139,8 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         """For each parameter that has had a gradient its arrays by name, live, and its ``step``.
 
         Any of them may be replaced, now or later: steps look at them for as long as somebody
-        holds one, which costs up to a microsecond a parameter.
+        holds one, and some more, which costs up to a microsecond a parameter. Who finds them in
+        another way, as ``gc.get_objects()`` is one, must not put other memory behind them.
         """
         return self._state.hand_out()
 
@@ -271,20 +272,21 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         grads = [tensor.grad for tensor in bound.tensors]
         if held.sharded:
             grads = held.local(grads)
-        asked = self._state.asked
-        alone = trusted = bound.trusted == asked
-        if not trusted:
-            engine._plan.looks = True
-            alone = bound.is_alone(self)
         if engine._drive is not None or engine._driven:
             bound.read_counts()
         k = engine._clock[-1]
         engine._refresh(k)
         if held.mirrored:
             held.copy_in()
-        report = engine.run(k, grads, scale, self._norm(bound, grads))
-        if alone and not (trusted or report.skipped):  # and all were looked at
-            bound.trusted, engine._plan.looks = asked, False
+        norm = self._norm(bound, grads)
+        # From here on nobody can replace a state but functions that drive the stages.
+        asked = self._state.asked
+        looks = bound.trusted != asked or bool(engine._driven)
+        alone = looks and bound.is_alone(self)
+        engine._plan.looks = looks  # type: ignore[union-attr]
+        report = engine.run(k, grads, scale, norm)
+        if alone and not report.skipped:
+            bound.trusted = asked
         if held.mirrored:
             held.copy_back()
         if not report.skipped:
