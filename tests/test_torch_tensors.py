@@ -4,6 +4,7 @@ What torch's ordinary (not fused) step does to the same tensors is the measure; 
 layouts are ours.
 """
 
+import collections
 import copy
 import threading
 import warnings
@@ -488,6 +489,7 @@ def test_states_that_somebody_keeps(how):
 MEMORY = {
     "storage": lambda tensor: tensor.untyped_storage(),
     "list": lambda tensor: [tensor.untyped_storage()],
+    "weak": lambda tensor: weakref.ref(tensor.untyped_storage()),
     "view": lambda tensor: tensor[:3],
     "detached": lambda tensor: tensor.detach(),
     "shared": lambda tensor: [None, tensor.share_memory_()][0],
@@ -507,8 +509,8 @@ def test_memory_that_somebody_keeps(name, how):
     assert looks(opt)
     if kept is None:
         return
-    memory = kept[0] if how == "list" else kept
-    (memory if how in ("storage", "list") else memory.untyped_storage()).resize_(0)
+    memory = kept[0] if how == "list" else kept() if how == "weak" else kept
+    (memory if how in ("storage", "list", "weak") else memory.untyped_storage()).resize_(0)
     del kept, memory
     with pytest.raises(ValueError, match=rf"state of .*{name}"):
         opt.step()
@@ -545,6 +547,78 @@ def test_more_in_a_state_than_the_step_needs(extra):
         opt.step()
     assert not looks(opt)
     assert opt.state[param]["extra"] is extra
+
+
+@pytest.mark.parametrize("value", [None, 0.5, torch.eye(3).to_sparse()])
+@pytest.mark.parametrize("name", ["momentum_buffer", "low", "average"])
+def test_other_things_under_names_that_are_not_used(name, value):
+    param = torch.nn.Parameter(values((300,), 0))
+    param.grad = values((300,), 1)
+    opt = gt.SGD([param], lr=0.1)
+    opt.step()
+    opt.state[param][name] = value
+    for _ in range(LONG):
+        opt.step()
+    assert opt.state[param]["step"] == LONG + 1
+
+
+def test_another_tensor_at_the_same_address():
+    """It has as many holders as the one that the step knows, if that has one less."""
+    param = torch.nn.Parameter(values((300,), 0))
+    param.grad = values((300,), 1)
+    opt = gt.SGD([param], lr=0.1, momentum=0.9)
+    opt.step()
+    old = opt.state[param]["momentum_buffer"]
+    kept = opt.state[param]["momentum_buffer"] = old.detach()
+    old.data = torch.empty(0)
+    del old
+    for _ in range(LONG):
+        opt.step()
+    assert looks(opt)
+    kept.untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match=r"state of .*momentum_buffer"):
+        opt.step()
+
+
+def test_a_weak_reference_to_an_entry():
+    param = torch.nn.Parameter(values((300,), 0))
+    param.grad = values((300,), 1)
+    opt = gt.Adam([param], lr=0.1)
+    opt.step()
+    opt.state[param] = collections.OrderedDict(opt.state[param])
+    kept = weakref.ref(opt.state[param])
+    for _ in range(LONG):
+        opt.step()
+    kept()["step"] = torch.tensor(4.0)
+    opt.step()
+    assert opt.state[param]["step"] == 5
+
+
+def test_a_gradient_where_a_state_was():
+    """That the state has moved is seen before the overlap with where it was is refused."""
+    params = [torch.nn.Parameter(torch.ones(300)) for _ in range(2)]
+    opt = gt.SGD(params, lr=0.1, momentum=0.9)
+    for param in params:
+        param.grad = torch.ones(300)
+    opt.step()
+    buffer = opt.state[params[1]]["momentum_buffer"]
+    params[0].grad = buffer.detach()
+    buffer.data = buffer.clone()
+    opt.step()
+    assert opt.state[params[0]]["step"] == 2
+    params[0].grad = opt.state[params[1]]["momentum_buffer"].detach()
+    with pytest.raises(ValueError, match=r"\.grad: got memory that overlaps"):
+        opt.step()
+
+
+def test_freed_memory_under_a_parameter_with_gaps():
+    param = torch.nn.Parameter(values((64, 64), 0)[::2, ::2])
+    param.grad = torch.ones(32, 32)
+    opt = gt.Adam([param])
+    opt.step()
+    param.untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match=r"params'\]\[0\]: got 0 bytes of memory"):
+        opt.step()
 
 
 @pytest.mark.parametrize("driven", ["lr", "clip_norm"])

@@ -183,20 +183,28 @@ public:
         return -1;
     }
 
-    // Whether others hold what is kept for the tensors: a dictionary, but for this and so many
-    // holders that are known, or what is in it, but for this and the dictionary.
-    bool is_held_by_others(int known) const {
+    // What is kept for the tensors, if nobody else holds it; else None. Nobody: but for this and
+    // `known` other holders of each dictionary, and for this and the dictionary of what is in it.
+    py::object unshared(int known) const {
+        py::list kept;
         for (const auto& own : own_) {
             PyObject* const dictionary = own.by_name.ptr();
-            if (Py_REFCNT(dictionary) != 1 + known) return true;
-            for (const auto& array : own.arrays) {
-                PyObject* const object = PyDict_GetItem(dictionary, array.name.ptr());
-                if (!object || Py_REFCNT(object) != 2) return true;
-            }
-            PyObject* const count = PyDict_GetItem(dictionary, step_name_.ptr());
-            if (!count || Py_REFCNT(count) != 1) return true;
+            // Others could be reached by weak references.
+            if (!PyDict_CheckExact(dictionary) || Py_REFCNT(dictionary) != 1 + known)
+                return py::none();
+            auto take = [&](const py::object& name, PyObject* mine) {
+                PyObject* const object = PyDict_GetItem(dictionary, name.ptr());
+                if (!object || !view_.is_plain(object) || (mine && object != mine) ||
+                    Py_REFCNT(object) != (mine ? 2 : 1))
+                    return false;
+                kept.append(py::handle(object));
+                return true;
+            };
+            for (const auto& array : own.arrays)
+                if (!take(array.name, array.object)) return py::none();
+            if (!take(step_name_, nullptr)) return py::none();
         }
-        return false;
+        return kept;
     }
 
 private:
@@ -204,6 +212,7 @@ private:
     struct Own {
         struct Array {
             py::object name;
+            PyObject* object;    // which kept_ holds
             const char* data;
             int64_t bytes;
             int type;
@@ -363,7 +372,7 @@ private:
         if (bytes > 0) written_.push_back({array.data(), array.data() + bytes});
         if (name && own_.size() > tensors_.size())
             own_.back().arrays.push_back(
-                {interned(name), array.data(), bytes, array.type(), shaped});
+                {interned(name), object.ptr(), array.data(), bytes, array.type(), shaped});
         return array.data();
     }
 
@@ -509,7 +518,7 @@ void bind_optimizer(py::module_& m) {
              py::arg("results").noconvert(), py::arg("averages").noconvert(), py::arg("type"))
         .def_readwrite("looks", &Plan<TensorView>::looks)
         .def("read_counts", &Plan<TensorView>::read_counts)
-        .def("is_held_by_others", &Plan<TensorView>::is_held_by_others, py::arg("known"));
+        .def("unshared", &Plan<TensorView>::unshared, py::arg("known"));
     m.def(
         "sum_squares", [](const py::list& arrays) { return sum_squares<ArrayView>(arrays, {}); },
         py::arg("arrays"));

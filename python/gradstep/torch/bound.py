@@ -139,15 +139,11 @@ class Bound:
         if _CANNOT_TELL or sys.getrefcount(optimizer._state) != _once.count:
             return False
         # A parameter's dictionary is held by the state of all, by held.states and by the plan.
-        if self.engine._plan.is_held_by_others(2):  # type: ignore[union-attr]
+        kept = self.engine._plan.unshared(2)  # type: ignore[union-attr]
+        if kept is None:
             return False
-        wanted = _holders(_made_here)
-        return all(
-            _holders(tensor) == wanted
-            for state in self.held.states
-            for name, tensor in state.items()
-            if name in self.held.names
-        )
+        of_a_new_one = _holders(torch.zeros(1, device="cpu"))
+        return all(_holders(tensor) == of_a_new_one for tensor in kept)
 
 
 PATIENCE = 32  # steps, a power of two
@@ -164,19 +160,19 @@ class _Once:
 
 
 _once = _Once()
-_made_here = torch.zeros(1, device="cpu")  # whose memory nobody else knows
 
 
 def _holders(tensor: torch.Tensor) -> tuple[int | bool, ...]:
     """What tells who can reach a tensor's memory, or the tensor without holding its Python object.
 
-    Nobody counts who finds it by gc.get_objects(), or writes to the address.
+    Nobody counts who finds it by gc.get_objects() or a StorageWeakRef, or writes to the address.
     """
     memory = tensor.untyped_storage()
     return (
         tensor._use_count(),  # outside Python
         weakref.getweakrefcount(tensor),
         sys.getrefcount(memory),
+        weakref.getweakrefcount(memory),
         torch._C._storage_Use_Count(memory._cdata),
         memory.resizable(),  # what belongs to NumPy or others is not
         memory.is_shared(),  # with other processes

@@ -153,6 +153,10 @@ class Moved(Exception):
     """A parameter or state is not where it was when the plan was made."""
 
 
+class Overlap(ValueError):
+    """A gradient lies in memory that the step writes, or wrote when the plan was made."""
+
+
 class Mirrored(NamedTuple):
     """A tensor on which the core cannot work, and memory on which it does."""
 
@@ -212,8 +216,6 @@ class Held:
             param.tensor if array is tensor and not layout.is_sharded(param.tensor) else array
             for param, tensor, array in zip(params, here, self.arrays, strict=True)
         ]
-        # What of a state belongs to the step: anyone may keep more there.
-        self.names = {"step", "low", "average", *(state.name for state in self.rule.states)}
         self.copied = [param.copy for param in params if param.copy is not None]
         self.sharded = any(layout.is_sharded(param.tensor) for param in params)
         # What the core looks at in each step: the states themselves, or the parts of DTensors.
@@ -285,6 +287,8 @@ class Held:
             now = layout.local(whole)
             if now.data_ptr() != tensor.data_ptr() or layout.form(now) != layout.form(tensor):
                 raise Moved
+            if not layout.has_memory(now):
+                raise Moved
         with torch.no_grad():
             for _, tensor, memory in self.mirrored:
                 memory.copy_(tensor)
@@ -346,7 +350,7 @@ class Held:
         return fitting
 
     def _overlapping(self, refused: int, grad: torch.Tensor) -> None:
-        raise ValueError(
+        raise Overlap(
             f"{self.arguments('grads')[refused]}: got memory that overlaps what the step writes, "
             f"at {grad.data_ptr():#x}, wanted memory of its own"
         )

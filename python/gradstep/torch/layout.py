@@ -60,15 +60,27 @@ def check(argument: str, tensor: torch.Tensor) -> str:
     return STORAGES[here.dtype]
 
 
+def _memory(here: torch.Tensor) -> tuple[int, int]:
+    """The bytes that a tensor has from its beginning on, and those that it reaches."""
+    begin, end = _span(here)
+    held = here.untyped_storage().nbytes() - here.storage_offset() * here.element_size()
+    return held, end - begin
+
+
+def has_memory(here: torch.Tensor) -> bool:
+    """Whether a tensor's memory was not freed."""
+    held, reached = _memory(here)
+    return held >= reached
+
+
 def check_memory(argument: str, here: torch.Tensor) -> None:
     """Raise ValueError for a tensor whose memory was freed."""
     if here.layout != torch.strided:
         return
-    begin, end = _span(here)
-    held = here.untyped_storage().nbytes() - here.storage_offset() * here.element_size()
-    if held < end - begin and not here._is_zerotensor():  # those have none, and are read as 0
+    held, reached = _memory(here)
+    if held < reached and not here._is_zerotensor():  # those have none, and are read as 0
         raise ValueError(
-            f"{argument}: got {max(held, 0)} bytes of memory, wanted the {end - begin} that shape "
+            f"{argument}: got {max(held, 0)} bytes of memory, wanted the {reached} that shape "
             "and strides reach: it was freed"
         )
 

@@ -24,7 +24,7 @@ from ..stages import Stages, compile_stages
 from ..storages import Storages
 from . import layout
 from .bound import Bound, State
-from .held import Held, Keeping, Moved, Param
+from .held import Held, Keeping, Moved, Overlap, Param
 from .sharded import Norm, awaits_sum, check_group
 
 if TYPE_CHECKING:
@@ -257,7 +257,7 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         if bound is not None and bound.holds(self):
             try:  # contextlib.suppress costs a small step a tenth
                 return self._run(bound, number)
-            except Moved:
+            except (Moved, Overlap):
                 pass
         try:
             return self._run(self._bind(only), number)
