@@ -424,9 +424,9 @@ def search(
 
     **Several processes, several machines.** Start the same script as often as you like with one
     `storage`: they share the trials, each rate is run once, and all return the same result. What a
-    process that was killed was at is run again: at once if it ran on this machine, otherwise two
-    minutes after its last sign of life. Machines need a file system that they share and that has
-    locks.
+    process that was killed was at is run again: at once if it ran on this machine (or 5 seconds
+    later, if it was killed before it could begin), otherwise two minutes after its last sign of
+    life. Machines need a file system that they share and that has locks.
 
     **Workers** are processes started anew (`spawn`, on every system), because threads, and GPUs, do
     not survive a fork. So the objective is to be at the top level of a module, and a script that

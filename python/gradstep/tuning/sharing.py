@@ -32,6 +32,7 @@ from ..extras import need
 STUDY = "gradstep.search"
 BEAT = 15.0  # seconds between two signs of life
 SILENCE = 120.0  # seconds without one after which a trial's process counts as dead
+UNSIGNED = 5.0  # seconds after which it does if it took the trial, but did not say who it is
 FIRST_RECORD = b'{"op_code"'
 
 
@@ -189,7 +190,8 @@ class Watch:
         if known != beats:
             self._seen[trial.number] = (beats, now)
             return False
-        return now - since > SILENCE
+        # Without its first sign of life it has not begun, and will not: `Running` raises then.
+        return now - since > (SILENCE if owner else UNSIGNED)
 
 
 # --------------------------------------------------------------------------------------- trials
