@@ -1,5 +1,6 @@
 """What every test may use: each target, thread counts, and the settings put back afterwards."""
 
+import contextlib
 import gc
 import signal
 
@@ -33,8 +34,8 @@ def threads(request):
 
 
 @pytest.fixture
-def interrupt_after():
-    """A function of a delay in seconds, after which KeyboardInterrupt is raised; 0 calls it off.
+def interrupted():
+    """A function of a delay in seconds and a callable: calls it, with Ctrl-C after the delay.
 
     Without cyclic collections meanwhile: what a signal raises inside a collector's callback,
     such as Hypothesis's, is swallowed there.
@@ -42,8 +43,16 @@ def interrupt_after():
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     collecting = gc.isenabled()
     gc.disable()
-    yield lambda delay: signal.setitimer(signal.ITIMER_REAL, delay)
-    signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def interrupted(delay, call):
+        with contextlib.suppress(KeyboardInterrupt):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, delay)
+                call()
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+
+    yield interrupted
     signal.signal(signal.SIGALRM, before)
     if collecting:
         gc.enable()

@@ -274,21 +274,48 @@ def test_load_refuses_other_rounding():
         gs.AdamW(p, rounding="nearest").load_state_dict(saved)
 
 
-def test_an_interrupt_on_the_way_into_averaged(interrupt_after):
+def test_an_interrupt_on_the_way_into_averaged(interrupted):
     """Ctrl-C while the averages are swapped in or out: the parameters are what they were."""
     n = 1 << 23
     p = np.zeros(n, np.float32)
     opt = gs.SGD(p, lr=1.0, average=0.5)
     opt.step(np.full(n, -1, np.float32))  # parameters 1, averages ½
+
+    def look():
+        with opt.averaged():
+            pass
+
     for delay in np.linspace(2e-4, 1.2e-2, 40):
-        with contextlib.suppress(KeyboardInterrupt):
-            interrupt_after(delay)
-            with opt.averaged():
-                pass
-            interrupt_after(0)
-        interrupt_after(0)
+        interrupted(delay, look)
         assert (p == 1).all()
         assert (opt.average == 0.5).all()
+
+
+@pytest.mark.parametrize("call", ["step", "state_dict", "averaged", "deepcopy"])
+def test_an_interrupt_leaves_the_optimizer_free(interrupted, call):
+    """Wherever Ctrl-C falls in many short calls, none of them is at work afterwards."""
+    g = np.ones(1)
+    opt = gs.SGD(np.ones(1), average=0.5)
+
+    def look():
+        with opt.averaged():
+            pass
+
+    once = {
+        "step": lambda: opt.step(g),
+        "state_dict": opt.state_dict,
+        "averaged": look,
+        "deepcopy": lambda: copy.deepcopy(opt),
+    }[call]
+
+    def calls():
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            once()
+
+    for delay in np.linspace(1e-4, 1e-3, 300):
+        interrupted(delay, calls)
+        opt.step(g)
 
 
 # ---- what would go unnoticed ----

@@ -5,6 +5,7 @@ groups, hyperparameters and what drives them, stages, and what is refused.
 import importlib
 import inspect
 import sys
+import time
 import types
 import unittest
 import warnings
@@ -314,6 +315,31 @@ def test_averaged():
     plain = gt.SGD(params)
     with pytest.raises(RuntimeError, match="averaged: got SGD without"), plain.averaged():
         pass
+
+
+@pytest.mark.parametrize("call", ["step", "averaged"])
+def test_an_interrupt_leaves_the_optimizer_free(interrupted, call):
+    """Wherever Ctrl-C falls: it is not at work afterwards, and parameters hold no averages."""
+    params = parameters(shapes=((4,),) * 20)
+    opt = gt.SGD(params, lr=1.0, average=0.5)
+    give_grads(0, params)
+
+    def look():
+        with opt.averaged():
+            pass
+
+    def calls():
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            opt.step() if call == "step" else look()
+
+    for delay in np.linspace(1e-4, 2e-3, 200):
+        opt.step()
+        live = clones(params)
+        interrupted(delay, calls)
+        if call == "averaged":
+            for param, old in zip(params, live, strict=True):
+                assert_same(param, old)
 
 
 # ---- groups and hyperparameters ----

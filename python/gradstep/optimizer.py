@@ -6,7 +6,7 @@ import contextlib
 import copy
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, TypeVar, cast
 
 import numpy as np
 
@@ -48,7 +48,34 @@ if TYPE_CHECKING:
         stats: bool | str
 
 
+M = TypeVar("M", bound=Callable[..., Any])
+
 _ONE = 1.0  # by identity: a step with nothing special must find that out at no cost
+
+
+def _alone(what: str) -> Callable[[M], M]:
+    """A method that has the optimizer to itself, and raises at once where another thread does.
+
+    Who deletes the only item of `_idle` has it. That is atomic, cheaper than a lock, and no signal
+    is handled between it and the `try`; a context manager written in Python can be interrupted
+    where its `__exit__` begins, and would never give the optimizer back.
+    """
+
+    def decorate(method: M) -> M:
+        @functools.wraps(method)
+        def alone(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
+            try:
+                del self._idle[0]
+            except IndexError:
+                raise self._busy(what) from None
+            try:
+                return method(self, *args, **kwargs)
+            finally:
+                self._idle.append(None)
+
+        return cast("M", alone)
+
+    return decorate
 
 
 class Optimizer(Engine):
@@ -173,7 +200,7 @@ class Optimizer(Engine):
         )
         # RMSprop looks there for its storages.
         self._held = held
-        self._idle = [None]  # one at a time takes it: list.pop is atomic, and cheaper than a lock
+        self._idle = [None]  # one at a time takes it, see `_alone`
         # Whether the averages are in the parameters; the core turns it with them.
         self._swapped = np.zeros(1, dtype=np.int64)
         given: Any = params if grouped else [{"params": params}]
@@ -273,7 +300,11 @@ class Optimizer(Engine):
                 f"averaged: got {type(self).__name__} without averages, wanted one that was built "
                 "with average=0.999 or another decay"
             )
-        with self._exclusive("averaged"):
+        try:
+            del self._idle[0]
+        except IndexError:
+            raise self._busy("averaged") from None
+        try:
             check_params(self._held.arguments("params"), self._held.tensors)
             pairs = [to_swap(tensor) for tensor in self._held.tensors]
             # One compiled call: no signal comes between. What interrupts the way out finds a
@@ -288,6 +319,8 @@ class Optimizer(Engine):
                 finally:
                     if self._swapped[0]:
                         _core.swap(pairs, self._swapped)
+        finally:
+            self._idle.append(None)
 
     def __repr__(self) -> str:
         tensors, storages = self._held.tensors, self._held.storages
@@ -333,7 +366,7 @@ class Optimizer(Engine):
             RuntimeError: this optimizer is stepping in another thread at this moment.
         """
         try:
-            self._idle.pop()
+            del self._idle[0]
         except IndexError:
             raise self._busy("step") from None
         try:
@@ -352,6 +385,7 @@ class Optimizer(Engine):
 
     # ---- groups ----
 
+    @_alone("add_group")
     def add_group(self, group: Mapping[str, Any], copy_to: Any = None) -> None:
         """Add a group of parameters, a mapping as in the constructor.
 
@@ -372,25 +406,25 @@ class Optimizer(Engine):
                 f"{'with' if held.copying else 'without'} copies, wanted "
                 + ("arrays in the structure of the group's params" if held.copying else "None")
             )
-        with self._exclusive("add_group"):
-            before = {key: self.__dict__[key] for key in (*BUILT, "_flatten", "_counts")}
-            rows, tensors, grouped = len(held.rows), len(held.tensors), held.grouped
-            held.grouped = True
-            try:
-                held.add([group], [copy_to], self._check_group)
-                fresh = np.zeros(len(held.tensors) - tensors, dtype=np.int64)
-                self._counts = np.insert(self._counts, -1, fresh)
-                self._prepare()
-            except BaseException:
-                held.grouped = grouped
-                del held.rows[rows:], held.tensors[tensors:]
-                self.__dict__.update(before)
-                for values in (*held.groups, self._stages):
-                    values.changed = True  # they may be compiled into what is thrown away
-                raise
+        before = {key: self.__dict__[key] for key in (*BUILT, "_flatten", "_counts")}
+        rows, tensors, grouped = len(held.rows), len(held.tensors), held.grouped
+        held.grouped = True
+        try:
+            held.add([group], [copy_to], self._check_group)
+            fresh = np.zeros(len(held.tensors) - tensors, dtype=np.int64)
+            self._counts = np.insert(self._counts, -1, fresh)
+            self._prepare()
+        except BaseException:
+            held.grouped = grouped
+            del held.rows[rows:], held.tensors[tensors:]
+            self.__dict__.update(before)
+            for values in (*held.groups, self._stages):
+                values.changed = True  # they may be compiled into what is thrown away
+            raise
 
     # ---- saving and loading ----
 
+    @_alone("state_dict")
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on beside the parameters, as copies.
 
@@ -399,10 +433,9 @@ class Optimizer(Engine):
             ``groups``: each group's hyperparameters, its ``name`` and the names of its ``params``;
             ``stages``; ``storages``: of each state by name, and ``split``.
         """
-        with self._exclusive("state_dict"):
-            saved = self._saved()
-            for entry in saved["state"].values():
-                entry.update({k: v.copy() for k, v in entry.items() if k != "step"})
+        saved = self._saved()
+        for entry in saved["state"].values():
+            entry.update({k: v.copy() for k, v in entry.items() if k != "step"})
         return saved
 
     def _saved(self) -> dict[str, Any]:
@@ -420,6 +453,7 @@ class Optimizer(Engine):
             "storages": self._held.stored(),
         }
 
+    @_alone("load_state_dict")
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over a :meth:`state_dict`; its arrays are copied, hyperparameters included.
 
@@ -430,34 +464,34 @@ class Optimizer(Engine):
         Raises:
             TypeError, ValueError: it does not fit this optimizer; nothing is changed then.
         """
-        with self._exclusive("load_state_dict"):
-            own = self._own()
-            groups = check_state_dict(
-                state_dict, self.rule, self._held.stored(), self._held.groups, own
-            )
-            watched = [*self._held.groups, self._stages]
-            before = [dict(values) for values in watched]
-            loaded, plateaus = keep_plateaus(before, [*groups, state_dict["stages"]])
-            try:
-                for values, new in zip(watched, loaded, strict=True):
-                    values.replace(new)
-                for row in self._rows:
-                    self._compile(row)
-                self._compile_drive()
-                self._compile_stages()
-            except BaseException:
-                for values, old in zip(watched, before, strict=True):
-                    values.replace(old)
-                raise
-            for plateau, seen in plateaus:
-                plateau.load_state_dict(seen.state_dict())
-            self._counts[-1] = state_dict["t"]
-            for i, (name, kept) in enumerate(own.items()):
-                entry = state_dict["state"][name]
-                self._counts[i] = entry["step"]
-                for key, array in kept.items():
-                    array[...] = entry[key]
+        own = self._own()
+        groups = check_state_dict(
+            state_dict, self.rule, self._held.stored(), self._held.groups, own
+        )
+        watched = [*self._held.groups, self._stages]
+        before = [dict(values) for values in watched]
+        loaded, plateaus = keep_plateaus(before, [*groups, state_dict["stages"]])
+        try:
+            for values, new in zip(watched, loaded, strict=True):
+                values.replace(new)
+            for row in self._rows:
+                self._compile(row)
+            self._compile_drive()
+            self._compile_stages()
+        except BaseException:
+            for values, old in zip(watched, before, strict=True):
+                values.replace(old)
+            raise
+        for plateau, seen in plateaus:
+            plateau.load_state_dict(seen.state_dict())
+        self._counts[-1] = state_dict["t"]
+        for i, (name, kept) in enumerate(own.items()):
+            entry = state_dict["state"][name]
+            self._counts[i] = entry["step"]
+            for key, array in kept.items():
+                array[...] = entry[key]
 
+    @_alone("save")
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the :meth:`state_dict` to a safetensors file, whole or not at all.
 
@@ -473,8 +507,7 @@ class Optimizer(Engine):
         """
         from . import checkpoint  # noqa: PLC0415 - what few steps need waits until it is asked for
 
-        with self._exclusive("save"):
-            checkpoint.save(path, self._saved())
+        checkpoint.save(path, self._saved())
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Take over what :meth:`save` wrote, in an optimizer that was built alike.
@@ -497,16 +530,16 @@ class Optimizer(Engine):
             "wanted copy.deepcopy"
         )
 
+    @_alone("deepcopy")
     def __deepcopy__(self, memo: dict[int, Any]) -> Optimizer:
-        with self._exclusive("deepcopy"):
-            other = type(self).__new__(type(self))
-            memo[id(self)] = other
-            other.__setstate__(copy.deepcopy(self._picklable(), memo))
+        other = type(self).__new__(type(self))
+        memo[id(self)] = other
+        other.__setstate__(copy.deepcopy(self._picklable(), memo))
         return other
 
+    @_alone("pickling")
     def __getstate__(self) -> dict[str, Any]:
-        with self._exclusive("pickling"):
-            return self._picklable()
+        return self._picklable()
 
     def _picklable(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k not in (*BUILT, "_flatten", "_idle")}
@@ -525,9 +558,6 @@ class Optimizer(Engine):
             held.flatten if held.grouped else functools.partial(held.groups[0].flatten, "grads")
         )
 
-    def _exclusive(self, what: str) -> _Exclusive:
-        return _Exclusive(self, what)
-
     def _busy(self, what: str) -> RuntimeError:
         if self._swapped[0]:
             return RuntimeError(
@@ -535,23 +565,6 @@ class Optimizer(Engine):
                 "wanted it before or after"
             )
         return RuntimeError(f"{what}: this optimizer is at work in another thread")
-
-
-class _Exclusive:
-    """Holds an optimizer alone, or raises at once where another thread does."""
-
-    def __init__(self, optimizer: Optimizer, what: str) -> None:
-        self._optimizer = optimizer
-        self._what = what
-
-    def __enter__(self) -> None:
-        try:
-            self._optimizer._idle.pop()
-        except IndexError:
-            raise self._optimizer._busy(self._what) from None
-
-    def __exit__(self, *_: object) -> None:
-        self._optimizer._idle.append(None)
 
 
 def _count(n: int, noun: str) -> str:

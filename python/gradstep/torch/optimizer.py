@@ -130,7 +130,7 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
     def _start(self) -> None:
         self.report: Report | None = None
         self._averaged = False
-        self._idle = [None]  # one at a time takes it: list.pop is atomic
+        self._idle = [None]  # one at a time takes it, as in `gradstep.Optimizer`
 
     # ---- what a person reads ----
 
@@ -172,17 +172,25 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         self._check_parameters("averaged")
         kept = [(p, state["average"]) for p, state in self.state.items() if "average" in state]
         before = [param.detach().clone() for param, _ in kept]
+
+        def fill(values: Iterable[torch.Tensor]) -> None:
+            with torch.no_grad():
+                for (param, _), value in zip(kept, values, strict=True):
+                    param.copy_(value)
+
         self._averaged = True
         try:
-            with torch.no_grad():
-                for param, average in kept:
-                    param.copy_(average)
+            fill(average for _, average in kept)
             yield
         finally:
-            with torch.no_grad():
-                for (param, _), value in zip(kept, before, strict=True):
-                    param.copy_(value)
-            self._averaged = False
+            try:
+                try:
+                    fill(before)
+                except BaseException:  # Ctrl-C on the way out
+                    fill(before)
+                    raise
+            finally:
+                self._averaged = False
 
     def _check_parameters(self, what: str) -> None:
         if self._averaged:
@@ -239,7 +247,7 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         if only is not None:
             return self._update_alone(only)
         try:
-            self._idle.pop()
+            del self._idle[0]
         except IndexError:
             raise RuntimeError("step: this optimizer is at work in another thread") from None
         try:
