@@ -336,7 +336,10 @@ def test_an_interrupt_leaves_the_optimizer_free(interrupted, call):
     for delay in np.linspace(1e-4, 2e-3, 200):
         opt.step()
         live = clones(params)
-        interrupted(delay, calls)
+        try:
+            interrupted(delay, calls)
+        finally:
+            torch.set_grad_enabled(True)  # an interrupted no_grad() does not
         if call == "averaged":
             for param, old in zip(params, live, strict=True):
                 assert_same(param, old)
