@@ -512,7 +512,7 @@ def test_state_dict_is_a_copy():
     opt = gs.Adam(p)
     opt.step(quadratic(p))
     saved = opt.state_dict()
-    assert saved.keys() == {"rule", "t", "state", "groups", "stages", "storages"}
+    assert saved.keys() == {"rule", "t", "state", "groups", "stages", "storages", "sample"}
     assert saved["state"]["0"].keys() == {"step", "exp_avg", "exp_avg_sq"}
     before = copy.deepcopy(saved)
     opt.step(quadratic(p))
@@ -998,7 +998,7 @@ def test_the_base_class_is_no_rule():
         (lambda group: group.pop("lr"), "lr: got nothing"),
         (lambda group: group.popitem(), "frozen: got nothing"),
         (lambda group: group.clear(), "lr: got nothing"),
-        (lambda group: group.setdefault("speed", 1), "speed: got an unknown"),
+        (lambda group: group.setdefault("speed", 1), "speed: got a hyperparameter that Adam does not have"),
         (lambda group: group.update(lr=-1), "lr: got -1"),
         (lambda group: group.__ior__({"lr": -1}), "lr: got -1"),
     ],

@@ -57,15 +57,17 @@ PYTHON_ROOMS = [
     "schedules.looking",
     "schedules",
     "hyperparameters",
+    "rule",
     "runtime",
     "storages",
     "watched",
     "groups",
     "stages",
+    "report",
+    "turn",
+    "engine",
     "tensors",
     "parameters",
-    "report",
-    "engine",
     "saving",
     "checkpoint",
     "optimizer",
@@ -300,7 +302,7 @@ def test_rule_has_all_its_parts(rule):
     assert rule in gs.__all__
     made = getattr(gs, rule)
     assert issubclass(made, gs.Optimizer)
-    assert made.rule == made.__name__ == rule
+    assert made.rule.name == made.__name__ == rule
     assert rule in reference.RULES
     assert rule in OPTIONS
     for part in ["Args:", "State", "Source:", "Example:", "Where frameworks differ:"]:

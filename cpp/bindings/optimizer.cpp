@@ -2,6 +2,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <cstring>
 #include <memory>
 #include <utility>
 
@@ -58,6 +59,7 @@ public:
     static constexpr int64_t count_limit = 1 << 24;    // up to which every integer is a float
 
     int threads = 0;             // that a step uses; 0: as many as everybody
+    bool advances = true;        // the clock: whether a step is one of the optimizer
     bool looks = true;           // at what is kept where others can reach it, and at its counts
     int without_gradient = 0;    // how many parameters had none in the last step
 
@@ -69,15 +71,15 @@ public:
     // gradients and the first that was not finite, then one of sums for each group. averages: for
     // what a sample keeps of the gradients, float64, none or sample_elements.
     Plan(const std::string& rule, const py::list& tensors, py::array_t<int64_t> counts,
-         py::array_t<double> settings, py::array_t<double> controls, py::array_t<double> results,
+         py::array_t<int64_t> clock, py::array_t<double> settings, py::array_t<double> controls, py::array_t<double> results,
          py::array_t<double> averages, typename View::Source source = {})
-        : view_(std::move(source)), counts_(std::move(counts)), settings_(std::move(settings)),
+        : view_(std::move(source)), counts_(std::move(counts)), clock_(std::move(clock)), settings_(std::move(settings)),
           controls_(std::move(controls)), results_(std::move(results)),
           averages_(std::move(averages)), rule_(find_rule(rule)) {
         const Table& table = dispatch::current();
         const RuleInfo& info = table.rules[rule_];
         if (settings_.ndim() != 2 || settings_.shape(1) != info.hyper_count + 2 ||
-            counts_.size() != py::ssize_t(tensors.size()) + 1 || controls_.size() != 5 ||
+            counts_.size() != py::ssize_t(tensors.size()) || clock_.size() != 1 || controls_.size() != 5 ||
             results_.ndim() != 2 || results_.shape(0) != settings_.shape(0) + 1 ||
             results_.shape(1) != sum_count ||
             (averages_.size() != 0 && averages_.size() != pipeline::sample_blocks * block_elements))
@@ -165,21 +167,17 @@ public:
         }
         for (size_t i = 0; i < tensors_.size(); ++i)
             counts[i] += gradients_[i].data && !groups_[size_t(tensors_[i].group)].frozen;
-        ++counts[tensors_.size()];
+        if (advances) ++*clock_.mutable_data();
         for (size_t i = 0; i < own_.size(); ++i)
             *own_[i].step = float(std::min(counts[i], count_limit));
         return done;
     }
 
-    // Brings the counts in line with the `step` of each tensor's own dictionary, and the
-    // optimizer's with the largest. The first that is no count, or -1.
+    // Brings the counts in line with the `step` of each tensor's own dictionary. The first that is
+    // no count, or -1.
     int64_t read_counts() {
-        int64_t* counts = counts_.mutable_data();
-        counts[own_.size()] = 0;
-        for (size_t i = 0; i < own_.size(); ++i) {
+        for (size_t i = 0; i < own_.size(); ++i)
             if (!read_count(i)) return int64_t(i);
-            counts[own_.size()] = std::max(counts[own_.size()], counts[i]);
-        }
         return -1;
     }
 
@@ -227,7 +225,7 @@ private:
     const py::object step_name_ = interned("step");
     std::vector<py::object> params_, copies_, kept_;
     std::vector<Own> own_;    // empty, or one a tensor
-    py::array_t<int64_t> counts_;
+    py::array_t<int64_t> counts_, clock_;
     py::array_t<double> settings_, controls_, results_, averages_;
     int64_t blocks_ = 0;    // of all tensors
     int rule_;
@@ -459,6 +457,24 @@ void swap(const std::vector<std::pair<py::array, py::array>>& pairs, py::array_t
     turned = !turned;
 }
 
+// Copies each source into its target and turns the flag, in one call that no signal divides.
+void assign(const std::vector<std::pair<py::array, py::array>>& pairs, py::array_t<int64_t> flag) {
+    std::vector<std::pair<char*, const char*>> data;
+    std::vector<int64_t> sizes;
+    for (const auto& [target, source] : pairs) {
+        const ArrayView to(target.ptr()), from(source.ptr());
+        if (!to.writable() || !from.readable() || to.bytes() != from.bytes())
+            throw py::value_error("assign: a writable and a readable array of as many bytes");
+        data.emplace_back(to.data(), from.data());
+        sizes.push_back(to.bytes());
+    }
+    int64_t& turned = *flag.mutable_data();
+    py::gil_scoped_release unlocked;
+    for (size_t i = 0; i < data.size(); ++i)
+        std::memmove(data[i].first, data[i].second, size_t(sizes[i]));
+    turned = 1;
+}
+
 // arrays: for each tensor the float32 arrays to read and write; gradients: one each to read.
 void move(const std::vector<py::list>& arrays, const py::list& gradients) {
     std::vector<pipeline::Streams> tensors;
@@ -489,6 +505,7 @@ void bind_optimizer(py::module_& m) {
     auto bind = [](auto plan) {
         using P = typename decltype(plan)::type;
         plan.def_readwrite("threads", &P::threads)
+            .def_readwrite("advances", &P::advances)
             .def_readonly("without_gradient", &P::without_gradient)
             // Two, since arguments that are not given cost a small step 5%.
             .def(
@@ -500,21 +517,22 @@ void bind_optimizer(py::module_& m) {
         return plan;
     };
     bind(py::class_<Plan<ArrayView>>(m, "Plan"))
-        .def(py::init<const std::string&, const py::list&, py::array_t<int64_t>, Numbers, Numbers,
-                      Numbers, Numbers>(),
-             py::arg("rule"), py::arg("tensors"), py::arg("counts").noconvert(),
+        .def(py::init<const std::string&, const py::list&, py::array_t<int64_t>, py::array_t<int64_t>,
+                      Numbers, Numbers, Numbers, Numbers>(),
+             py::arg("rule"), py::arg("tensors"), py::arg("counts").noconvert(), py::arg("clock").noconvert(),
              py::arg("settings").noconvert(), py::arg("controls").noconvert(),
              py::arg("results").noconvert(), py::arg("averages").noconvert());
     bind(py::class_<Plan<TensorView>>(m, "TensorPlan"))
         .def(py::init([](const std::string& rule, const py::list& tensors,
-                         py::array_t<int64_t> counts, Numbers settings, Numbers controls,
-                         Numbers results, Numbers averages, const py::type& type) {
+                         py::array_t<int64_t> counts, py::array_t<int64_t> clock,
+                         Numbers settings, Numbers controls, Numbers results, Numbers averages,
+                         const py::type& type) {
                  return std::make_unique<Plan<TensorView>>(
-                     rule, tensors, std::move(counts), std::move(settings), std::move(controls),
-                     std::move(results), std::move(averages), TensorView::Source(type));
+                     rule, tensors, std::move(counts), std::move(clock), std::move(settings),
+                     std::move(controls), std::move(results), std::move(averages), TensorView::Source(type));
              }),
              py::arg("rule"), py::arg("tensors"), py::arg("counts").noconvert(),
-             py::arg("settings").noconvert(), py::arg("controls").noconvert(),
+             py::arg("clock").noconvert(), py::arg("settings").noconvert(), py::arg("controls").noconvert(),
              py::arg("results").noconvert(), py::arg("averages").noconvert(), py::arg("type"))
         .def_readwrite("looks", &Plan<TensorView>::looks)
         .def("read_counts", &Plan<TensorView>::read_counts)
@@ -530,6 +548,7 @@ void bind_optimizer(py::module_& m) {
         py::arg("tensors"), py::arg("type"));
     m.attr("sample_elements") = pipeline::sample_blocks * block_elements;
     m.def("swap", &swap, py::arg("pairs"), py::arg("flag").noconvert());
+    m.def("assign", &assign, py::arg("pairs"), py::arg("flag").noconvert());
     m.def("move", &move, py::arg("arrays"), py::arg("gradients"));
 }
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from . import schedules
+from . import optimizers, schedules
 from ._core import build as _build
 from .arrays import global_norm
 from .groups import Group
 from .optimizer import Optimizer
-from .optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
+from .optimizers import *  # noqa: F403 - the rules of the catalogue
 from .report import Report, Statistics
 from .runtime import (
     apply_environment,
@@ -23,14 +23,9 @@ from .storages import Shard, decode, split, unsplit
 
 __version__ = _build()["version"]
 
-__all__ = [
-    "SGD",
-    "Adagrad",
-    "Adam",
-    "AdamW",
+__all__ = [  # noqa: PLE0604 - and the rules' names
     "Group",
     "Optimizer",
-    "RMSprop",
     "Report",
     "Schedule",
     "Shard",
@@ -46,6 +41,7 @@ __all__ = [
     "show_config",
     "split",
     "unsplit",
+    *optimizers.__all__,
 ]
 
 apply_environment()

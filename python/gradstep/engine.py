@@ -1,51 +1,126 @@
-"""The engine of a step: hyperparameters and stages compiled into numbers, the plan, the report.
+"""The life of an optimizer behind both front doors: its turn, clock, stages, averages and step.
 
 It knows nothing of how parameters are given and named: what holds them does, see :class:`Held`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from . import _core
-from .hyperparameters import FLOAT32_MAX, FLOAT32_MIN, Drive, Rule, call, compile_group, number
-from .report import Report, Sums, statistics
+from .hyperparameters import FLOAT32_MAX, FLOAT32_MIN, STAGE_RANGES, Drive, Driven, call, number
+from .report import Report, Statistics, Sums, statistics
+from .rule import Rule
 from .stages import Stages, compile_stages
+from .turn import Turn
+from .watched import Changes, Watched
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ._core import Plan, TensorPlan
-    from .groups import Group
-    from .parameters import Row
+    from .storages import Storages
 
     Doubles = NDArray[np.float64]
+    Counts = NDArray[np.int64]
+
+ONE = 1.0  # by identity: a step with nothing special must find that out at no cost
+STATS: dict[bool | str, int] = {False: 0, True: 1, "sample": 2}  # as the core has it
+
+
+class Row:
+    """What a group was when it was last compiled, and what must be called at each step.
+
+    Args:
+        rule: the group's rule.
+        storages: how the rule's states are stored.
+        index: the group's position.
+        group: the hyperparameters by name.
+        single: whether it has parameters that are stepped in float32.
+    """
+
+    __slots__ = (
+        "driven", "fixed", "group", "index", "lr", "present", "rule", "single", "storages",
+        "version",
+    )  # fmt: skip
+
+    def __init__(
+        self, rule: Rule, storages: Storages, index: int, group: Watched, single: bool
+    ) -> None:
+        self.rule = rule
+        self.storages = storages
+        self.index = index
+        self.group = group
+        self.present = rule.present(group)  # the states that it was built with
+        self.fixed = {key: group[key] for key in rule.constant}
+        self.single = single
+        self.driven: list[Driven] = []
+        self.lr = 0.0
+        self.version = 0  # of the group, when it was compiled
+
+    def missing(self, prefix: str) -> list[str]:
+        """The states that its hyperparameters call for by now and that it was built without.
+
+        Raises:
+            ValueError: a hyperparameter that cannot be changed was changed.
+        """
+        group, missing = self.group, []
+        for state in self.rule.states:
+            value = group[state.option] if state.option else None
+            had = state.name in self.present
+            # A number that becomes 0 leaves its state alone; a switch decides for good.
+            if state.is_on(group) != had and isinstance(value, bool | np.bool_):
+                raise ValueError(
+                    f"{prefix}{state.option}: got {value!r}, but the group was built "
+                    f"{'with' if had else 'without'} {state.name}, wanted a value that keeps it so"
+                )
+            if state.is_on(group) and not had:
+                missing.append(state.name)
+        for key, value in self.fixed.items():
+            if group[key] != value:
+                raise ValueError(
+                    f"{prefix}{key}: got {group[key]!r}, but the states started from "
+                    f"{value!r}, wanted a new optimizer for another start"
+                )
+        return missing
 
 
 class Held(Protocol):
     """What an engine asks of whatever holds the parameters."""
 
-    rule: Rule
-    defaults: Mapping[str, Any]
-    averaging: bool
-
     @property
-    def rows(self) -> Sequence[Row[Any]]:
+    def rows(self) -> Sequence[Row]:
         """The groups."""
 
     def plan(
         self,
-        counts: NDArray[np.int64],
+        counts: Counts,
+        clock: Counts,
         settings: Doubles,
         controls: Doubles,
         results: Doubles,
         averages: Doubles,
     ) -> Plan | TensorPlan:
         """The core's plan of all arrays."""
+
+    def extend(self, row: Row, missing: Sequence[str]) -> None:
+        """Make states that a group was built without."""
+
+    @property
+    def averages_wait(self) -> bool:
+        """Whether there is an average that no step has moved yet."""
+
+    def start_averages(self) -> None:
+        """Put the parameters into such averages."""
+
+    def averages_begun(self) -> None:
+        """Note that a step has moved all averages."""
 
     def prefix(self, index: int) -> str:
         """What stands before a hyperparameter's name in an error."""
@@ -57,57 +132,228 @@ class Held(Protocol):
         """Raise for what the core refused, or return gradients that it takes."""
 
 
-STATS: dict[bool | str, int] = {False: 0, True: 1, "sample": 2}  # as the core has it
+class Exchange(Protocol):
+    """Other numbers in the place of the parameters, and back."""
 
+    def there(self) -> None:
+        """Bring the other numbers in."""
 
-def check_stats(stats: object) -> None:
-    """Raise TypeError or ValueError unless it is one of ``STATS``."""
-    if not isinstance(stats, bool | np.bool_) and stats != "sample":
-        raise TypeError(f"stats: got {stats!r}, wanted True, False or 'sample'")
-
-
-# What follows from the rest and is built anew when arrays come in.
-BUILT = ("_plan", "_settings", "_controls", "_results", "_driven", "_drive", "_clock")
+    def back(self) -> None:
+        """Bring the parameters back, to the bit; nothing where they are there."""
 
 
 class Engine:
-    """The step of what ``held`` holds; the base of optimizers.
+    """What an optimizer lives by, whatever arrays it steps.
 
     Args:
-        held: the parameters, in groups, with all arrays kept for them.
-        stages: what a step does besides the rule.
+        stages: what a step does besides the rule, by name, see :class:`Stages`.
         stats: what to measure in each step, one of ``STATS``.
-        counts: int64, the updates of each parameter and, last, of the optimizer. The core counts
-            with the step, so that no signal can come between.
+
+    Attributes:
+        turn: who is at work.
+        clock: int64, one element: the steps that were made. The core counts with the step, so that
+            no signal can come between.
+        stages: what a step does besides the rule; assign to its entries to change it.
+        averaging: whether there are averages.
+        sample: what a sample of the statistics keeps of the gradients.
+        changes: whether a group or a stage was changed.
+
+    Raises:
+        TypeError, ValueError: a stage or ``stats`` is refused.
     """
 
-    add_up: Callable[[Doubles], None] | None = None  # over processes, in place; None: one has all
-    _drive: Drive | None  # of what schedules give; None: nothing
-    _counts: NDArray[np.int64]
+    def __init__(self, stages: Mapping[str, Any], stats: bool | str) -> None:
+        if not isinstance(stats, bool | np.bool_) and stats != "sample":
+            raise TypeError(f"stats: got {stats!r}, wanted True, False or 'sample'")
+        self.stats = STATS[stats]
+        self.stages = Stages(stages)
+        self.averaging = stages["average"] is not None
+        compile_stages(self.stages, self.averaging, single=False)  # before arrays are made
+        self.clock: Counts = np.zeros(1, dtype=np.int64)
+        self.sample = np.zeros(_core.sample_elements if stats == "sample" else 0)
+        self._start()
 
-    def __init__(
-        self, held: Held, stages: Stages, stats: bool | str, counts: NDArray[np.int64]
-    ) -> None:
-        self._held = held
-        self._rows = held.rows
-        self._stages = stages
-        self._stats = STATS[stats]
-        self._counts = counts
-        self._prepare()
+    def _start(self) -> None:
+        self.turn = Turn()
+        self.changes = Changes()
+        self.stages.changes = self.changes
+        self._exchange: Exchange | None = None
 
-    def _refresh(self, k: int) -> None:
+    @property
+    def t(self) -> int:
+        """Steps made so far: the index that schedules get at the next one."""
+        return int(self.clock[0])
+
+    @property
+    def shows_averages(self) -> bool:
+        """Whether the parameters hold something else, within :meth:`averaged`."""
+        return self._exchange is not None
+
+    @contextlib.contextmanager
+    def averaged(self, begin: Callable[[], Exchange]) -> Iterator[None]:
+        """Have other numbers in the parameters for a ``with`` block.
+
+        Args:
+            begin: makes them.
+
+        Raises:
+            RuntimeError: a step or something else that needs the parameters goes on.
+        """
+        try:
+            del self.turn.free[0]
+        except IndexError:
+            raise self.turn.taken("averaged") from None
+        try:
+            exchange = begin()
+            self.turn.averaged = get_ident()
+            self._exchange = exchange
+            # What interrupts the way out finds a second try.
+            try:
+                exchange.there()
+                yield
+            finally:
+                try:
+                    exchange.back()
+                finally:
+                    exchange.back()
+        finally:
+            self._exchange, self.turn.averaged = None, 0
+            self.turn.free.append(None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = ("stats", "stages", "averaging", "clock", "sample")
+        return {key: self.__dict__[key] for key in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._start()
+
+
+class Compiled:
+    """An engine's step over the arrays that ``held`` holds: the core's numbers and its plan.
+
+    Args:
+        engine: the optimizer's.
+        held: the parameters, in groups, with all arrays kept for them.
+        counts: int64, the updates of each parameter; the core counts.
+
+    Attributes:
+        clock: the steps that the optimizer has made, as a memoryview of one number.
+        drive: what fills in the values that schedules give; None where there are none.
+        wants_norm: whether a stage asks for the norm of all gradients.
+        add_up: adds the statistics' sums over processes, in place; None: one has all.
+
+    Raises:
+        TypeError, ValueError: a hyperparameter is refused.
+    """
+
+    def __init__(self, engine: Engine, held: Held, counts: Counts) -> None:
+        self.engine = engine
+        self.held = held
+        self.rows = held.rows
+        self.counts = counts
+        self.add_up: Callable[[Doubles], None] | None = None
+        self.drive: Drive | None = None
+        widest = max((len(row.rule.hyper_names) for row in self.rows), default=1)
+        self.settings = np.zeros((len(self.rows), widest + 2))
+        self._controls = np.zeros(5)
+        self._results = np.zeros((1 + len(self.rows), len(Sums._fields)))
+        self.clock = engine.clock.data  # indexing it is faster than ndarray.item()
+        self._waits = held.averages_wait
+        self._stages_version = 0
+        for row in self.rows:
+            row.group.changes = engine.changes
+            row.version = 0
+        self.compile_changes()
+        self.plan = self._new_plan()
+
+    # ---- numbers ----
+
+    @property
+    def is_driven(self) -> bool:
+        """Whether a schedule or function gives a hyperparameter or a stage."""
+        return self.drive is not None or bool(self.driven_stages)
+
+    def refresh(self, k: int) -> None:
         """Bring what was changed since the last step, and step k's values, to the core."""
-        for row in self._rows:
-            if row.group.changed:
-                self._compile(row)
-                self._compile_drive()
-        if self._drive is not None:
-            self._drive(k)
-        if self._stages.changed:
+        if self.engine.changes.version != self._version:
+            self.compile_changes()
+        if self.drive is not None:
+            self.drive(k)
+
+    def compile_changes(self) -> None:
+        """Bring groups and stages that were changed to the core."""
+        version = self.engine.changes.version  # first: a change from here on is seen next time
+        changed = [row for row in self.rows if row.version != row.group.version]
+        for row in changed:
+            self._compile(row)
+        if changed or not self._stages_version:
+            driven = [(r.index, one.column, one) for r in self.rows for one in r.driven]
+            self.drive = Drive(self.settings, driven) if driven else None
+            alone = len(self.rows) == 1 and self.drive is None
+            self._lr = self.rows[0].lr if alone else None
+        if self._stages_version != self.engine.stages.version:
             self._compile_stages()
+        self._version = version
+
+    def _compile(self, row: Row) -> None:
+        """Bring a group into the core's settings."""
+        group, prefix = row.group, self.held.prefix(row.index)
+        version = group.version
+        numbers = row.rule.compile(prefix, group, row.single)
+        if missing := row.missing(prefix):
+            self.held.extend(row, missing)
+            self.plan = self._new_plan()
+        filled = [*numbers.hyper, numbers.sign, numbers.frozen]
+        self.settings[row.index, : len(filled)] = filled
+        for key, value in group.items():
+            if isinstance(value, list):
+                dict.__setitem__(group, key, tuple(value))  # a change within would go unnoticed
+        row.driven = numbers.driven
+        row.lr = numbers.hyper[row.rule.lr_column]
+        row.version = version
+
+    def _compile_stages(self) -> None:
+        """Bring the stages into the core's controls."""
+        stages, single = self.engine.stages, any(row.single for row in self.rows)
+        version = stages.version
+        values, self.driven_stages = compile_stages(stages, self.engine.averaging, single)
+        self._controls[:] = values
+        self._clips_norm = stages["clip_norm"] is not None
+        self._nonfinite: str = stages["nonfinite"]
+        self.wants_norm = self._clips_norm or self._nonfinite != "allow"
+        self._stages_version = version
+        self._decide()
+
+    def _decide(self) -> None:
+        """Whether a step has nothing to do but the rule, copies and averages."""
+        special = self.driven_stages or self.engine.stats or self.wants_norm or self._waits
+        self._plain = not special
+
+    def _new_plan(self) -> Plan | TensorPlan:
+        return self.held.plan(
+            self.counts,
+            self.engine.clock,
+            self.settings,
+            self._controls,
+            self._results,
+            self.engine.sample,
+        )
+
+    def look_at_averages(self) -> None:
+        """See anew whether averages have begun."""
+        self._waits = self.held.averages_wait
+        self._decide()
+
+    # ---- the step ----
 
     def run(
-        self, k: int, grads: list[Any], loss_scale: float = 1.0, norm: float | None = None
+        self,
+        k: int,
+        grads: list[Any],
+        loss_scale: Any = ONE,
+        zero_grads: Any = False,
+        norm: float | None = None,
     ) -> Report:
         """Step k with a gradient, or None, for each parameter.
 
@@ -115,41 +361,40 @@ class Engine:
             k: the index of the step, for which this was refreshed.
             grads: the gradients in the order of the parameters.
             loss_scale: what they are divided by.
+            zero_grads: whether to set them to 0.
             norm: of all gradients, those of other processes included, loss scale and all; None:
                 there are no others.
         """
-        if self._plain and loss_scale == 1:
-            while (refused := self._plan.step(grads)) != -1:
-                grads = self._held.explain(refused, grads, writable=False)
-            if self._drive is None and len(self._rows) == 1:
-                return Report(k + 1, self._rows[0].lr)
-            return Report(k + 1, self._rates())
-        return self._step(k, grads, loss_scale, False, norm)
+        if self._plain and loss_scale is ONE and zero_grads is False:
+            while (refused := self.plan.step(grads)) != -1:
+                grads = self.held.explain(refused, grads, writable=False)
+            return Report(k + 1, self.rates() if self._lr is None else self._lr)
+        return self._run_stages(k, grads, loss_scale, zero_grads, norm)
 
-    def _step(
-        self,
-        k: int,
-        grads: list[Any],
-        loss_scale: Any,
-        zero_grads: Any,
-        known_norm: float | None = None,
+    def rates(self) -> float | tuple[float, ...]:
+        """The rates of the step that was last refreshed."""
+        rates = tuple(
+            float(numbers[row.rule.lr_column])
+            for row, numbers in zip(self.rows, self.settings, strict=True)
+        )
+        return rates[0] if len(rates) == 1 else rates
+
+    def _run_stages(
+        self, k: int, grads: list[Any], loss_scale: Any, zero_grads: Any, known_norm: float | None
     ) -> Report:
-        """A step in which something is not as it is mostly."""
-        scale = number("loss_scale", "loss_scale", loss_scale, single=False)
-        if any(row.single for row in self._rows) and not FLOAT32_MIN < 1 / scale <= FLOAT32_MAX:
-            raise ValueError(
-                f"loss_scale: got {loss_scale!r}, whose inverse float32 cannot hold, wanted a "
-                "number between 3e-39 and 7e44"
-            )
+        """The general step: stages, statistics or a loss scale are in use."""
+        scale = self._checked_scale(loss_scale)
         if not isinstance(zero_grads, bool | np.bool_):
             raise TypeError(f"zero_grads: got {zero_grads!r}, wanted True or False")
         zero = bool(zero_grads)
-        for driven in self._driven:
+        for driven in self.driven_stages:
             self._controls[driven.column] = call(driven, k)
+        if self._waits:
+            self.held.start_averages()
         if known_norm is None:
             done = self._staged_step(grads, scale, zero)
             norm, first = self._results[0, :2].tolist()
-            culprit = self._held.arguments("grads")[int(first)] if done == -2 else ""
+            culprit = self.held.arguments("grads")[int(first)] if done == -2 else ""
         else:
             norm, culprit = known_norm / scale, "the gradients of all processes"
             done = self._step_with_norm(grads, scale, zero, norm)
@@ -158,20 +403,24 @@ class Engine:
                 f"{culprit}: got an element that is not finite, wanted finite gradients, as "
                 "nonfinite='raise' says"
             )
-        measured: dict[str, Any] = {}
-        if self._nonfinite != "allow":
-            measured["skipped"] = done == -2
-        if self._clipping or self._nonfinite != "allow":
-            measured["grad_norm"] = norm
-        if self._stats and done == -1:
-            if self.add_up is not None:
-                self.add_up(self._results[1:])
-            measured |= self._statistics(scale) | measured
-        return Report(k + (done == -1), self._rates(), measured)
+        if self._waits and done == -1:
+            self.held.averages_begun()
+            self.look_at_averages()
+        return Report(k + (done == -1), self.rates(), self._measured(done, norm, scale))
+
+    def _checked_scale(self, loss_scale: Any) -> float:
+        scale = number("loss_scale", STAGE_RANGES["loss_scale"], loss_scale, single=False)
+        if any(row.single for row in self.rows) and not FLOAT32_MIN < 1 / scale <= FLOAT32_MAX:
+            raise ValueError(
+                f"loss_scale: got {loss_scale!r}, whose inverse float32 cannot hold, wanted a "
+                "number between 3e-39 and 7e44"
+            )
+        return scale
 
     def _staged_step(self, grads: list[Any], scale: float, zero: bool) -> int:
-        while (done := self._plan.staged_step(grads, scale, zero, self._stats)) not in (-1, -2):
-            grads = self._held.explain(done, grads, writable=zero)
+        stats = self.engine.stats
+        while (done := self.plan.staged_step(grads, scale, zero, stats)) not in (-1, -2):
+            grads = self.held.explain(done, grads, writable=zero)
         return done
 
     def _step_with_norm(self, grads: list[Any], scale: float, zero: bool, norm: float) -> int:
@@ -189,94 +438,39 @@ class Engine:
         finally:
             self._controls[0], self._controls[3] = limit, checked
 
-    def _rates(self) -> float | tuple[float, ...]:
-        """The rates that the step used."""
-        rates: list[float] = self._settings[:, self._lr_column].tolist()
-        return rates[0] if len(rates) == 1 else tuple(rates)
+    # ---- the report ----
+
+    def _measured(self, done: int, norm: float, scale: float) -> dict[str, Any]:
+        """What the report of a step says besides its index and rates."""
+        measured: dict[str, Any] = {}
+        if self._nonfinite != "allow":
+            measured["skipped"] = done == -2
+        if self.wants_norm:
+            measured["grad_norm"] = norm
+        if self.engine.stats and done == -1:
+            if self.add_up is not None:
+                self.add_up(self._results[1:])
+            measured |= self._statistics(scale) | measured
+        return measured
 
     def _statistics(self, scale: float) -> dict[str, Any]:
         """What this step measured, of all groups together and of each."""
-        roles = {state.name: state.role for state in self._held.rule.states}
-        sampled = self._stats == STATS["sample"]  # there all have one, if only to be measured
-        momenta = [sampled or "momentum" in map(roles.get, row.present) for row in self._rows]
-        has_moment = "second_moment" in roles.values()
-        sums = [Sums(*row) for row in self._results[1:].tolist()]
-        groups = tuple(
-            statistics(
-                sums[i : i + 1],
-                math.sqrt(sums[i].raw) / scale,
-                momenta[i : i + 1],
-                has_moment,
-            )
-            for i in range(len(sums))
-        )
-        norm = math.sqrt(sum(row.raw for row in sums)) / scale
-        total = statistics(sums, norm, momenta, has_moment)
-        return {**total._asdict(), "groups": None if sampled else groups}
+        sampled = self.engine.stats == STATS["sample"]
+        parts = [
+            self._group_sums(row, sums, sampled)
+            for row, sums in zip(self.rows, self._results[1:].tolist(), strict=True)
+        ]
 
-    def _check_group(self, prefix: str, group: Mapping[str, Any]) -> None:
-        """What a rule demands of several hyperparameters together."""
+        def of(some: Sequence[tuple[Sums, bool, bool]]) -> Statistics:
+            norm = math.sqrt(sum(sums.raw for sums, _, _ in some)) / scale
+            return statistics(some, norm)
 
-    def _compile(self, row: Row[Any]) -> None:
-        """Bring a group that was changed into the core's settings."""
-        group, prefix = row.group, self._held.prefix(row.index)
-        group.changed = False  # first: what another thread assigns from here on is seen next time
-        try:
-            self._compile_checked(row, group, prefix)
-        except BaseException:
-            group.changed = True
-            raise
+        groups = None if sampled else tuple(of([part]) for part in parts)
+        return {**of(parts)._asdict(), "groups": groups}
 
-    def _compile_checked(self, row: Row[Any], group: Group, prefix: str) -> None:
-        values, driven = compile_group(
-            prefix, self._held.rule, self._held.defaults, group, row.single
-        )
-        self._check_group(prefix, group)
-        row.check_kept(self._held.rule, prefix)
-        self._settings[row.index] = values
-        for key, value in group.items():
-            if isinstance(value, list):
-                dict.__setitem__(group, key, tuple(value))  # a change within would go unnoticed
-        row.driven = driven
-        row.lr = values[self._lr_column]
-
-    def _compile_drive(self) -> None:
-        driven = [(row.index, one) for row in self._rows for one in row.driven]
-        self._drive = Drive(self._settings, driven) if driven else None
-
-    def _compile_stages(self) -> None:
-        """Bring stages that were changed into the core's controls."""
-        stages, single = self._stages, any(row.single for row in self._rows)
-        stages.changed = False  # first, as for a group
-        try:
-            values, self._driven = compile_stages(stages, self._held.averaging, single)
-        except BaseException:
-            stages.changed = True
-            raise
-        self._controls[:] = values
-        self._clipping = stages["clip_norm"] is not None
-        self._nonfinite: str = stages["nonfinite"]
-        special = self._driven or self._stats or self._clipping or self._nonfinite != "allow"
-        self._plain = not special
-
-    def _prepare(self) -> None:
-        """Build what the core needs for a step, anew whenever the arrays have changed."""
-        hyper_names = self._held.rule.hyper_names
-        self._settings = np.zeros((len(self._rows), len(hyper_names) + 2))
-        self._controls = np.zeros(5)
-        self._results = np.zeros((1 + len(self._rows), len(Sums._fields)))
-        self._lr_column = hyper_names.index("lr")
-        for row in self._rows:
-            self._compile(row)
-        self._compile_drive()
-        self._compile_stages()
-        # It spares a small step a fortieth: how NumPy gives a number.
-        self._clock = self._counts.data
-        sampled = self._stats == STATS["sample"]
-        self._plan = self._held.plan(
-            self._counts,
-            self._settings,
-            self._controls,
-            self._results,
-            np.zeros(_core.sample_elements if sampled else 0),
-        )
+    @staticmethod
+    def _group_sums(row: Row, sums: list[float], sampled: bool) -> tuple[Sums, bool, bool]:
+        """A group's sums, and whether it has a momentum and a second moment."""
+        roles = {state.role for state in row.rule.states if state.name in row.present}
+        # in a sample all have a momentum, if only to be measured
+        return Sums(*sums), sampled or "momentum" in roles, "second_moment" in roles

@@ -17,13 +17,17 @@ class Group(Watched):
 
     Attributes:
         name: the group's name, or None.
+        rule: the name of the rule that steps its parameters.
     """
 
-    __slots__ = ("_params", "keys_", "name")
+    __slots__ = ("_params", "keys_", "name", "rule")
 
-    def __init__(self, name: str | None, params: Any, values: Mapping[str, Any]) -> None:
+    def __init__(
+        self, name: str | None, params: Any, values: Mapping[str, Any], rule: str
+    ) -> None:
         super().__init__(values)
         self.name = name
+        self.rule = rule
         # None: one array; a list of names: a mapping; an int: a sequence of that length.
         self.keys_: list[str] | int | None
         self._params: Any
@@ -35,7 +39,7 @@ class Group(Watched):
             self.keys_, self._params = len(params), tuple(params)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Group, (self.name, self._params, dict(self))
+        return Group, (self.name, self._params, dict(self), self.rule)
 
     @property
     def params(self) -> Any:
@@ -119,14 +123,15 @@ class Groups(tuple[Group, ...]):
 
 
 def read_group(
-    where: str, argument: str, given: Mapping[str, Any], others: Sequence[Group]
+    where: str, argument: str, given: Mapping[str, Any], rule: str, others: Sequence[Group]
 ) -> tuple[Group, list[Shard]]:
-    """A group as a person gives it, checked but for its hyperparameters.
+    """A group as a person gives it, checked except for its hyperparameters.
 
     Args:
         where: what to call the group in an error.
         argument: what to call its parameters.
         given: ``params``, and if it wants ``name`` and hyperparameters.
+        rule: the name of its rule.
         others: the groups whose names are taken.
 
     Returns:
@@ -142,6 +147,16 @@ def read_group(
     name = values.pop("name", None)
     if name is not None and (not isinstance(name, str) or any(name == g.name for g in others)):
         raise ValueError(f"{where}['name']: got {name!r}, wanted a text that no other group has")
+    items, structure = _read_params(argument, params)
+    group = Group(name, structure, values, rule)
+    for label, item in zip(group.labels(), items, strict=True):
+        array = item.array if isinstance(item, Shard) else item
+        arrays.check(argument + label, array, writable=True)
+    return group, [item if isinstance(item, Shard) else Shard(item) for item in items]
+
+
+def _read_params(argument: str, params: Any) -> tuple[list[Any], Any]:
+    """A group's parameters as a list, and their arrays in the structure that was given."""
     if isinstance(params, Mapping):
         for key in params:
             if not isinstance(key, str):
@@ -167,7 +182,4 @@ def read_group(
     # Arrays are kept as they were given: a view would not show that one is resized or locked later.
     found = [item.array if isinstance(item, Shard) else item for item in items]
     structure = dict(zip(keys, found, strict=True)) if keys else found[0] if single else found
-    group = Group(name, structure, values)
-    for label, array in zip(group.labels(), found, strict=True):
-        arrays.check(argument + label, array, writable=True)
-    return group, [item if isinstance(item, Shard) else Shard(item) for item in items]
+    return items, structure

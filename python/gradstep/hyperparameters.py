@@ -1,13 +1,12 @@
-"""Hyperparameters: what each may be, and how a group's become the numbers of one step."""
+"""Hyperparameters: which numbers each may be, and those that a schedule or function gives."""
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from numbers import Real
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -17,50 +16,57 @@ from .schedules import Schedule
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-
-class Range(NamedTuple):
-    """The numbers a hyperparameter may be."""
-
-    wanted: str
-    holds: Callable[[float], bool]
-
-
-NON_NEGATIVE = Range("a finite number ≥ 0", lambda x: 0 <= x < math.inf)
-UNIT = Range("a number in [0, 1]", lambda x: 0 <= x <= 1)
-BELOW_ONE = Range("a number in [0, 1)", lambda x: 0 <= x < 1)
-POSITIVE = Range("a finite number > 0", lambda x: 0 < x < math.inf)
-
-RANGES: dict[str, Range] = {
-    "lr": NON_NEGATIVE,
-    "alpha": BELOW_ONE,
-    "betas": BELOW_ONE,
-    "dampening": UNIT,
-    "eps": NON_NEGATIVE,
-    "initial_accumulator_value": NON_NEGATIVE,
-    "lr_decay": NON_NEGATIVE,
-    "momentum": BELOW_ONE,
-    "weight_decay": NON_NEGATIVE,
-    # of a step's stages
-    "average": BELOW_ONE,
-    "clip_norm": POSITIVE,
-    "clip_value": POSITIVE,
-    "loss_scale": POSITIVE,
-}
+FLOAT64_MAX = float(np.finfo(np.float64).max)
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 FLOAT32_MIN = float(np.finfo(np.float32).smallest_subnormal)
+# What a sum that should end at 0 may miss it by: torch's LinearLR(end_factor=0) gives −1.9e-18.
+ROUNDING = 1e-12
 
-# These describe a state's first content, so they cannot change from step to step.
-CONSTANT = frozenset({"initial_accumulator_value"})
+
+class Range(NamedTuple):
+    """The numbers a hyperparameter may be: from the least to the most, in words."""
+
+    wanted: str
+    least: float
+    most: float
+    never_to_zero: bool = False  # whether what float32 rounds to 0 is refused
+
+
+NON_NEGATIVE = Range("a finite number ≥ 0", 0.0, FLOAT64_MAX)
+FINITE = Range("a finite number", -FLOAT64_MAX, FLOAT64_MAX)
+BELOW_ONE = Range("a number in [0, 1)", 0.0, math.nextafter(1.0, 0.0))
+POSITIVE = Range("a finite number > 0", math.nextafter(0.0, 1.0), FLOAT64_MAX)
+EPSILON = NON_NEGATIVE._replace(never_to_zero=True)
+
+# By what a hyperparameter is called. Where PyTorch's classes have it, the range is theirs.
+RANGES: dict[str, Range] = {
+    "lr": NON_NEGATIVE,
+    "alpha": NON_NEGATIVE,
+    "betas": BELOW_ONE,
+    "dampening": FINITE,
+    "eps": EPSILON,
+    "initial_accumulator_value": NON_NEGATIVE,
+    "lr_decay": NON_NEGATIVE,
+    "momentum": NON_NEGATIVE,
+    "weight_decay": NON_NEGATIVE,
+}
+STAGE_RANGES: dict[str, Range] = {
+    "average": BELOW_ONE,
+    "clip_norm": POSITIVE,
+    "clip_value": POSITIVE._replace(never_to_zero=True),
+    "loss_scale": POSITIVE,
+}
 
 
 class Driven(NamedTuple):
     """A hyperparameter that a schedule or callable gives."""
 
-    column: int
-    argument: str
+    column: int  # among the rule's numbers, or the stages'
+    argument: str  # what it is called in an error
     key: str
+    range: Range
     function: Callable[[int], float]
-    single: bool
+    single: bool  # whether it is rounded to float32
 
 
 def _shown(value: object) -> str:
@@ -70,29 +76,33 @@ def _shown(value: object) -> str:
         return "an integer of thousands of digits"
 
 
-def number(argument: str, key: str, value: object, single: bool) -> float:
-    """``value`` as a float within the range of hyperparameter ``key``, or raise.
+def number(argument: str, allowed: Range, value: object, single: bool) -> float:
+    """``value`` as a float within a range, or raise.
+
+    A number that is below 0 by no more than rounding is 0 where 0 is the least.
 
     Args:
         argument: what to call it in an error.
-        key: the hyperparameter.
+        allowed: the range.
         value: anything.
         single: whether a kernel will round it to float32: then it must not become infinite, nor
             ε or a limit nothing.
     """
-    wanted, holds = RANGES[key]
+    wanted = allowed.wanted
     if type(value) is not float and (isinstance(value, bool) or not isinstance(value, Real)):
         raise TypeError(f"{argument}: got {type(value).__name__}, wanted {wanted}")
     try:
         x = float(value)
     except OverflowError:  # an integer that no float can hold
         x = math.inf
-    if not holds(x):
+    if allowed.least == 0 and -ROUNDING < x < 0:
+        x = 0.0
+    if not allowed.least <= x <= allowed.most:
         raise ValueError(f"{argument}: got {_shown(value)}, wanted {wanted}")
-    if single and (x > FLOAT32_MAX or (key in ("eps", "clip_value") and 0 < x < FLOAT32_MIN)):
+    if single and (abs(x) > FLOAT32_MAX or (allowed.never_to_zero and 0 < x < FLOAT32_MIN)):
         raise ValueError(
-            f"{argument}: got {value}, which rounds to {'infinity' if x > 1 else '0'} in float32, "
-            f"wanted {wanted} that float32 can hold"
+            f"{argument}: got {value}, which rounds to {'infinity' if abs(x) > 1 else '0'} in "
+            f"float32, wanted {wanted} that float32 can hold"
         )
     return x
 
@@ -108,110 +118,11 @@ def whole(argument: str, value: object, limit: int) -> int:
     return int(value)
 
 
-def bounds(key: str, single: bool) -> tuple[float, float, float]:
-    """The least and the greatest number that :func:`number` takes, and the least above 0."""
-    _, holds = RANGES[key]
-    most = FLOAT32_MAX if single else np.finfo(np.float64).max
-    lower = next(x for x in (0.0, 5e-324) if holds(x))
-    upper = next(float(x) for x in (most, 1.0, math.nextafter(1.0, 0.0)) if holds(x))
-    return lower, upper, FLOAT32_MIN if single and key == "eps" else 0.0
-
-
-class Rule:
-    """One row of the compiled catalogue: a rule's hyperparameters and states, by name."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.hyper_names, states = _core.rules()[name]
-        self.states = tuple(State(*state) for state in states)
-        self.lengths = Counter(name.partition("[")[0] for name in self.hyper_names)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Rule, (self.name,)
-
-
-def is_on(value: object) -> bool:
-    """Whether a hyperparameter is anything but a plain 0: a function of the step is."""
-    return callable(value) or bool(value)
-
-
-class State(NamedTuple):
-    """A state of a rule: always there, or switched on by a hyperparameter."""
-
-    name: str
-    option: str | None
-    initial: str | None
-    role: str
-
-    def is_on(self, group: Mapping[str, Any]) -> bool:
-        """Whether a group with these hyperparameters has it: its option is not simply 0."""
-        if self.option is None:
-            return True
-        return is_on(group[self.option])
-
-
-def compile_group(
-    prefix: str,
-    rule: Rule,
-    defaults: Mapping[str, Any],
-    group: Mapping[str, Any],
-    single: bool,
-) -> tuple[list[float], list[Driven]]:
-    """Check a group and lay its hyperparameters out as the rule's kernels want them.
-
-    Args:
-        prefix: what to put before a hyperparameter's name in an error.
-        rule: the rule whose order of hyperparameters counts.
-        defaults: the hyperparameters the group must have.
-        group: the hyperparameters, and ``maximize`` and ``frozen``.
-        single: whether any of the group's parameters is stepped in float32.
-
-    Returns:
-        The row of numbers (the rule's, then the gradient factor, then frozen), and what must be
-        called to fill in the rest.
-
-    Raises:
-        TypeError, ValueError: a hyperparameter is missing, unknown, of a wrong type or range.
-    """
-    for key in group:
-        if key not in defaults:
-            raise TypeError(
-                f"{prefix}{key}: got an unknown hyperparameter, wanted one of "
-                + ", ".join(defaults)
-            )
-    for key, default in defaults.items():
-        if key not in group:
-            raise ValueError(f"{prefix}{key}: got nothing, wanted a value such as {default!r}")
-        if key not in RANGES and not isinstance(group[key], bool | np.bool_):
-            raise TypeError(f"{prefix}{key}: got {group[key]!r}, wanted True or False")
-
-    row: list[float] = []
-    driven: list[Driven] = []
-    for column, name in enumerate(rule.hyper_names):
-        key, _, index = name.partition("[")
-        value = group[key]
-        argument = prefix + name
-        if index:
-            length = rule.lengths[key]
-            if not isinstance(value, tuple | list) or len(value) != length:
-                raise TypeError(
-                    f"{prefix}{key}: got {value!r}, wanted {length} numbers or "
-                    "schedules, as a tuple"
-                )
-            value = value[int(index[:-1])]
-        if key not in RANGES:
-            row.append(float(value))
-        elif callable(value):
-            if key in CONSTANT:
-                raise TypeError(
-                    f"{argument}: got a function of the step, wanted {RANGES[key].wanted}"
-                )
-            check_takes_step(argument, value)
-            row.append(math.nan)
-            driven.append(Driven(column, argument, key, value, single))
-        else:
-            row.append(number(argument, key, value, single))
-    return [*row, -1.0 if group["maximize"] else 1.0, float(group["frozen"])], driven
+def bounds(allowed: Range, single: bool) -> tuple[float, float, float]:
+    """The least and the greatest number that :func:`number` takes as it is, and the least above 0."""
+    most = min(allowed.most, FLOAT32_MAX) if single else allowed.most
+    least = max(allowed.least, -FLOAT32_MAX) if single else allowed.least
+    return least, most, FLOAT32_MIN if single and allowed.never_to_zero else 0.0
 
 
 def check_takes_step(argument: str, function: Callable[[int], float]) -> None:
@@ -231,7 +142,7 @@ def check_takes_step(argument: str, function: Callable[[int], float]) -> None:
 
 def call(driven: Driven, k: int) -> float:
     """The value of a driven hyperparameter at step index ``k``, checked."""
-    _, argument, key, function, single = driven
+    argument, function = driven.argument, driven.function
     try:
         value = function(k)
     except (TypeError, ValueError) as error:
@@ -239,7 +150,7 @@ def call(driven: Driven, k: int) -> float:
             raise  # it is the caller's own
         raise type(error)(f"{argument}: {error} (from {function!r})") from None
     try:
-        return number(argument, key, value, single)
+        return number(argument, driven.range, value, driven.single)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{error} (from {function!r} at step {k})") from None
 
@@ -251,28 +162,29 @@ class Drive:
 
     Args:
         settings: float64, a row for each group.
-        driven: the row and what drives it, for each.
+        driven: the row and the column of a value, and what drives it, for each.
     """
 
-    def __init__(self, settings: NDArray[np.float64], driven: Iterable[tuple[int, Driven]]) -> None:
+    def __init__(
+        self, settings: NDArray[np.float64], driven: Iterable[tuple[int, int, Driven]]
+    ) -> None:
         self._settings = settings
-        self._schedules: list[Driven] = []
-        self._functions: list[tuple[int, Driven]] = []
+        self._schedules: list[tuple[int, int, Driven]] = []
+        self._functions: list[tuple[int, int, Driven]] = []
         entries = []
-        for row, one in driven:
+        for row, column, one in driven:
             if isinstance(one.function, Schedule):
-                index = row * settings.shape[1] + one.column
-                entries.append((one.function, index, *bounds(one.key, one.single)))
-                self._schedules.append(one)
+                index = row * settings.shape[1] + column
+                entries.append((one.function, index, *bounds(one.range, one.single)))
+                self._schedules.append((row, column, one))
             else:
-                self._functions.append((row, one))
+                self._functions.append((row, column, one))
         self._compiled = _core.Drive(settings, entries)
 
     def __call__(self, k: int) -> None:
         """The values at step index ``k``; raises as :func:`call` does."""
-        if (refused := self._compiled(k)) != -1:
-            one = self._schedules[refused]
-            call(one, k)
-            raise RuntimeError(f"{one.argument}: refused by the core, not by the checks: a defect")
-        for row, one in self._functions:
-            self._settings[row, one.column] = call(one, k)
+        called = self._functions
+        if self._compiled(k) != -1:  # one is refused, or is 0 but for rounding
+            called = self._schedules + called
+        for row, column, one in called:
+            self._settings[row, column] = call(one, k)

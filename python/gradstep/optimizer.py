@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, TypeVar, cast
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 import numpy as np
 
-from . import _core
-from .engine import BUILT, Engine, check_stats
+from .engine import ONE, Compiled, Engine, Exchange
 from .groups import Groups
-from .hyperparameters import Rule
+from .hyperparameters import Range
 from .parameters import Parameters, by_group
 from .report import Report
-from .saving import check_kind, check_state_dict, keep_plateaus
-from .stages import Stages, compile_stages
-from .storages import Shard, Storages
-from .tensors import byte_count, check_params, to_swap
+from .rule import Rule
+from .saving import Loading, check_kind
+from .stages import Stages
+from .storages import Shard, StorageOptions, named
+from .tensors import Swap, byte_count, check_params
+from .turn import alone
 
 if TYPE_CHECKING:
     import os
 
+    from numpy.typing import NDArray
+
     from .arrays import Array
     from .storages import Allocate
+
+    Counts = NDArray[np.int64]
 
     Param = Array | Shard
     Params = Param | Sequence[Param] | Mapping[str, Param] | Sequence[Mapping[str, Any]]
@@ -48,37 +53,7 @@ if TYPE_CHECKING:
         stats: bool | str
 
 
-M = TypeVar("M", bound=Callable[..., Any])
-
-_ONE = 1.0  # by identity: a step with nothing special must find that out at no cost
-
-
-def _alone(what: str) -> Callable[[M], M]:
-    """A method that has the optimizer to itself, and raises at once where another thread does.
-
-    Who deletes the only item of `_idle` has it. That is atomic, cheaper than a lock, and no signal
-    is handled between it and the `try`; a context manager written in Python can be interrupted
-    where its `__exit__` begins, and would never give the optimizer back.
-    """
-
-    def decorate(method: M) -> M:
-        @functools.wraps(method)
-        def alone(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
-            try:
-                del self._idle[0]
-            except IndexError:
-                raise self._busy(what) from None
-            try:
-                return method(self, *args, **kwargs)
-            finally:
-                self._idle.append(None)
-
-        return cast("M", alone)
-
-    return decorate
-
-
-class Optimizer(Engine):
+class Optimizer:
     """The base of all rules: groups, states, stages, the step and its report.
 
     Args:
@@ -143,8 +118,17 @@ class Optimizer(Engine):
         [0.9999 1.     0.9999 1.    ]
     """
 
-    rule: ClassVar[str]
-    _held: Parameters
+    rule: ClassVar[Rule]
+    _ranges: ClassVar[Mapping[str, Range]] = {}  # of hyperparameters that this rule alone has
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "rule" in vars(cls):
+            cls.rule.complete(cls, cls._ranges, cls._check)
+
+    @staticmethod
+    def _check(prefix: str, group: Mapping[str, Any], storages: Mapping[str, str]) -> None:
+        """What a rule demands of several hyperparameters together, see :meth:`Rule.check`."""
 
     def __init__(
         self,
@@ -171,7 +155,6 @@ class Optimizer(Engine):
                 f"{type(self).__name__}: got the unknown argument {name!r}, wanted one of "
                 + ", ".join([*defaults, *(Optimizer.__init__.__kwdefaults__ or ())])
             )
-        check_stats(stats)
         if allocate is not None and not callable(allocate):
             raise TypeError(f"allocate: got {type(allocate).__name__}, wanted a callable")
         stages = {
@@ -181,50 +164,57 @@ class Optimizer(Engine):
             "nonfinite": nonfinite,
             "seed": seed,
         }
-        staged = Stages(stages)
-        compile_stages(staged, average is not None, single=False)  # before arrays are made
-        rule = Rule(self.rule)
+        self._engine = Engine(stages, stats)
         grouped = (
             isinstance(params, list | tuple)
             and bool(params)
             and all(isinstance(item, Mapping) for item in params)
         )
-        held = Parameters(
-            rule,
+        given: Any = params if grouped else [{"params": params}]
+        copies = copy_to if grouped else [copy_to]
+        if grouped and copy_to is not None:
+            by_group("copy_to", copy_to, len(given), "arrays")
+        none = Parameters(
+            self.rule,
             {**defaults, "frozen": False},
-            Storages(rule, states, rounding, split),
+            StorageOptions(states, rounding, split),
             allocate,
             averaging=average is not None,
             copying=copy_to is not None,
             grouped=grouped,
         )
-        # RMSprop looks there for its storages.
-        self._held = held
-        self._idle = [None]  # one at a time takes it, see `_alone`
-        # Whether the averages are in the parameters; the core turns it with them.
-        self._swapped = np.zeros(1, dtype=np.int64)
-        given: Any = params if grouped else [{"params": params}]
-        copies = copy_to if grouped else [copy_to]
-        if grouped and copy_to is not None:
-            by_group("copy_to", copy_to, len(given), "arrays")
-        held.add(given, copies, self._check_group)
-        counts = np.zeros(len(held.tensors) + 1, dtype=np.int64)
-        super().__init__(held, staged, stats, counts)
+        held = none.added(given, copies)
+        self._take(held, np.zeros(len(held.tensors), dtype=np.int64))
+
+    def _take(self, held: Parameters, counts: Counts) -> None:
+        """Step these parameters from now on."""
+        self._turn = self._engine.turn
+        compiled = Compiled(self._engine, held, counts)
+        # A call within a call costs a small step a fortieth.
+        flatten: Callable[[Any], list[Any]] = (
+            held.flatten if held.grouped else functools.partial(held.groups[0].flatten, "grads")
+        )
+        self._compiled, self._flatten = compiled, flatten
 
     # ---- what a person reads ----
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name[0] != "_" and "_held" in self.__dict__:  # where nothing reads it
+        if name[0] != "_" and "_compiled" in self.__dict__:  # a plain attribute would be ignored
             if name in self._held.defaults:
                 raise AttributeError(f"{name}: got {value!r}, wanted it at groups[0][{name!r}]")
-            if name in self._stages:
+            if name in self._engine.stages:
                 raise AttributeError(f"{name}: got {value!r}, wanted it at stages[{name!r}]")
         super().__setattr__(name, value)
 
     @property
+    def _held(self) -> Parameters:
+        held: Parameters = self._compiled.held  # type: ignore[assignment]
+        return held
+
+    @property
     def t(self) -> int:
         """Updates applied so far: the index that schedules get at the next step."""
-        return self._counts.item(-1)
+        return self._engine.t
 
     @property
     def groups(self) -> Groups:
@@ -238,7 +228,7 @@ class Optimizer(Engine):
         ``clip_norm``, ``clip_value``, ``average`` (the decay), ``nonfinite`` and ``seed``.
         Averages cannot be switched on or off: their arrays are there from the start or not at all.
         """
-        return self._stages
+        return self._engine.stages
 
     @property
     def state(self) -> dict[str, dict[str, Any]]:
@@ -247,95 +237,114 @@ class Optimizer(Engine):
         Those are the rule's states as they are stored, ``low`` of a split parameter, and
         ``average``.
         """
+        compiled = self._compiled  # once: another thread may add a group
         # Views, which cannot be resized: the core keeps the arrays' addresses.
         return {
             name: {"step": int(count), **{key: array.view() for key, array in own.items()}}
-            for (name, own), count in zip(self._own().items(), self._counts[:-1], strict=True)
+            for (name, own), count in zip(
+                self._own(compiled).items(), compiled.counts, strict=True
+            )
         }
 
-    def _own(self) -> dict[str, dict[str, Array]]:
-        own = self._held.own()
-        if self._swapped[0]:  # the averages are where the parameters were
+    def _own(self, compiled: Compiled) -> dict[str, dict[str, Array]]:
+        held: Parameters = compiled.held  # type: ignore[assignment]
+        own = held.own()
+        if self._engine.shows_averages:  # they are where the parameters were
             for kept in own.values():
-                kept.pop("average")
+                kept.pop("average", None)
         return own
 
     @property
     def average(self) -> Any:
         """The running means in the structure of ``params``, live; None without ``average``.
 
-        They are of what the step computes in: float64 for float64 parameters, else float32.
+        They are of what the step computes in: float64 for float64 parameters, else float32. The
+        first is the parameter as the first step finds it; each step that is not skipped moves
+        every average, also those of parameters that it leaves alone.
 
         Raises:
             RuntimeError: within :meth:`averaged`, where the parameters hold them.
         """
-        if not self._held.averaging:
+        if not self._engine.averaging:
             return None
-        if self._swapped[0]:
+        if self._engine.shows_averages:
             raise RuntimeError(
                 "average: read within averaged(), where the parameters hold the averages"
             )
-        return self._held.rebuild([kept["average"] for kept in self.state.values()])
+        held = self._held
+        return held.rebuild([kept["average"].view() for kept in held.own().values()])
 
     @property
     def copies(self) -> Any:
         """The arrays of ``copy_to`` in the structure of ``params``; None without."""
-        if not self._held.copying:
-            return None
-        return self._held.rebuild([tensor.copy for tensor in self._held.tensors])
+        held = self._held
+        return held.rebuild([tensor.copy for tensor in held.tensors]) if held.copying else None
 
-    @contextlib.contextmanager
-    def averaged(self) -> Iterator[None]:
+    @alone("fill_copies")
+    def fill_copies(self) -> None:
+        """Bring the arrays of ``copy_to`` in line with the parameters.
+
+        For parameters that you have written to yourself: a step fills the copies of what it
+        updates, and loading a state dict fills all of them.
+
+        Raises:
+            RuntimeError: without ``copy_to``; or this optimizer is stepping in another thread.
+
+        Example:
+            >>> import numpy as np, gradstep as gs
+            >>> w, half = np.zeros(2, np.float32), np.zeros(2, np.float16)
+            >>> opt = gs.SGD(w, copy_to=half)
+            >>> w[:] = 0.5  # loaded from somewhere
+            >>> opt.fill_copies()
+            >>> half
+            array([0.5, 0.5], dtype=float16)
+        """
+        if not self._held.copying:
+            raise RuntimeError(
+                "fill_copies: got an optimizer without copies, wanted one with copy_to"
+            )
+        self._held.fill_copies()
+
+    def averaged(self) -> AbstractContextManager[None]:
         """Have the averages in the parameters, rounded to their dtype, for a ``with`` block.
 
-        At its end, also by an exception, each parameter is again what it was, to the bit. Within
-        it the parameters are to be read: what is written to them is not kept apart.
+        In the arrays of ``copy_to``, too. At its end, also by an exception, all of them are again
+        what they were, to the bit. Within it they are to be read: what is written to them is not
+        kept apart.
 
         Raises:
             RuntimeError: without averages; or, within the block, for a step, saving or whatever
                 else needs the parameters.
         """
-        if not self._held.averaging:
+        if not self._engine.averaging:
             raise RuntimeError(
                 f"averaged: got {type(self).__name__} without averages, wanted one that was built "
                 "with average=0.999 or another decay"
             )
-        try:
-            del self._idle[0]
-        except IndexError:
-            raise self._busy("averaged") from None
-        try:
-            check_params(self._held.arguments("params"), self._held.tensors)
-            pairs = [to_swap(tensor) for tensor in self._held.tensors]
-            # One compiled call: no signal comes between. What interrupts the way out finds a
-            # second try.
-            try:
-                _core.swap(pairs, self._swapped)
-                yield
-            finally:
-                try:
-                    if self._swapped[0]:
-                        _core.swap(pairs, self._swapped)
-                finally:
-                    if self._swapped[0]:
-                        _core.swap(pairs, self._swapped)
-        finally:
-            self._idle.append(None)
+        return self._engine.averaged(self._exchange)
+
+    def _exchange(self) -> Exchange:
+        held = self._held
+        check_params(held.arguments("params"), held.tensors)
+        return Swap(held.tensors)
 
     def __repr__(self) -> str:
-        tensors, storages = self._held.tensors, self._held.storages
+        held, tensors = self._held, self._held.tensors
         counts = f"{_count(len(tensors), 'parameter')}, " + _count(
             sum(tensor.param.size for tensor in tensors), "element"
         )
         asked = [
-            f"{name}={storages.states[name]}"
-            for name in self._held.present()
-            if name in storages.states
-        ] + ["split"] * storages.split
+            f"{name}={use.storages.states[name]}"
+            for use in held.uses()
+            for name in use.present
+            if name in use.storages.states
+        ]
+        asked = [*dict.fromkeys(asked)] + ["split"] * held.options.split
         kept = f"states {byte_count(tensors):,} bytes" + (f" ({', '.join(asked)})" if asked else "")
         lines = [f"{type(self).__name__}(t={self.t}, {counts}, {kept})"]
-        for i, group in enumerate(self._held.groups):
+        for i, group in enumerate(held.groups):
             label = f"group {i}" + (f" {group.name!r}" if group.name is not None else "")
+            label += f" by {group.rule}" if group.rule != self.rule.name else ""
             values = ", ".join(f"{key}={value!r}" for key, value in group.items())
             lines.append(f"  {label}: {values}")
         return "\n".join(lines)
@@ -343,7 +352,7 @@ class Optimizer(Engine):
     # ---- the step ----
 
     # Keyword-only arguments would cost a small step 4%.
-    def step(self, grads: Grads, loss_scale: float = _ONE, zero_grads: bool = False) -> Report:
+    def step(self, grads: Grads, loss_scale: float = ONE, zero_grads: bool = False) -> Report:
         """Update every parameter in place.
 
         Args:
@@ -366,37 +375,38 @@ class Optimizer(Engine):
             RuntimeError: this optimizer is stepping in another thread at this moment.
         """
         try:
-            del self._idle[0]
+            del self._turn.free[0]
         except IndexError:
-            raise self._busy("step") from None
+            raise self._turn.taken("step") from None
         try:
-            k = self._clock[-1]
-            self._refresh(k)
-            flat = self._flatten(grads)
-            if self._plain and loss_scale is _ONE and zero_grads is False:
-                while (refused := self._plan.step(flat)) != -1:
-                    flat = self._held.explain(refused, flat, writable=False)
-                if self._drive is None and len(self._rows) == 1:
-                    return Report(k + 1, self._rows[0].lr)
-                return Report(k + 1, self._rates())
-            return self._step(k, flat, loss_scale, zero_grads)
+            compiled = self._compiled
+            k = compiled.clock[0]
+            compiled.refresh(k)
+            return compiled.run(k, self._flatten(grads), loss_scale, zero_grads)
         finally:
-            self._idle.append(None)
+            self._turn.free.append(None)
 
     # ---- groups ----
 
-    @_alone("add_group")
+    @alone("add_group")
     def add_group(self, group: Mapping[str, Any], copy_to: Any = None) -> None:
         """Add a group of parameters, a mapping as in the constructor.
 
         From then on ``step`` takes a list with each group's gradients.
 
         Args:
-            group: ``params``, and if it wants ``name``, ``frozen`` and hyperparameters.
+            group: ``params``, and if it wants ``name``, ``rule``, ``frozen`` and hyperparameters.
             copy_to: arrays in the structure of its ``params``, where the constructor got such.
 
         Raises:
             TypeError, ValueError: as the constructor; nothing is added then.
+
+        Example:
+            >>> import numpy as np, gradstep as gs
+            >>> opt = gs.AdamW(np.zeros(2))
+            >>> opt.add_group({"params": np.zeros(3), "lr": 0.1})
+            >>> opt.step([np.ones(2), np.ones(3)])
+            Report(t=1, lr=(0.001, 0.1))
         """
         check_kind("group", group, Mapping)
         held = self._held
@@ -406,92 +416,66 @@ class Optimizer(Engine):
                 f"{'with' if held.copying else 'without'} copies, wanted "
                 + ("arrays in the structure of the group's params" if held.copying else "None")
             )
-        before = {key: self.__dict__[key] for key in (*BUILT, "_flatten", "_counts")}
-        rows, tensors, grouped = len(held.rows), len(held.tensors), held.grouped
-        held.grouped = True
-        try:
-            held.add([group], [copy_to], self._check_group)
-            fresh = np.zeros(len(held.tensors) - tensors, dtype=np.int64)
-            self._counts = np.insert(self._counts, -1, fresh)
-            self._prepare()
-        except BaseException:
-            held.grouped = grouped
-            del held.rows[rows:], held.tensors[tensors:]
-            self.__dict__.update(before)
-            for values in (*held.groups, self._stages):
-                values.changed = True  # they may be compiled into what is thrown away
-            raise
+        more = held.added([group], [copy_to])
+        fresh = np.zeros(len(more.tensors) - len(held.tensors), dtype=np.int64)
+        self._take(more, np.concatenate([self._compiled.counts, fresh]))
 
     # ---- saving and loading ----
 
-    @_alone("state_dict")
+    @alone("state_dict")
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on beside the parameters, as copies.
+        """Everything that the next step depends on besides the parameters, as copies.
 
         Returns:
             ``rule``; ``t``; ``state``: for each parameter's name its ``step`` and arrays;
-            ``groups``: each group's hyperparameters, its ``name`` and the names of its ``params``;
-            ``stages``; ``storages``: of each state by name, and ``split``.
+            ``groups``: each group's hyperparameters, its ``name``, its ``rule`` and the names of
+            its ``params``; ``stages``; ``storages``: of each state by name, and ``split``;
+            ``sample``: what ``stats="sample"`` keeps of the gradients.
         """
         saved = self._saved()
         for entry in saved["state"].values():
             entry.update({k: v.copy() for k, v in entry.items() if k != "step"})
+        saved["sample"] = saved["sample"].copy()
         return saved
 
     def _saved(self) -> dict[str, Any]:
         """The state dict, its arrays live."""
+        held = self._held
         return {
-            "rule": self.rule,
+            "rule": self.rule.name,
             "t": self.t,
             "state": self.state,
             "groups": [
                 # copies: a Plateau goes on observing
-                {**copy.deepcopy(dict(group)), "name": group.name, "params": group.names()}
-                for group in self._held.groups
+                {
+                    **copy.deepcopy(dict(group)),
+                    "name": group.name,
+                    "rule": group.rule,
+                    "params": group.names(),
+                }
+                for group in held.groups
             ],
-            "stages": copy.deepcopy(dict(self._stages)),
-            "storages": self._held.stored(),
+            "stages": copy.deepcopy(dict(self.stages)),
+            "storages": named(held.uses()),
+            "sample": self._engine.sample,
         }
 
-    @_alone("load_state_dict")
+    @alone("load_state_dict")
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over a :meth:`state_dict`; its arrays are copied, hyperparameters included.
 
         What was given to the constructor is replaced: to go on at another rate, assign it
         afterwards. A ``Plateau`` that stands where an equal one was saved takes over what that
-        has seen, so that your reference to it stays the one in use.
+        has seen, so that your reference to it stays the one in use. The arrays of ``copy_to`` are
+        filled with the parameters as they are now. An interrupt leaves everything as it was, or
+        everything loaded.
 
         Raises:
             TypeError, ValueError: it does not fit this optimizer; nothing is changed then.
         """
-        own = self._own()
-        groups = check_state_dict(
-            state_dict, self.rule, self._held.stored(), self._held.groups, own
-        )
-        watched = [*self._held.groups, self._stages]
-        before = [dict(values) for values in watched]
-        loaded, plateaus = keep_plateaus(before, [*groups, state_dict["stages"]])
-        try:
-            for values, new in zip(watched, loaded, strict=True):
-                values.replace(new)
-            for row in self._rows:
-                self._compile(row)
-            self._compile_drive()
-            self._compile_stages()
-        except BaseException:
-            for values, old in zip(watched, before, strict=True):
-                values.replace(old)
-            raise
-        for plateau, seen in plateaus:
-            plateau.load_state_dict(seen.state_dict())
-        self._counts[-1] = state_dict["t"]
-        for i, (name, kept) in enumerate(own.items()):
-            entry = state_dict["state"][name]
-            self._counts[i] = entry["step"]
-            for key, array in kept.items():
-                array[...] = entry[key]
+        Loading(self._engine, self._compiled, self._held, self.rule.name, state_dict)()
 
-    @_alone("save")
+    @alone("save")
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the :meth:`state_dict` to a safetensors file, whole or not at all.
 
@@ -530,41 +514,29 @@ class Optimizer(Engine):
             "wanted copy.deepcopy"
         )
 
-    @_alone("deepcopy")
+    @alone("deepcopy")
     def __deepcopy__(self, memo: dict[int, Any]) -> Optimizer:
         other = type(self).__new__(type(self))
         memo[id(self)] = other
         other.__setstate__(copy.deepcopy(self._picklable(), memo))
         return other
 
-    @_alone("pickling")
+    @alone("pickling")
     def __getstate__(self) -> dict[str, Any]:
         return self._picklable()
 
     def _picklable(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in (*BUILT, "_flatten", "_idle")}
+        own = {key: value for key, value in self.__dict__.items() if key not in _BUILT}
+        return {**own, "_parts": (self._held, self._compiled.counts)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._idle = [None]
-        check_params(self._held.arguments("params"), self._held.tensors)
-        self._prepare()
+        held, counts = self.__dict__.pop("_parts")
+        check_params(held.arguments("params"), held.tensors)
+        self._take(held, counts)
 
-    def _prepare(self) -> None:
-        super()._prepare()
-        held = self._held
-        # A call within a call costs a small step a fortieth.
-        self._flatten: Callable[[Any], list[Any]] = (
-            held.flatten if held.grouped else functools.partial(held.groups[0].flatten, "grads")
-        )
 
-    def _busy(self, what: str) -> RuntimeError:
-        if self._swapped[0]:
-            return RuntimeError(
-                f"{what}: asked for within averaged(), where the parameters hold the averages; "
-                "wanted it before or after"
-            )
-        return RuntimeError(f"{what}: this optimizer is at work in another thread")
+_BUILT = ("_compiled", "_flatten", "_turn")  # what follows from the rest
 
 
 def _count(n: int, noun: str) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from . import _core
-from .hyperparameters import is_on
 from .optimizer import Optimizer
+from .rule import RULES, Rule, is_on
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -47,7 +47,7 @@ class SGD(Optimizer):
         array([0.5, 0.5, 0.5], dtype=float32)
     """
 
-    rule = "SGD"
+    rule = Rule("SGD")
 
     def __init__(
         self,
@@ -74,7 +74,9 @@ class SGD(Optimizer):
             **shared,
         )
 
-    def _check_group(self, prefix: str, group: Mapping[str, Any]) -> None:
+    @staticmethod
+    def _check(prefix: str, group: Mapping[str, Any], storages: Mapping[str, str]) -> None:
+        del storages
         on = {key: is_on(group[key]) for key in ("momentum", "dampening")}
         for key, wanted in (("momentum", True), ("dampening", False)):
             if group["nesterov"] and on[key] != wanted:
@@ -120,7 +122,7 @@ class Adagrad(Optimizer):
         array([-0.5,  0.5])
     """
 
-    rule = "Adagrad"
+    rule = Rule("Adagrad")
 
     def __init__(
         self,
@@ -184,7 +186,7 @@ class RMSprop(Optimizer):
         array([-0.1,  0.1])
     """
 
-    rule = "RMSprop"
+    rule = Rule("RMSprop")
 
     def __init__(
         self,
@@ -213,8 +215,9 @@ class RMSprop(Optimizer):
             **shared,
         )
 
-    def _check_group(self, prefix: str, group: Mapping[str, Any]) -> None:
-        for state, storage in self._held.storages.states.items():
+    @staticmethod
+    def _check(prefix: str, group: Mapping[str, Any], storages: Mapping[str, str]) -> None:
+        for state, storage in storages.items():
             if group["centered"] and _core.storage_block(storage) > 1:
                 raise ValueError(
                     f"{prefix}centered: got True with {state} in {storage}, wanted states in "
@@ -255,7 +258,7 @@ class Adam(Optimizer):
         array([-0.1,  0.1])
     """
 
-    rule = "Adam"
+    rule = Rule("Adam")
 
     def __init__(
         self,
@@ -313,7 +316,7 @@ class AdamW(Adam):
                [0.899, 0.899]])
     """
 
-    rule = "AdamW"
+    rule = Rule("AdamW")
 
     def __init__(
         self,
@@ -328,3 +331,6 @@ class AdamW(Adam):
         **shared: Unpack[Shared],
     ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, **shared)
+
+
+__all__ = [*RULES]  # noqa: PLE0604 - the classes are called as their rules

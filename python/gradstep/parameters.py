@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import _core, arrays
+from .engine import Row
 from .groups import Group, read_group
-from .hyperparameters import CONSTANT, Driven, Rule, compile_group
-from .storages import Shard, Storages, compute_type, new_state, zeros
+from .rule import Rule, named
+from .storages import Shard, StorageOptions, Use, compute_type, new_state, zeros
 from .tensors import Tensor
-from .watched import Watched
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,65 +21,25 @@ if TYPE_CHECKING:
     from .arrays import Array
     from .storages import Allocate
 
-    CheckGroup = Callable[[str, Mapping[str, Any]], None]
-
-
-Kind = TypeVar("Kind", bound=Watched)
-
-
-class Row(Generic[Kind]):
-    """What a group was when it was last compiled, and what must be called at each step."""
-
-    __slots__ = ("driven", "fixed", "group", "index", "lr", "on", "present", "single")
-
-    def __init__(self, rule: Rule, index: int, group: Kind, single: bool) -> None:
-        self.index = index
-        self.group = group
-        # What it was built with: which of the rule's states, and their start.
-        self.on = tuple(state.is_on(group) for state in rule.states)
-        pairs = zip(rule.states, self.on, strict=True)
-        self.present = [state.name for state, on in pairs if on]
-        self.fixed = {key: group[key] for key in CONSTANT if key in group}
-        self.single = single  # whether it has parameters that are stepped in float32
-        self.driven: list[Driven] = []
-        self.lr = 0.0
-
-    def check_kept(self, rule: Rule, prefix: str) -> None:
-        """Raise ValueError if a hyperparameter calls for other states than it was built with."""
-        group = self.group
-        for state, had in zip(rule.states, self.on, strict=True):
-            value = group[state.option] if state.option else None
-            if state.is_on(group) != had and (not had or isinstance(value, bool | np.bool_)):
-                raise ValueError(
-                    f"{prefix}{state.option}: got {value!r}, but the group was built "
-                    f"{'with' if had else 'without'} {state.name}, wanted a value that keeps it so"
-                )
-        for key, value in self.fixed.items():
-            if group[key] != value:
-                raise ValueError(
-                    f"{prefix}{key}: got {group[key]!r}, but the states started from "
-                    f"{value!r}, wanted a new optimizer for another start"
-                )
-
 
 class Parameters:
     """An optimizer's groups and the arrays that it keeps for their parameters.
 
     Args:
-        rule: the rule.
-        defaults: the hyperparameters of groups that do not name them.
-        storages: how states are stored.
+        rule: the rule of groups that name none.
+        defaults: the hyperparameters of groups of this rule that do not name them.
+        options: how states are to be stored.
         allocate: what makes their arrays, or None.
         averaging: whether each parameter has an average.
         copying: whether each parameter has a copy that a step fills.
-        grouped: whether values come in a list, one a group.
+        grouped: whether values come in a list, one per group.
     """
 
     def __init__(
         self,
         rule: Rule,
         defaults: Mapping[str, Any],
-        storages: Storages,
+        options: StorageOptions,
         allocate: Allocate | None,
         averaging: bool,
         copying: bool,
@@ -86,71 +47,97 @@ class Parameters:
     ) -> None:
         self.rule = rule
         self.defaults = defaults
-        self.storages = storages
+        self.options = options
         self.allocate = allocate
         self.averaging = averaging
         self.copying = copying
         self.grouped = grouped
-        self.rows: list[Row[Group]] = []
+        self.rows: list[Row] = []
         self.tensors: list[Tensor] = []
 
     @property
     def groups(self) -> list[Group]:
-        return [row.group for row in self.rows]
+        return [row.group for row in self.rows]  # type: ignore[misc]
 
     # ---- adding ----
 
-    def add(self, given: Sequence[Any], copies: Any, check_group: CheckGroup) -> None:
-        """Check groups, then make their arrays; on an error everything is as it was.
+    def added(self, given: Sequence[Any], copies: Any) -> Parameters:
+        """These parameters and those of more groups, whose arrays are made.
 
         Args:
             given: groups, as a person gives them.
             copies: None, or arrays in the structure of each group's ``params``.
-            check_group: what the rule demands of a group's hyperparameters together.
+
+        Raises:
+            TypeError, ValueError: a group is refused.
         """
-        rows, tensors = len(self.rows), len(self.tensors)
-        try:
-            fresh: list[tuple[Row[Group], Shard, Array | None]] = []
-            for i, group in enumerate(given):
-                fresh += self._read(group, copies[i] if self.copying else None, check_group)
-            self._check_names()
-            params = [shard.array for _, shard, _ in fresh] + [t.param for t in self.tensors]
-            self.storages.check_used(self.present(), [param.dtype.name for param in params])
-            for name, item in zip(self.names()[tensors:], fresh, strict=True):
-                self.tensors.append(self._new_tensor(name, *item))
-            self.check_disjoint()
-        except BaseException:
-            del self.rows[rows:], self.tensors[tensors:]
-            raise
+        other = Parameters(
+            self.rule, self.defaults, self.options, self.allocate, self.averaging, self.copying,
+            self.grouped or bool(self.rows),
+        )  # fmt: skip
+        # Copies: what these rows were compiled to stays true of this one if the other is refused.
+        other.rows, other.tensors = [copy.copy(row) for row in self.rows], list(self.tensors)
+        other._add(given, copies)
+        return other
+
+    def _add(self, given: Sequence[Any], copies: Any) -> None:
+        known = len(self.tensors)
+        rules = [row.rule for row in self.rows] + [self._rule_of(group) for group in given]
+        fresh: list[tuple[Row, Shard, Array | None]] = []
+        for i, group in enumerate(given):
+            fresh += self._read(group, copies[i] if self.copying else None, rules)
+        self._check_names()
+        self.options.check_used(self.uses([shard.array for _, shard, _ in fresh]))
+        for name, item in zip(self.names()[known:], fresh, strict=True):
+            self.tensors.append(self._new_tensor(name, *item))
+        self.check_disjoint()
+
+    def _rule_of(self, given: Mapping[str, Any]) -> Rule:
+        """The rule that a group names."""
+        rule = given.get("rule")
+        if rule is None:
+            return self.rule
+        rule = getattr(rule, "rule", rule)  # a class such as AdamW
+        return rule if isinstance(rule, Rule) else named(rule)
 
     def _read(
-        self, given: Mapping[str, Any], copies: Any, check_group: CheckGroup
-    ) -> list[tuple[Row[Group], Shard, Array | None]]:
+        self, given: Mapping[str, Any], copies: Any, rules: Sequence[Rule]
+    ) -> list[tuple[Row, Shard, Array | None]]:
         """Check a group and its arrays, and list it."""
         index = len(self.rows)
         where = f"params[{index}]" if self.grouped else "params"
         argument = f"{where}['params']" if self.grouped else where
-        group, shards = read_group(where, argument, given, self.groups)
-        group.replace({**self.defaults, **group})
+        rule, prefix = rules[index], self.prefix(index)
+        values = {key: value for key, value in given.items() if key != "rule"}
+        group, shards = read_group(where, argument, values, rule.name, self.groups)
+        defaults = self.defaults if rule is self.rule else rule.defaults
+        group.replace({**defaults, **group})
         single = any(compute_type(shard.array.dtype.name) == "float32" for shard in shards)
-        compile_group(self.prefix(index), self.rule, self.defaults, group, single)
-        check_group(self.prefix(index), group)
-        row = Row(self.rule, index, group, single)
+        storages = self.options.of(rule, rules)
+        rule.compile(prefix, group, single)
+        rule.check(prefix, group, storages.states)
+        row = Row(rule, storages, index, group, single)
         for label, shard in zip(group.labels(), shards, strict=True):
             dtype = shard.array.dtype.name
-            self.storages.check_param(argument + label, dtype, shard.start, row.present)
-            for state in self.rule.states:
+            storages.check_param(argument + label, dtype, shard.start, row.present)
+            for state in rule.states:
                 if state.initial:
-                    key = self.prefix(index) + state.initial
-                    self.storages.check_initial(key, state.name, group[state.initial], dtype)
-        flat = [None] * len(shards)
-        if self.copying:
-            root = f"copy_to[{index}]" if self.grouped else "copy_to"
-            flat = group.flatten(root, copies)
-            for label, shard, copy in zip(group.labels(), shards, flat, strict=True):
-                arrays.check(root + label, copy, writable=True, shape=shard.array.shape)
+                    key = prefix + state.initial
+                    storages.check_initial(key, state.name, group[state.initial], dtype)
         self.rows.append(row)
+        flat = self._read_copies(row, shards, copies)
         return [(row, shard, copy) for shard, copy in zip(shards, flat, strict=True)]
+
+    def _read_copies(self, row: Row, shards: Sequence[Shard], copies: Any) -> Sequence[Any]:
+        """A group's copies as a list."""
+        if not self.copying:
+            return [None] * len(shards)
+        group: Group = row.group  # type: ignore[assignment]
+        root = f"copy_to[{row.index}]" if self.grouped else "copy_to"
+        flat = group.flatten(root, copies)
+        for label, shard, copy in zip(group.labels(), shards, flat, strict=True):
+            arrays.check(root + label, copy, writable=True, shape=shard.array.shape)
+        return flat
 
     def _check_names(self) -> None:
         known: dict[str, str] = {}
@@ -161,39 +148,58 @@ class Parameters:
                     "has, wanted group names that keep them apart"
                 )
 
-    def _new_tensor(self, name: str, row: Row[Group], shard: Shard, copy: Array | None) -> Tensor:
+    def _new_tensor(self, name: str, row: Row, shard: Shard, copy: Array | None) -> Tensor:
         """A parameter with its states at their start. ``name`` is what they are called."""
         param, allocate = shard.array, self.allocate
-        storages = [self.storages.of(state.name, param.dtype.name) for state in self.rule.states]
-        states: list[Array | None] = []
-        for state, storage in zip(self.rule.states, storages, strict=True):
-            initial = row.fixed[state.initial] if state.initial else 0
-            states.append(
-                new_state(f"{name}.{state.name}", state, storage, initial, param, allocate)
-                if state.name in row.present
-                else None
-            )
+        dtype = param.dtype.name
+        own = self._new_states(name, row, param, row.present)
         low = average = None
-        if self.storages.split:
+        if self.options.split:
             low = zeros(f"{name}.low", param.shape, np.dtype(np.int16), allocate)
         if self.averaging:
-            dtype = np.dtype(compute_type(param.dtype.name))
-            average = zeros(f"{name}.average", param.shape, dtype, allocate)
-            average[...] = param
+            average = zeros(f"{name}.average", param.shape, np.dtype(compute_type(dtype)), allocate)
         if copy is not None:
             np.copyto(copy, param, casting="unsafe")  # also of what no step changes
-        return Tensor(
-            param,
-            low,
-            states,
-            storages,
-            self.storages.stochastic(param.dtype.name, row.present),
-            row.index,
-            len(self.tensors) if shard.key is None else shard.key,
-            shard.start,
-            average,
-            copy,
+        tensor = Tensor(
+            param=param,
+            low=low,
+            states=[own.get(state.name) for state in row.rule.states],
+            storages=[row.storages.of(state.name, dtype) for state in row.rule.states],
+            stochastic=row.storages.stochastic(dtype, row.present),
+            group=row.index,
+            key=len(self.tensors) if shard.key is None else shard.key,
+            start=shard.start,
+            average=average,
+            copy=copy,
         )
+        if average is not None:
+            tensor.start_average()
+        return tensor
+
+    def _new_states(
+        self, name: str, row: Row, param: Array, wanted: Sequence[str]
+    ) -> dict[str, Array]:
+        return {
+            state.name: new_state(
+                f"{name}.{state.name}", state, storage, initial, param, self.allocate
+            )
+            for state, storage, initial in row.storages.starts(
+                row.group, wanted, param.dtype.name
+            )
+        }
+
+    def extend(self, row: Row, missing: Sequence[str]) -> None:
+        """Make states that a group was built without, since a hyperparameter calls for them now."""
+        span = self.span(row)
+        pairs = list(zip(self.names(), self.tensors, strict=True))[span]
+        made = [self._new_states(name, row, tensor.param, missing) for name, tensor in pairs]
+        present = [s.name for s in row.rule.states if s.name in {*row.present, *missing}]
+        for (_, tensor), own in zip(pairs, made, strict=True):
+            for s, state in enumerate(row.rule.states):
+                if state.name in own:
+                    tensor.states[s] = own[state.name]
+            tensor.stochastic = row.storages.stochastic(tensor.param.dtype.name, present)
+        row.present = present
 
     def check_disjoint(self) -> None:
         """Raise ValueError if arrays that came from outside share a byte."""
@@ -206,6 +212,30 @@ class Parameters:
             found = [*self.written()]
         arrays.check_disjoint(*zip(*found, strict=True))
 
+    # ---- averages ----
+
+    @property
+    def averages_wait(self) -> bool:
+        """Whether there is an average that no step has moved yet."""
+        return any(not tensor.begun for tensor in self.tensors)
+
+    def start_averages(self) -> None:
+        """Put the parameters into such averages."""
+        for tensor in self.tensors:
+            if not tensor.begun:
+                tensor.start_average()
+
+    def averages_begun(self, begun: bool = True) -> None:
+        """Note that a step has moved all averages."""
+        for tensor in self.tensors:
+            tensor.begun = begun or tensor.average is None
+
+    def fill_copies(self) -> None:
+        """Bring all copies in line with their parameters."""
+        for tensor in self.tensors:
+            if tensor.copy is not None:
+                np.copyto(tensor.copy, tensor.param, casting="unsafe")
+
     # ---- structure and names ----
 
     def flatten(self, values: Any) -> list[Any]:
@@ -213,16 +243,19 @@ class Parameters:
         by_group("grads", values, len(self.rows), "gradients")
         return [
             g
-            for row in self.rows
-            for g in row.group.flatten(f"grads[{row.index}]", values[row.index])
+            for i, group in enumerate(self.groups)
+            for g in group.flatten(f"grads[{i}]", values[i])
         ]
 
     def rebuild(self, values: Sequence[Any]) -> Any:
         """One value for each parameter, in the structure of ``params``."""
-        parts = [row.group.rebuild(values[self.span(row)]) for row in self.rows]
+        parts = [
+            group.rebuild(values[self.span(row)])
+            for row, group in zip(self.rows, self.groups, strict=True)
+        ]
         return tuple(parts) if self.grouped else parts[0]
 
-    def span(self, row: Row[Group]) -> slice:
+    def span(self, row: Row) -> slice:
         """Where a group's parameters are among all."""
         sizes = [len(group.names()) for group in self.groups]
         first = sum(sizes[: row.index])
@@ -235,7 +268,7 @@ class Parameters:
     def arguments(self, root: str) -> list[str]:
         """What each parameter, or its gradient or copy, is called in an error."""
         if not self.grouped:
-            return [root + label for label in self.rows[0].group.labels()]
+            return [root + label for label in self.groups[0].labels()]
         inner = "['params']" if root == "params" else ""
         return [
             f"{root}[{i}]{inner}{label}"
@@ -295,6 +328,7 @@ class Parameters:
     def plan(
         self,
         counts: NDArray[np.int64],
+        clock: NDArray[np.int64],
         settings: NDArray[np.float64],
         controls: NDArray[np.float64],
         results: NDArray[np.float64],
@@ -302,24 +336,29 @@ class Parameters:
     ) -> _core.Plan:
         """The core's plan of a step over all tensors."""
         rows = [tensor.row() for tensor in self.tensors]
-        return _core.Plan(self.rule.name, rows, counts, settings, controls, results, averages)
+        return _core.Plan(self.rule.name, rows, counts, clock, settings, controls, results, averages)
 
     # ---- what is kept ----
 
-    def present(self) -> list[str]:
-        """The rule's states that some group has."""
-        return [s.name for s in self.rule.states if any(s.name in row.present for row in self.rows)]
-
-    def stored(self) -> dict[str, Any]:
-        """The storage of each state that is there, and whether parameters are split."""
+    def uses(self, more: Sequence[Array] = ()) -> list[Use]:
+        """What each rule's groups use of its storages; ``more``: arrays yet to be parameters."""
+        found = []
         dtypes = [tensor.param.dtype.name for tensor in self.tensors]
-        return self.storages.named(self.present(), dtypes)
+        dtypes = list(dict.fromkeys([array.dtype.name for array in more] + dtypes))
+        for rule in dict.fromkeys(row.rule for row in self.rows):
+            rows = [row for row in self.rows if row.rule is rule]
+            present = [s.name for s in rule.states if any(s.name in row.present for row in rows)]
+            found.append(Use(rule.name, rows[0].storages, present, dtypes))
+        return found
+
+    def present(self) -> list[str]:
+        """The states that some group has."""
+        return [name for use in self.uses() for name in use.present]
 
     def own(self) -> dict[str, dict[str, Array]]:
         """For each parameter's name the arrays that the optimizer keeps, by name."""
-        states = [state.name for state in self.rule.states]
         return {
-            name: tensor.named(states)
+            name: tensor.named([state.name for state in self.rows[tensor.group].rule.states])
             for name, tensor in zip(self.names(), self.tensors, strict=True)
         }
 
@@ -338,7 +377,7 @@ class Parameters:
 
 
 def by_group(argument: str, values: Any, count: int, what: str) -> None:
-    """Raise if values do not come in a list, one a group."""
+    """Raise if values do not come in a list, one per group."""
     if not isinstance(values, list | tuple):
         raise TypeError(
             f"{argument}: got {type(values).__name__}, wanted a list of {count}, "

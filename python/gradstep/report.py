@@ -44,32 +44,26 @@ class Sums(NamedTuple):
     elements: float
 
 
-def statistics(
-    rows: Sequence[Sums], grad_norm: float, momenta: Sequence[bool], has_moment: bool
-) -> Statistics:
+def statistics(parts: Sequence[tuple[Sums, bool, bool]], grad_norm: float) -> Statistics:
     """The statistics of some groups together.
 
     Args:
-        rows: each group's sums.
+        parts: each group's sums, and whether it has a momentum and a second moment.
         grad_norm: the norm of their gradients.
-        momenta: whether each group has a momentum.
-        has_moment: whether the rule has a second moment.
     """
-    with_momentum = [row for row, has in zip(rows, momenta, strict=True) if has]
-    product = sum(row.product for row in with_momentum)
-    norms = math.sqrt(sum(row.momentum for row in with_momentum)) * math.sqrt(
-        sum(row.gradient for row in with_momentum)
+    with_momentum = [sums for sums, has_momentum, _ in parts if has_momentum]
+    product = sum(sums.product for sums in with_momentum)
+    norms = math.sqrt(sum(sums.momentum for sums in with_momentum)) * math.sqrt(
+        sum(sums.gradient for sums in with_momentum)
     )
-    elements = sum(row.elements for row in rows)
-    g2_over_v = None
-    if has_moment and elements:
-        g2_over_v = sum(row.ratio for row in rows) / elements
+    with_moment = [sums for sums, _, has_moment in parts if has_moment]
+    elements = sum(sums.elements for sums in with_moment)
     return Statistics(
         grad_norm,
-        math.sqrt(sum(row.update for row in rows)),
-        math.sqrt(sum(row.param for row in rows)),
+        math.sqrt(sum(sums.update for sums, _, _ in parts)),
+        math.sqrt(sum(sums.param for sums, _, _ in parts)),
         product / norms if norms else None,
-        g2_over_v,
+        sum(sums.ratio for sums in with_moment) / elements if elements else None,
     )
 
 

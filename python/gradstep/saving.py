@@ -1,4 +1,4 @@
-"""Whether a state dict fits an optimizer, in words."""
+"""Loading a state dict: whether it fits an optimizer, in words, and then all of it or nothing."""
 
 from __future__ import annotations
 
@@ -6,50 +6,131 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from . import _core, arrays
 from .groups import Group, some
 from .hyperparameters import whole
 from .schedules import Plateau
+from .storages import named
 
 if TYPE_CHECKING:
     from .arrays import Array
+    from .engine import Compiled, Engine
+    from .parameters import Parameters
 
-KEYS = ("rule", "t", "state", "groups", "stages", "storages")
+KEYS = ("rule", "t", "state", "groups", "stages", "storages")  # and, since 0.2, sample
 
 
-def check_state_dict(
-    given: Any,
-    rule: str,
-    storages: Mapping[str, Any],
-    groups: Sequence[Group],
-    own: Mapping[str, Mapping[str, Array]],
-) -> list[dict[str, Any]]:
-    """Raise TypeError or ValueError, naming the entry, where a state dict does not fit.
+class Loading:
+    """A state dict on its way into an optimizer: checked, then taken over whole or not at all.
 
     Args:
+        engine, compiled, held: the optimizer's.
+        rule: the name of its rule.
         given: what is to be loaded.
-        rule: the optimizer's rule.
-        storages: how its states are stored, by name.
-        groups: its groups.
-        own: the arrays that it has, by name, of each parameter by name.
 
-    Returns:
-        Each group's hyperparameters, not checked yet.
+    Raises:
+        TypeError, ValueError: it does not fit, naming the entry; nothing is changed then.
     """
-    check_kind("state_dict", given, Mapping)
-    for key in KEYS:
-        if key not in given:
-            raise ValueError(
-                f"state_dict: got no {key!r}, wanted {', '.join(KEYS[:-1])} and {KEYS[-1]}"
-            )
-    if given["rule"] != rule:
-        raise ValueError(f"state_dict['rule']: got {given['rule']!r}, wanted {rule!r}")
-    whole("state_dict['t']", given["t"], _core.step_limit)
-    values = _check_groups(given["groups"], groups)
-    check_kind("state_dict['stages']", given["stages"], Mapping)
-    _check_storages(given["storages"], storages)
-    _check_state(given["state"], own)
-    return values
+
+    def __init__(
+        self, engine: Engine, compiled: Compiled, held: Parameters, rule: str, given: Any
+    ) -> None:
+        self._engine, self._compiled, self._held = engine, compiled, held
+        self._given = given
+        self._check(rule)
+        self._watched = [*held.groups, engine.stages]
+        self._before = [dict(values) for values in self._watched]
+        self._begun = [tensor.begun for tensor in held.tensors]
+        self._loaded, self._plateaus = keep_plateaus(
+            self._before, [*self._groups, given["stages"]]
+        )
+        self._seen = [plateau.state_dict() for plateau, _ in self._plateaus]
+
+    def __call__(self) -> None:
+        """Take it over."""
+        pairs = self._pairs()
+        done = np.zeros(1, dtype=np.int64)
+        try:
+            for values, new in zip(self._watched, self._loaded, strict=True):
+                values.replace(new)
+            self._compiled.compile_changes()
+            for plateau, saved in self._plateaus:
+                plateau.load_state_dict(saved.state_dict())
+            self._held.fill_copies()  # they follow the parameters, whatever is loaded
+            if self._given["t"]:
+                self._held.averages_begun()
+            self._compiled.look_at_averages()
+            # One compiled call, which no signal divides: before it all is undone, after it all is
+            # done.
+            _core.assign(pairs, done)
+        except BaseException:
+            if not done[0]:
+                try:
+                    self._undo()
+                except BaseException:  # Ctrl-C again
+                    self._undo()
+                    raise
+            raise
+
+    def _undo(self) -> None:
+        for values, old in zip(self._watched, self._before, strict=True):
+            values.replace(old)
+        for (plateau, _), seen in zip(self._plateaus, self._seen, strict=True):
+            plateau.load_state_dict(seen)
+        for tensor, begun in zip(self._held.tensors, self._begun, strict=True):
+            tensor.begun = begun
+        self._compiled.compile_changes()
+        self._compiled.look_at_averages()
+
+    def _pairs(self) -> list[tuple[Array, Array]]:
+        """What is to be written, and with what."""
+        given, own = self._given, self._held.own()
+        steps = [given["state"][name]["step"] for name in own]
+        pairs: list[tuple[Array, Array]] = [
+            (self._engine.clock, np.array([given["t"]], dtype=np.int64)),
+            (self._compiled.counts, np.array(steps, dtype=np.int64)),
+        ]
+        if self._engine.sample.size:
+            saved = given.get("sample")
+            none = np.zeros_like(self._engine.sample)
+            pairs.append((self._engine.sample, none if saved is None or not saved.size else saved))
+        for name, kept in own.items():
+            for key, array in kept.items():
+                entry = given["state"][name].get(key)
+                # one that the saved optimizer had no use for yet starts anew
+                pairs.append((array, np.zeros_like(array) if entry is None else entry))
+        return pairs
+
+    # ---- checks ----
+
+    def _check(self, rule: str) -> None:
+        given = self._given
+        check_kind("state_dict", given, Mapping)
+        for key in KEYS:
+            if key not in given:
+                raise ValueError(
+                    f"state_dict: got no {key!r}, wanted {', '.join(KEYS[:-1])} and {KEYS[-1]}"
+                )
+        if given["rule"] != rule:
+            raise ValueError(f"state_dict['rule']: got {given['rule']!r}, wanted {rule!r}")
+        whole("state_dict['t']", given["t"], _core.step_limit)
+        self._groups = _check_groups(given["groups"], self._held.groups)
+        check_kind("state_dict['stages']", given["stages"], Mapping)
+        self._check_sample(given.get("sample"))
+        _check_storages(given["storages"], named(self._held.uses()))
+        _check_state(given["state"], self._held.own())
+
+    def _check_sample(self, saved: Any) -> None:
+        if saved is None:  # before 0.2
+            return
+        shape = np.shape(saved)
+        if shape != (0,):
+            shape = (_core.sample_elements,)
+        arrays.check(
+            "state_dict['sample']", saved, writable=False, dtypes=("float64",), shape=shape
+        )
 
 
 def _check_groups(given: Any, groups: Sequence[Group]) -> list[dict[str, Any]]:
@@ -66,7 +147,9 @@ def _check_groups(given: Any, groups: Sequence[Group]) -> list[dict[str, Any]]:
             raise ValueError(
                 f"{where}['params']: got {some(params) or 'nothing'}, wanted {some(group.names())}"
             )
-        values.append({k: v for k, v in entry.items() if k not in ("params", "name")})
+        if (rule := entry.get("rule", group.rule)) != group.rule:
+            raise ValueError(f"{where}['rule']: got {rule!r}, wanted {group.rule!r}")
+        values.append({k: v for k, v in entry.items() if k not in ("params", "name", "rule")})
     return values
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from . import _core
-from .hyperparameters import Driven, check_takes_step, number, whole
+from .hyperparameters import STAGE_RANGES, Driven, check_takes_step, number, whole
 from .watched import Watched
 
 NONFINITE = ("allow", "skip", "raise")
@@ -54,16 +54,16 @@ def compile_stages(
     row: list[float] = []
     driven: list[Driven] = []
     for column, key in enumerate(("clip_norm", "clip_value", "average")):
-        value = stages[key]
+        value, allowed = stages[key], STAGE_RANGES[key]
         rounded = single and key == "clip_value"
         if callable(value):
             check_takes_step(key, value)
             row.append(math.nan)
-            driven.append(Driven(column, key, key, value, rounded))
+            driven.append(Driven(column, key, key, allowed, value, rounded))
         elif value is None:
             row.append(0.0 if key == "average" else math.inf)
         else:
-            row.append(number(key, key, value, rounded))
+            row.append(number(key, allowed, value, rounded))
     nonfinite = stages["nonfinite"]
     if nonfinite not in NONFINITE:
         raise ValueError(

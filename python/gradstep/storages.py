@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from . import _core, arrays
 from .arrays import NUMBERS
 from .extras import need
-from .hyperparameters import Rule, State, whole
+from .hyperparameters import whole
+from .rule import Rule, State
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -76,11 +77,99 @@ class Shard:
         return f"Shard(<{self.array.dtype} {self.array.shape}>, {self.key}, {self.start})"
 
 
-class Storages:
-    """What an optimizer was asked of the storages of its states and of rounding.
+class StorageOptions:
+    """What an optimizer was asked of storages and rounding, for whichever rules its groups have.
 
     Args:
-        rule: whose states they are.
+        states: None, a storage's name, or a mapping from state to storage.
+        rounding: None, a mode's name, or a mapping from state, or ``params``, to mode.
+        split: whether the parameters are pairs of bfloat16 and int16.
+
+    Raises:
+        TypeError: ``split`` is neither True nor False.
+    """
+
+    def __init__(self, states: Any, rounding: Any, split: Any) -> None:
+        if not isinstance(split, bool | np.bool_):
+            raise TypeError(f"split: got {split!r}, wanted True or False")
+        self.states = states
+        self.rounding = rounding
+        self.split = bool(split)
+
+    def of(self, rule: Rule, rules: Iterable[Rule]) -> Storages:
+        """The storages of one rule's states.
+
+        Args:
+            rule: the rule.
+            rules: all rules of the optimizer: what names a state of another one is not for this.
+
+        Raises:
+            TypeError, ValueError: naming the argument, what it got and what it wanted.
+        """
+        own = {state.name for state in rule.states}
+        others = {state.name for other in rules for state in other.states} - own
+
+        def mine(asked: Any) -> Any:
+            if not isinstance(asked, Mapping):
+                return asked
+            return {name: value for name, value in asked.items() if name not in others}
+
+        return Storages(rule, mine(self.states), mine(self.rounding), self.split)
+
+    def check_used(self, uses: Sequence[Use]) -> None:
+        """Raise ValueError if ``states`` or ``rounding`` names what no group has.
+
+        Args:
+            uses: the groups.
+        """
+        names = " and ".join(dict.fromkeys(use.rule for use in uses))
+        present = {name for use in uses for name in use.present}
+        for argument, asked in (("states", self.states), ("rounding", self.rounding)):
+            for name in asked if isinstance(asked, Mapping) else ():
+                if name != "params" and name not in present:
+                    raise ValueError(
+                        f"{argument}[{name!r}]: got a value, but {names} was built without "
+                        "that state, wanted the option that brings it, or no such entry"
+                    )
+        if isinstance(self.states, str) and not present:
+            raise ValueError(
+                f"states: got {self.states!r}, but {names} was built without states, wanted "
+                "the option that brings one, or None"
+            )
+        self._check_rounding_used(uses)
+
+    def _check_rounding_used(self, uses: Sequence[Use]) -> None:
+        if self.rounding == "stochastic" and not any(
+            use.storages.stochastic(dtype, use.present) for use in uses for dtype in use.dtypes
+        ):
+            raise ValueError(
+                "rounding: got 'stochastic', but nothing here is rounded, wanted None, or "
+                "parameters or states in bfloat16, float16, q8 or q4"
+            )
+        asked = self.rounding.get("params") if isinstance(self.rounding, Mapping) else None
+        if asked == "stochastic" and all(
+            use.storages.of_param(dtype) in EXACT for use in uses for dtype in use.dtypes
+        ):
+            raise ValueError(
+                "rounding['params']: got 'stochastic' for parameters that are not rounded, wanted "
+                "'nearest', or bfloat16 or float16 parameters"
+            )
+
+
+class Use(NamedTuple):
+    """What the groups of one rule use of its storages."""
+
+    rule: str
+    storages: Storages
+    present: Sequence[str]  # the states that some of the groups have, in the rule's order
+    dtypes: Sequence[str]  # of their parameters
+
+
+class Storages:
+    """How the states of one rule are stored and rounded.
+
+    Args:
+        rule: the rule.
         states: None, a storage's name, or a mapping from state to storage.
         rounding: None, a mode's name, or a mapping from state, or ``params``, to mode.
         split: whether the parameters are pairs of bfloat16 and int16.
@@ -90,10 +179,8 @@ class Storages:
     """
 
     def __init__(self, rule: Rule, states: Any, rounding: Any, split: Any) -> None:
-        if not isinstance(split, bool | np.bool_):
-            raise TypeError(f"split: got {split!r}, wanted True or False")
-        self.split = bool(split)
-        self._rule = rule.name
+        self.split: bool = split
+        self._rule = rule
         self._roles = {state.name: state.role for state in rule.states}
         every = dict.fromkeys(self._roles, states) if isinstance(states, str) else states
         self.states = self._checked_states(every, isinstance(states, Mapping))
@@ -101,8 +188,8 @@ class Storages:
         if isinstance(rounding, str):
             _check_mode("rounding", rounding)
         self._rounding = self._checked_rounding({} if isinstance(rounding, str) else rounding)
-        self._every = states
-        self._states_by_name = tuple(self.states) if isinstance(states, Mapping) else ()
+        # What a step writes, in the order of the bits that say what is rounded stochastically.
+        self.buffers = ("params", *self._roles)
 
     def _checked_states(self, states: Any, by_name: bool) -> dict[str, str]:
         if states is None:
@@ -175,36 +262,6 @@ class Storages:
         mode = self._rounding.get(name, self._rounding_of_all)
         return storage not in EXACT and (default if mode is None else mode == "stochastic")
 
-    def check_used(self, present: Iterable[str], dtypes: Sequence[str]) -> None:
-        """Raise ValueError if something was asked of what is not there."""
-        present = set(present)
-        for argument, names in (("states", self._states_by_name), ("rounding", self._rounding)):
-            for name in names:
-                if name != "params" and name not in present:
-                    raise ValueError(
-                        f"{argument}[{name!r}]: got a value, but {self._rule} was built without "
-                        "that state, wanted the option that brings it, or no such entry"
-                    )
-        if self.states and not self._states_by_name and not present:
-            raise ValueError(
-                f"states: got {self._every!r}, but {self._rule} was built without states, wanted "
-                "the option that brings one, or None"
-            )
-        if self._rounding_of_all == "stochastic" and not any(
-            self.stochastic(dtype, present) for dtype in dtypes
-        ):
-            raise ValueError(
-                "rounding: got 'stochastic', but nothing here is rounded, wanted None, or "
-                "parameters or states in bfloat16, float16, q8 or q4"
-            )
-        if self._rounding.get("params") == "stochastic" and all(
-            self.of_param(dtype) in EXACT for dtype in dtypes
-        ):
-            raise ValueError(
-                "rounding['params']: got 'stochastic' for parameters that are not rounded, wanted "
-                "'nearest', or bfloat16 or float16 parameters"
-            )
-
     def check_param(self, argument: str, dtype: str, start: int, states: Iterable[str]) -> None:
         """Raise if a parameter cannot be stored, or starts, as it was asked."""
         if self.split and dtype != "bfloat16":
@@ -216,6 +273,22 @@ class Storages:
                     f"{argument}: got a shard that starts at {start}, wanted a multiple of "
                     f"{block}, the block of {name} in {storage}"
                 )
+
+    def starts(
+        self, group: Mapping[str, Any], names: Iterable[str], dtype: str
+    ) -> Iterator[tuple[State, str, float]]:
+        """How states of a parameter begin: for each its storage and the number it starts from.
+
+        Args:
+            group: the hyperparameters of the parameter's group.
+            names: the states, see :meth:`Rule.present`.
+            dtype: the parameter's.
+        """
+        names = set(names)
+        for state in self._rule.states:
+            if state.name in names:
+                initial = group[state.initial] if state.initial else 0
+                yield state, self.of(state.name, dtype), initial
 
     def check_initial(self, argument: str, state: str, value: float, dtype: str) -> None:
         """Raise ValueError if a state cannot hold what it starts from."""
@@ -231,24 +304,29 @@ class Storages:
                 f"the storage of {state} holds"
             )
 
-    def named(self, present: Iterable[str], dtypes: Sequence[str]) -> dict[str, Any]:
-        """The storage of each state that is there, and whether parameters are split."""
-        stored = {
+
+def named(uses: Sequence[Use]) -> dict[str, Any]:
+    """The storage of each state that is there, whether parameters are split, and what is rounded
+    stochastically, as a state dict has it."""
+    stored: dict[str, Any] = {}
+    stochastic: list[str] = []
+    for use in uses:
+        for name in use.present:
             # several where float32 and float64 parameters stand beside each other
-            name: "/".join(dict.fromkeys(self.of(name, dtype) for dtype in dtypes))
-            for name in self._roles
-            if name in present
-        }
-        chosen = {self.stochastic(dtype, present) for dtype in dtypes}
-        names = ("params", *self._roles)
-        return {
-            **stored,
-            "split": self.split,
-            # several where parameters of several dtypes stand beside each other
-            "stochastic": [
-                name for i, name in enumerate(names) if any(bits >> i & 1 for bits in chosen)
-            ],
-        }
+            known = stored[name].split("/") if name in stored else []
+            kinds = [use.storages.of(name, dtype) for dtype in use.dtypes]
+            stored[name] = "/".join(dict.fromkeys([*known, *kinds]))
+        chosen = {use.storages.stochastic(dtype, use.present) for dtype in use.dtypes}
+        stochastic += [
+            name
+            for i, name in enumerate(use.storages.buffers)
+            if any(bits >> i & 1 for bits in chosen)
+        ]
+    return {
+        **stored,
+        "split": any(use.storages.split for use in uses),
+        "stochastic": list(dict.fromkeys(stochastic)),
+    }
 
 
 def _check_key(argument: str, name: object, known: Collection[str]) -> None:

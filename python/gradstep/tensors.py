@@ -10,7 +10,7 @@ import numpy as np
 from . import _core, arrays
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from .arrays import Array
 
@@ -32,6 +32,16 @@ class Tensor:
 
     def __post_init__(self) -> None:
         self.copied = None if self.copy is None else self.copy.dtype  # when it was given
+        self.begun = self.average is None  # whether a step has moved its average
+
+    def start_average(self) -> None:
+        """Put the parameter, with its lower half where it is split, into its average."""
+        assert self.average is not None
+        if self.low is None:
+            self.average[...] = self.param
+        else:
+            halves = (self.param.reshape(-1), self.low.reshape(-1))
+            _core.unsplit(*halves, self.average.reshape(-1))
 
     def row(self) -> tuple[Any, ...]:
         """As the core's plan wants it."""
@@ -44,15 +54,47 @@ class Tensor:
         return {name: array for name, array in pairs if array is not None}
 
 
-def to_swap(tensor: Tensor) -> tuple[Array, Array]:
-    """The parameter, and what holds its average in the parameter's dtype."""
+class Swap:
+    """Other numbers in the place of parameters, and of their copies; each pair swaps its bytes.
+
+    Args:
+        tensors: the parameters, each with its average.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._pairs = [pair for tensor in tensors for pair in _to_swap(tensor)]
+        self._swapped = np.zeros(1, dtype=np.int64)  # the core turns it with the arrays
+
+    def there(self) -> None:
+        """Bring the averages in, in one compiled call, which no signal divides."""
+        if not self._swapped[0]:
+            _core.swap(self._pairs, self._swapped)
+
+    def back(self) -> None:
+        """Bring the parameters back."""
+        if self._swapped[0]:
+            _core.swap(self._pairs, self._swapped)
+
+
+def _to_swap(tensor: Tensor) -> Iterator[tuple[Array, Array]]:
+    """The parameter and what holds its average in the parameter's dtype; the same of its copy."""
     assert tensor.average is not None
-    param, average = np.asarray(tensor.param).reshape(-1), tensor.average.reshape(-1)
-    if param.dtype == average.dtype:
-        return param, average
-    rounded = np.empty_like(param)
-    _core.encode(param.dtype.name, "param", average, rounded, False, 0, 0, 0, 0, 0)
-    return param, rounded
+    average = tensor.average.reshape(-1)
+    for array in (tensor.param, tensor.copy):
+        if array is None:
+            continue
+        flat = np.asarray(array).reshape(-1)
+        if array is tensor.param and flat.dtype == average.dtype:
+            yield flat, average
+        else:
+            yield flat, _rounded(average, flat)
+
+
+def _rounded(values: Array, like: Array) -> Array:
+    """Values in the dtype of another array, rounded to nearest."""
+    rounded = np.empty_like(like)
+    _core.encode(like.dtype.name, "param", values, rounded, False, 0, 0, 0, 0, 0)
+    return rounded
 
 
 def check_params(labels: list[str], tensors: list[Tensor]) -> None:

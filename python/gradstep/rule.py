@@ -1,0 +1,207 @@
+"""A rule as a value: its hyperparameters, its states, its own checks, its kind."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import _core
+from .hyperparameters import RANGES, Driven, Range, check_takes_step, number
+
+Check = Callable[[str, Mapping[str, Any], Mapping[str, str]], None]
+
+# What a rule does with a gradient, which decides how large a rate it bears.
+PLAIN = "plain"  # multiplies it by the rate
+MOMENTUM = "momentum"  # averages it over steps
+SIGN = "sign"  # keeps its sign alone
+ADAPTIVE = "adaptive"  # divides it by the root of a second moment
+
+
+class State(NamedTuple):
+    """A state of a rule: always there, or switched on by a hyperparameter."""
+
+    name: str
+    option: str | None  # the hyperparameter that switches it on
+    initial: str | None  # the hyperparameter that it starts from; None: from 0
+    role: str
+
+    def is_on(self, group: Mapping[str, Any]) -> bool:
+        """Whether a group with these hyperparameters has it: its option is not simply 0."""
+        return self.option is None or is_on(group[self.option])
+
+
+def is_on(value: object) -> bool:
+    """Whether a hyperparameter is anything but a plain 0: a function of the step is."""
+    return callable(value) or bool(value)
+
+
+class Numbers(NamedTuple):
+    """A group's hyperparameters as the kernels want them."""
+
+    hyper: list[float]  # in the kernels' order; NaN for what is driven
+    sign: float  # of the gradient: −1 to maximize
+    frozen: float  # 1 for a group that no step changes
+    driven: list[Driven]  # what must be called at each step
+
+
+class Rule:
+    """An update rule, as the compiled catalogue and the rule's class describe it.
+
+    Args:
+        name: the rule's name in the catalogue.
+
+    Attributes:
+        name: the name.
+        hyper_names: the hyperparameters in the kernels' order; ``betas[0]`` is an item of a tuple.
+        lengths: of each hyperparameter, how many numbers it has.
+        states: what the rule keeps for each parameter.
+        defaults: each hyperparameter's default, ``maximize`` and ``frozen`` included.
+        ranges: the numbers that each numeric hyperparameter may be.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.hyper_names, states = _core.rules()[name]
+        self.states = tuple(State(*state) for state in states)
+        self.lengths = Counter(hyper.partition("[")[0] for hyper in self.hyper_names)
+        self.lr_column = self.hyper_names.index("lr")
+        # They say what a state started from, so they cannot change from step to step.
+        self.constant = frozenset(state.initial for state in self.states if state.initial)
+        self.defaults: dict[str, Any] = {}
+        self.ranges: dict[str, Range] = {}
+        self._check: Check | None = None
+
+    def complete(self, made: type, ranges: Mapping[str, Range], check: Check) -> None:
+        """Take what the rule's class knows: the defaults of its signature, and its own checks.
+
+        Args:
+            made: the class, whose constructor names the hyperparameters.
+            ranges: of hyperparameters whose name does not say which numbers they may be.
+            check: what the rule demands of several hyperparameters together.
+        """
+        parameters = inspect.signature(made).parameters.values()
+        self.defaults = {
+            parameter.name: parameter.default
+            for parameter in parameters
+            if parameter.default is not parameter.empty
+        } | {"frozen": False}
+        known = {**RANGES, **ranges}
+        self.ranges = {key: known[key] for key in self.defaults if key in known}
+        self._check = check
+        RULES[self.name] = self
+
+    def check(self, prefix: str, group: Mapping[str, Any], storages: Mapping[str, str]) -> None:
+        """Raise ValueError for hyperparameters that do not go together when a group is built.
+
+        Args:
+            prefix: what to put before a hyperparameter's name in an error.
+            group: the hyperparameters by name.
+            storages: the storage of each state for which one was asked.
+        """
+        if self._check is not None:
+            self._check(prefix, group, storages)
+
+    def compile(self, prefix: str, group: Mapping[str, Any], single: bool) -> Numbers:
+        """Check each hyperparameter of a group and lay them out as the kernels want them.
+
+        Args:
+            prefix: what to put before a hyperparameter's name in an error.
+            group: the hyperparameters by name.
+            single: whether any of the group's parameters is stepped in float32.
+
+        Raises:
+            TypeError, ValueError: a hyperparameter is missing, unknown, of a wrong type or range.
+        """
+        self._check_keys(prefix, group)
+        row: list[float] = []
+        driven: list[Driven] = []
+        for column, name in enumerate(self.hyper_names):
+            key, _, index = name.partition("[")
+            value = self._item(prefix, key, int(index[:-1]), group[key]) if index else group[key]
+            argument = prefix + name
+            if key not in self.ranges:
+                row.append(float(value))
+            elif callable(value):
+                if key in self.constant:
+                    raise TypeError(
+                        f"{argument}: got a function of the step, wanted {self.ranges[key].wanted}"
+                    )
+                check_takes_step(argument, value)
+                row.append(math.nan)
+                driven.append(Driven(column, argument, key, self.ranges[key], value, single))
+            else:
+                row.append(number(argument, self.ranges[key], value, single))
+        return Numbers(row, -1.0 if group["maximize"] else 1.0, float(group["frozen"]), driven)
+
+    def _check_keys(self, prefix: str, group: Mapping[str, Any]) -> None:
+        """Raise for what is missing or unknown, and for what is wanted to be true or false."""
+        for key in group:
+            if key not in self.defaults:
+                raise TypeError(
+                    f"{prefix}{key}: got a hyperparameter that {self.name} does not have, wanted "
+                    f"one of {', '.join(self.defaults)}"
+                )
+        for key, default in self.defaults.items():
+            if key not in group:
+                raise ValueError(f"{prefix}{key}: got nothing, wanted a value such as {default!r}")
+            if key not in self.ranges and not isinstance(group[key], bool | np.bool_):
+                raise TypeError(f"{prefix}{key}: got {group[key]!r}, wanted True or False")
+
+    def _item(self, prefix: str, key: str, index: int, value: Any) -> Any:
+        length = self.lengths[key]
+        if not isinstance(value, tuple | list) or len(value) != length:
+            raise TypeError(
+                f"{prefix}{key}: got {value!r}, wanted {length} numbers or schedules, as a tuple"
+            )
+        return value[index]
+
+    def present(self, group: Mapping[str, Any]) -> list[str]:
+        """The names of the states that a group with these hyperparameters has."""
+        return [state.name for state in self.states if state.is_on(group)]
+
+    def kind(self, group: Mapping[str, Any]) -> str:
+        """What the rule does with gradients, one of ``PLAIN``, ``MOMENTUM``, ``SIGN``, ``ADAPTIVE``.
+
+        Args:
+            group: the hyperparameters that switch states on; those that are missing count as their
+                defaults.
+        """
+        known = {**self.defaults, **group}
+        roles = {state.role for state in self.states if state.is_on(known)}
+        if "second_moment" in roles:
+            return ADAPTIVE
+        return MOMENTUM if "momentum" in roles else PLAIN
+
+    def by_name(self, numbers: list[float]) -> dict[str, Any]:
+        """Numbers in the kernels' order by hyperparameter, several as a tuple."""
+        found: dict[str, Any] = {}
+        for name, number in zip(self.hyper_names, numbers, strict=True):
+            key, _, index = name.partition("[")
+            found[key] = (*found.get(key, ()), number) if index else number
+        return found
+
+    def __repr__(self) -> str:
+        return f"Rule({self.name!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return named, (self.name,)
+
+
+RULES: dict[str, Rule] = {}  # those whose class is there, in the order of their classes
+
+
+def named(name: str) -> Rule:
+    """The rule of this name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in RULES:
+        raise ValueError(f"rule: got {name!r}, wanted one of {', '.join(RULES)}")
+    return RULES[name]
+

@@ -1,0 +1,116 @@
+"""One at a time: who may work with an optimizer, and what the others are told."""
+
+from __future__ import annotations
+
+import functools
+import os
+import weakref
+from collections.abc import Callable
+from threading import get_ident
+from typing import Any, Protocol, TypeVar, cast
+
+M = TypeVar("M", bound=Callable[..., Any])
+
+
+class Turn:
+    """What one thread at a time has of an optimizer. A copy, also by pickling, is free.
+
+    Who deletes the only item of `free` has the turn, and gives it back by appending one. That is
+    atomic, cheaper than a lock, and no signal is handled between it and the `try`. So it stands
+    written out where it is needed and no method or context manager in Python does it: a call can
+    be interrupted where it begins or ends, and the turn would never be given back.
+
+        try:
+            del self._turn.free[0]
+        except IndexError:
+            raise self._turn.taken("step") from None
+        try:
+            ...
+        finally:
+            self._turn.free.append(None)
+
+    Attributes:
+        free: holds one item while nobody has the turn.
+        averaged: the thread that has it for `averaged()`, else 0: for the message alone. Who sets
+            it does so within the `try`, and back before giving the turn back.
+    """
+
+    __slots__ = ("__weakref__", "averaged", "free")
+
+    def __init__(self) -> None:
+        self.free: list[None] = [None]
+        self.averaged = 0
+        _turns.add(self)
+
+    def taken(self, what: str) -> RuntimeError:
+        """What is raised where `what` was asked for and somebody else has the turn."""
+        if self.averaged and not (self._is_left() and self.averaged != get_ident()):
+            return RuntimeError(
+                f"{what}: asked for within averaged(), where the parameters hold the averages; "
+                "wanted it before or after"
+            )
+        if self._is_left():
+            return RuntimeError(
+                f"{what}: this process was forked while another thread was at work with this "
+                "optimizer, which has no such thread here: parameters and states may be half "
+                "stepped; wanted the parameters loaded again, a new optimizer over them, and "
+                "load_state_dict() of it with what was saved before"
+            )
+        return RuntimeError(f"{what}: this optimizer is at work in another thread")
+
+    def _is_left(self) -> bool:
+        return type(self.free) is _Left
+
+    def __reduce__(self) -> tuple[type[Turn], tuple[()]]:
+        return Turn, ()
+
+
+class _Left(list[None]):
+    """In a forked child, where the turn was taken: without an item until who has it gives it back.
+
+    Only the thread that forked can, from within its own call; all others are gone.
+    """
+
+    def __init__(self, turn: Turn) -> None:
+        super().__init__()
+        self._turn = turn
+
+    def append(self, item: None) -> None:
+        self._turn.free = [item]
+
+
+_turns: weakref.WeakSet[Turn] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for turn in list(_turns):
+        if not turn.free:
+            turn.free = _Left(turn)
+
+
+if hasattr(os, "register_at_fork"):  # where processes fork
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+class _Owner(Protocol):
+    _turn: Turn
+
+
+def alone(what: str) -> Callable[[M], M]:
+    """A method that has its object's `_turn`, and raises at once where another thread has it."""
+
+    def decorate(method: M) -> M:
+        @functools.wraps(method)
+        def alone(self: _Owner, *args: Any, **kwargs: Any) -> Any:
+            try:
+                del self._turn.free[0]
+            except IndexError:
+                raise self._turn.taken(what) from None
+            try:
+                return method(self, *args, **kwargs)
+            finally:
+                self._turn.free.append(None)
+
+        return cast("M", alone)
+
+    return decorate
