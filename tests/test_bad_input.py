@@ -373,7 +373,8 @@ BAD_KEYS = [
      "learning_rate: got a hyperparameter that SGD does not have, wanted one of lr, momentum, "),
     ("SGD", {"betas": (0.9, 0.9)}, TypeError,
      "betas: got a hyperparameter that SGD does not have, wanted one of lr, momentum, "),
-    ("SGD", {3: 0.1}, TypeError, "3: got a hyperparameter that SGD does not have, wanted one of lr, momentum, "),
+    ("SGD", {3: 0.1}, TypeError,
+     "3: got a hyperparameter that SGD does not have, wanted one of lr, momentum, "),
 ]
 # What an optimizer was built with stays: the states would not be there, or would have begun
 # elsewhere.

@@ -998,7 +998,10 @@ def test_the_base_class_is_no_rule():
         (lambda group: group.pop("lr"), "lr: got nothing"),
         (lambda group: group.popitem(), "frozen: got nothing"),
         (lambda group: group.clear(), "lr: got nothing"),
-        (lambda group: group.setdefault("speed", 1), "speed: got a hyperparameter that Adam does not have"),
+        (
+            lambda group: group.setdefault("speed", 1),
+            "speed: got a hyperparameter that Adam does not have",
+        ),
         (lambda group: group.update(lr=-1), "lr: got -1"),
         (lambda group: group.__ior__({"lr": -1}), "lr: got -1"),
     ],

@@ -43,15 +43,16 @@ def unsplit(hi: NDArray[Any], lo: NDArray[Any], values: NDArray[Any]) -> None: .
 # tensors: for each parameter (param, low or None, states in the rule's order with None for absent
 # ones, the storage of each state, which buffers round stochastically (bit 0: the parameter, 1 + s:
 # state s), group, key, start, average or None, copy or None).
-# counts: int64, of each parameter and last of the optimizer. settings: a row for each group, its
-# hyperparameters, the gradient's sign, and whether it is frozen. controls: clip_norm, clip_value
-# (infinity: none), the averages' decay, whether gradients must be finite, the seed. results: norm
+# counts: int64, of each parameter. clock: int64, the optimizer's own. settings: a row for each
+# group, its hyperparameters, the gradient's sign, and whether it is frozen. controls: clip_norm,
+# clip_value (infinity: none), the averages' decay, whether gradients must be finite, the seed. results: norm
 # of the gradients (NaN: not computed) and the index of the first that is not finite; then a row of
 # report.Sums for each group. averages: none, or sample_elements for running averages of gradients.
 # stats: 0: measure nothing, 1: everything, 2: a sample.
 # step returns -1: done; -2: skipped; i >= 0: gradient i refused; -3 - i: parameter i or its copy.
 class Plan:
     threads: int  # that a step uses; 0: as many as everybody
+    advances: bool  # the clock: whether a step is one of the optimizer
     @property
     def without_gradient(self) -> int: ...  # how many parameters had none in the last step
     def __init__(
@@ -59,6 +60,7 @@ class Plan:
         rule: str,
         tensors: list[tuple[Any, ...]],
         counts: NDArray[Any],
+        clock: NDArray[Any],
         settings: NDArray[Any],
         controls: NDArray[Any],
         results: NDArray[Any],
@@ -74,6 +76,7 @@ class Plan:
 # again in each step.
 class TensorPlan:
     threads: int
+    advances: bool
     looks: bool  # at what is kept where others can reach it, and at its counts
     @property
     def without_gradient(self) -> int: ...
@@ -82,6 +85,7 @@ class TensorPlan:
         rule: str,
         tensors: list[tuple[Any, ...]],
         counts: NDArray[Any],
+        clock: NDArray[Any],
         settings: NDArray[Any],
         controls: NDArray[Any],
         results: NDArray[Any],
@@ -98,6 +102,7 @@ class TensorPlan:
 def sum_squares(arrays: list[NDArray[Any]]) -> float: ...
 def sum_squares_of_tensors(tensors: list[Any], type: type) -> float: ...
 def swap(pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]], flag: NDArray[np.int64]) -> None: ...
+def assign(pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]], flag: NDArray[np.int64]) -> None: ...
 def move(arrays: Sequence[list[NDArray[Any]]], gradients: list[NDArray[Any]]) -> None: ...
 
 step_limit: int

@@ -6,6 +6,7 @@ It knows nothing of how parameters are given and named: what holds them does, se
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import get_ident
@@ -63,6 +64,10 @@ class Row:
         self.driven: list[Driven] = []
         self.lr = 0.0
         self.version = 0  # of the group, when it was compiled
+
+    def copy(self) -> Row:
+        """A row of the same group, to be compiled elsewhere."""
+        return copy.copy(self)
 
     def missing(self, prefix: str) -> list[str]:
         """The states that its hyperparameters call for by now and that it was built without.

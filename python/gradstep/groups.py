@@ -22,9 +22,7 @@ class Group(Watched):
 
     __slots__ = ("_params", "keys_", "name", "rule")
 
-    def __init__(
-        self, name: str | None, params: Any, values: Mapping[str, Any], rule: str
-    ) -> None:
+    def __init__(self, name: str | None, params: Any, values: Mapping[str, Any], rule: str) -> None:
         super().__init__(values)
         self.name = name
         self.rule = rule

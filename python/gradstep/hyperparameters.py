@@ -119,7 +119,7 @@ def whole(argument: str, value: object, limit: int) -> int:
 
 
 def bounds(allowed: Range, single: bool) -> tuple[float, float, float]:
-    """The least and the greatest number that :func:`number` takes as it is, and the least above 0."""
+    """The least and the greatest number taken as they are, and the least above 0."""
     most = min(allowed.most, FLOAT32_MAX) if single else allowed.most
     least = max(allowed.least, -FLOAT32_MAX) if single else allowed.least
     return least, most, FLOAT32_MIN if single and allowed.never_to_zero else 0.0

@@ -1,12 +1,11 @@
-"""What all rules share: groups, states, stages, the step, saving and loading."""
+"""What all rules share: groups, states, stages and the step."""
 
 from __future__ import annotations
 
-import copy
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -16,44 +15,22 @@ from .hyperparameters import Range
 from .parameters import Parameters, by_group
 from .report import Report
 from .rule import Rule
-from .saving import Loading, check_kind
+from .saving import Saved, check_kind
 from .stages import Stages
-from .storages import Shard, StorageOptions, named
-from .tensors import Swap, byte_count, check_params
+from .storages import StorageOptions
+from .tensors import Swap, check_params
 from .turn import alone
 
 if TYPE_CHECKING:
-    import os
-
     from numpy.typing import NDArray
 
-    from .arrays import Array
+    from .arguments import Grads, Params, Value
     from .storages import Allocate
 
     Counts = NDArray[np.int64]
 
-    Param = Array | Shard
-    Params = Param | Sequence[Param] | Mapping[str, Param] | Sequence[Mapping[str, Any]]
-    Grads = Array | Sequence[Any] | Mapping[str, Any] | None
-    Value = float | Callable[[int], float]
 
-    class Shared(TypedDict, total=False):
-        """What every rule takes besides its own; see :class:`Optimizer`."""
-
-        states: str | Mapping[str, str] | None
-        rounding: str | Mapping[str, str] | None
-        split: bool
-        seed: int
-        allocate: Allocate | None
-        clip_norm: Value | None
-        clip_value: Value | None
-        nonfinite: str
-        average: Value | None
-        copy_to: Any
-        stats: bool | str
-
-
-class Optimizer:
+class Optimizer(Saved):
     """The base of all rules: groups, states, stages, the step and its report.
 
     Args:
@@ -207,11 +184,6 @@ class Optimizer:
         super().__setattr__(name, value)
 
     @property
-    def _held(self) -> Parameters:
-        held: Parameters = self._compiled.held  # type: ignore[assignment]
-        return held
-
-    @property
     def t(self) -> int:
         """Updates applied so far: the index that schedules get at the next step."""
         return self._engine.t
@@ -238,21 +210,14 @@ class Optimizer:
         ``average``.
         """
         compiled = self._compiled  # once: another thread may add a group
+        held: Parameters = compiled.held  # type: ignore[assignment]
+        # Within averaged() they are where the parameters were.
+        hidden = ("average",) if self._engine.shows_averages else ()
         # Views, which cannot be resized: the core keeps the arrays' addresses.
         return {
-            name: {"step": int(count), **{key: array.view() for key, array in own.items()}}
-            for (name, own), count in zip(
-                self._own(compiled).items(), compiled.counts, strict=True
-            )
+            name: {"step": int(count)} | {k: v.view() for k, v in own.items() if k not in hidden}
+            for (name, own), count in zip(held.own().items(), compiled.counts, strict=True)
         }
-
-    def _own(self, compiled: Compiled) -> dict[str, dict[str, Array]]:
-        held: Parameters = compiled.held  # type: ignore[assignment]
-        own = held.own()
-        if self._engine.shows_averages:  # they are where the parameters were
-            for kept in own.values():
-                kept.pop("average", None)
-        return own
 
     @property
     def average(self) -> Any:
@@ -329,25 +294,7 @@ class Optimizer:
         return Swap(held.tensors)
 
     def __repr__(self) -> str:
-        held, tensors = self._held, self._held.tensors
-        counts = f"{_count(len(tensors), 'parameter')}, " + _count(
-            sum(tensor.param.size for tensor in tensors), "element"
-        )
-        asked = [
-            f"{name}={use.storages.states[name]}"
-            for use in held.uses()
-            for name in use.present
-            if name in use.storages.states
-        ]
-        asked = [*dict.fromkeys(asked)] + ["split"] * held.options.split
-        kept = f"states {byte_count(tensors):,} bytes" + (f" ({', '.join(asked)})" if asked else "")
-        lines = [f"{type(self).__name__}(t={self.t}, {counts}, {kept})"]
-        for i, group in enumerate(held.groups):
-            label = f"group {i}" + (f" {group.name!r}" if group.name is not None else "")
-            label += f" by {group.rule}" if group.rule != self.rule.name else ""
-            values = ", ".join(f"{key}={value!r}" for key, value in group.items())
-            lines.append(f"  {label}: {values}")
-        return "\n".join(lines)
+        return self._held.describe(type(self).__name__, self.t)
 
     # ---- the step ----
 
@@ -419,125 +366,3 @@ class Optimizer:
         more = held.added([group], [copy_to])
         fresh = np.zeros(len(more.tensors) - len(held.tensors), dtype=np.int64)
         self._take(more, np.concatenate([self._compiled.counts, fresh]))
-
-    # ---- saving and loading ----
-
-    @alone("state_dict")
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on besides the parameters, as copies.
-
-        Returns:
-            ``rule``; ``t``; ``state``: for each parameter's name its ``step`` and arrays;
-            ``groups``: each group's hyperparameters, its ``name``, its ``rule`` and the names of
-            its ``params``; ``stages``; ``storages``: of each state by name, and ``split``;
-            ``sample``: what ``stats="sample"`` keeps of the gradients.
-        """
-        saved = self._saved()
-        for entry in saved["state"].values():
-            entry.update({k: v.copy() for k, v in entry.items() if k != "step"})
-        saved["sample"] = saved["sample"].copy()
-        return saved
-
-    def _saved(self) -> dict[str, Any]:
-        """The state dict, its arrays live."""
-        held = self._held
-        return {
-            "rule": self.rule.name,
-            "t": self.t,
-            "state": self.state,
-            "groups": [
-                # copies: a Plateau goes on observing
-                {
-                    **copy.deepcopy(dict(group)),
-                    "name": group.name,
-                    "rule": group.rule,
-                    "params": group.names(),
-                }
-                for group in held.groups
-            ],
-            "stages": copy.deepcopy(dict(self.stages)),
-            "storages": named(held.uses()),
-            "sample": self._engine.sample,
-        }
-
-    @alone("load_state_dict")
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take over a :meth:`state_dict`; its arrays are copied, hyperparameters included.
-
-        What was given to the constructor is replaced: to go on at another rate, assign it
-        afterwards. A ``Plateau`` that stands where an equal one was saved takes over what that
-        has seen, so that your reference to it stays the one in use. The arrays of ``copy_to`` are
-        filled with the parameters as they are now. An interrupt leaves everything as it was, or
-        everything loaded.
-
-        Raises:
-            TypeError, ValueError: it does not fit this optimizer; nothing is changed then.
-        """
-        Loading(self._engine, self._compiled, self._held, self.rule.name, state_dict)()
-
-    @alone("save")
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the :meth:`state_dict` to a safetensors file, whole or not at all.
-
-        The parameters are not in it: they are yours to save. Nothing is pickled, so a
-        hyperparameter that is a callable of your own is refused; a schedule is saved.
-
-        Args:
-            path: where; a file that is there is replaced.
-
-        Raises:
-            TypeError: a hyperparameter is a callable that is no schedule.
-            OSError: the file cannot be written; what was there is still there.
-        """
-        from . import checkpoint  # noqa: PLC0415 - what few steps need waits until it is asked for
-
-        checkpoint.save(path, self._saved())
-
-    def load(self, path: str | os.PathLike[str]) -> None:
-        """Take over what :meth:`save` wrote, in an optimizer that was built alike.
-
-        Args:
-            path: the file.
-
-        Raises:
-            TypeError, ValueError: the file is damaged, of another kind or a newer version, or does
-                not fit this optimizer; nothing is changed then.
-            OSError: the file cannot be read.
-        """
-        from . import checkpoint  # noqa: PLC0415
-
-        self.load_state_dict(checkpoint.load(path, mapped=True))
-
-    def __copy__(self) -> Optimizer:
-        raise TypeError(
-            f"copy: got {type(self).__name__}, whose copy would share its states; "
-            "wanted copy.deepcopy"
-        )
-
-    @alone("deepcopy")
-    def __deepcopy__(self, memo: dict[int, Any]) -> Optimizer:
-        other = type(self).__new__(type(self))
-        memo[id(self)] = other
-        other.__setstate__(copy.deepcopy(self._picklable(), memo))
-        return other
-
-    @alone("pickling")
-    def __getstate__(self) -> dict[str, Any]:
-        return self._picklable()
-
-    def _picklable(self) -> dict[str, Any]:
-        own = {key: value for key, value in self.__dict__.items() if key not in _BUILT}
-        return {**own, "_parts": (self._held, self._compiled.counts)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        held, counts = self.__dict__.pop("_parts")
-        check_params(held.arguments("params"), held.tensors)
-        self._take(held, counts)
-
-
-_BUILT = ("_compiled", "_flatten", "_turn")  # what follows from the rest
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"

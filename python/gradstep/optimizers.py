@@ -12,7 +12,7 @@ from .rule import RULES, Rule, is_on
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .optimizer import Params, Shared, Value
+    from .arguments import Params, Shared, Value
 
 
 class SGD(Optimizer):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from .engine import Row
 from .groups import Group, read_group
 from .rule import Rule, named
 from .storages import Shard, StorageOptions, Use, compute_type, new_state, zeros
-from .tensors import Tensor
+from .tensors import Tensor, byte_count
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -76,7 +75,7 @@ class Parameters:
             self.grouped or bool(self.rows),
         )  # fmt: skip
         # Copies: what these rows were compiled to stays true of this one if the other is refused.
-        other.rows, other.tensors = [copy.copy(row) for row in self.rows], list(self.tensors)
+        other.rows, other.tensors = [row.copy() for row in self.rows], list(self.tensors)
         other._add(given, copies)
         return other
 
@@ -183,9 +182,7 @@ class Parameters:
             state.name: new_state(
                 f"{name}.{state.name}", state, storage, initial, param, self.allocate
             )
-            for state, storage, initial in row.storages.starts(
-                row.group, wanted, param.dtype.name
-            )
+            for state, storage, initial in row.storages.starts(row.group, wanted, param.dtype.name)
         }
 
     def extend(self, row: Row, missing: Sequence[str]) -> None:
@@ -336,7 +333,9 @@ class Parameters:
     ) -> _core.Plan:
         """The core's plan of a step over all tensors."""
         rows = [tensor.row() for tensor in self.tensors]
-        return _core.Plan(self.rule.name, rows, counts, clock, settings, controls, results, averages)
+        return _core.Plan(
+            self.rule.name, rows, counts, clock, settings, controls, results, averages
+        )
 
     # ---- what is kept ----
 
@@ -354,6 +353,33 @@ class Parameters:
     def present(self) -> list[str]:
         """The states that some group has."""
         return [name for use in self.uses() for name in use.present]
+
+    def describe(self, name: str, t: int) -> str:
+        """What an optimizer is, in lines: a summary, then one for each group.
+
+        Args:
+            name: of its class.
+            t: the steps it has made.
+        """
+        tensors = self.tensors
+        counts = f"{_count(len(tensors), 'parameter')}, " + _count(
+            sum(tensor.param.size for tensor in tensors), "element"
+        )
+        asked = {
+            f"{name}={use.storages.states[name]}": None
+            for use in self.uses()
+            for name in use.present
+            if name in use.storages.states
+        }
+        shown = ", ".join([*asked] + ["split"] * self.options.split)
+        kept = f"states {byte_count(tensors):,} bytes" + (f" ({shown})" if shown else "")
+        lines = [f"{name}(t={t}, {counts}, {kept})"]
+        for i, group in enumerate(self.groups):
+            label = f"group {i}" + (f" {group.name!r}" if group.name is not None else "")
+            label += f" by {group.rule}" if group.rule != self.rule.name else ""
+            values = ", ".join(f"{key}={value!r}" for key, value in group.items())
+            lines.append(f"  {label}: {values}")
+        return "\n".join(lines)
 
     def own(self) -> dict[str, dict[str, Array]]:
         """For each parameter's name the arrays that the optimizer keeps, by name."""
@@ -385,3 +411,7 @@ def by_group(argument: str, values: Any, count: int, what: str) -> None:
         )
     if len(values) != count:
         raise ValueError(f"{argument}: got {len(values)} values, wanted {count}, as many as groups")
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"

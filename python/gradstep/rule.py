@@ -165,7 +165,7 @@ class Rule:
         return [state.name for state in self.states if state.is_on(group)]
 
     def kind(self, group: Mapping[str, Any]) -> str:
-        """What the rule does with gradients, one of ``PLAIN``, ``MOMENTUM``, ``SIGN``, ``ADAPTIVE``.
+        """What the rule does with gradients: ``PLAIN``, ``MOMENTUM``, ``SIGN`` or ``ADAPTIVE``.
 
         Args:
             group: the hyperparameters that switch states on; those that are missing count as their
@@ -180,9 +180,9 @@ class Rule:
     def by_name(self, numbers: list[float]) -> dict[str, Any]:
         """Numbers in the kernels' order by hyperparameter, several as a tuple."""
         found: dict[str, Any] = {}
-        for name, number in zip(self.hyper_names, numbers, strict=True):
+        for name, value in zip(self.hyper_names, numbers, strict=True):
             key, _, index = name.partition("[")
-            found[key] = (*found.get(key, ()), number) if index else number
+            found[key] = (*found.get(key, ()), value) if index else value
         return found
 
     def __repr__(self) -> str:
@@ -204,4 +204,3 @@ def named(name: str) -> Rule:
     if name not in RULES:
         raise ValueError(f"rule: got {name!r}, wanted one of {', '.join(RULES)}")
     return RULES[name]
-

@@ -1,25 +1,173 @@
-"""Loading a state dict: whether it fits an optimizer, in words, and then all of it or nothing."""
+"""Saving and loading: the state dict, whether one fits, and then all of it or nothing."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from . import _core, arrays
 from .groups import Group, some
 from .hyperparameters import whole
+from .rule import Rule
 from .schedules import Plateau
 from .storages import named
+from .tensors import check_params
+from .turn import alone
 
 if TYPE_CHECKING:
+    import os
+
+    from numpy.typing import NDArray
+
     from .arrays import Array
     from .engine import Compiled, Engine
     from .parameters import Parameters
 
 KEYS = ("rule", "t", "state", "groups", "stages", "storages")  # and, since 0.2, sample
+
+
+class Saved:
+    """What an optimizer is saved as: a state dict, a file, a pickle.
+
+    The part of :class:`gradstep.Optimizer` that its checkpoints are.
+    """
+
+    rule: ClassVar[Rule]
+    _engine: Engine
+    _compiled: Compiled
+
+    @property
+    def _held(self) -> Parameters:
+        held: Parameters = self._compiled.held  # type: ignore[assignment]
+        return held
+
+    @property
+    def state(self) -> dict[str, dict[str, Any]]:
+        """For each parameter's name its own update count ``step`` and its arrays, live."""
+        raise NotImplementedError
+
+    def _take(self, held: Parameters, counts: NDArray[np.int64]) -> None:
+        """Step these parameters from now on."""
+        raise NotImplementedError
+
+    @alone("state_dict")
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on besides the parameters, as copies.
+
+        Returns:
+            ``rule``; ``t``; ``state``: for each parameter's name its ``step`` and arrays;
+            ``groups``: each group's hyperparameters, its ``name``, its ``rule`` and the names of
+            its ``params``; ``stages``; ``storages``: of each state by name, and ``split``;
+            ``sample``: what ``stats="sample"`` keeps of the gradients.
+        """
+        saved = self._saved()
+        for entry in saved["state"].values():
+            entry.update({k: v.copy() for k, v in entry.items() if k != "step"})
+        saved["sample"] = saved["sample"].copy()
+        return saved
+
+    def _saved(self) -> dict[str, Any]:
+        """The state dict, its arrays live."""
+        held = self._held
+        return {
+            "rule": self.rule.name,
+            "t": self._engine.t,
+            "state": self.state,
+            "groups": [
+                # copies: a Plateau goes on observing
+                {
+                    **copy.deepcopy(dict(group)),
+                    "name": group.name,
+                    "rule": group.rule,
+                    "params": group.names(),
+                }
+                for group in held.groups
+            ],
+            "stages": copy.deepcopy(dict(self._engine.stages)),
+            "storages": named(held.uses()),
+            "sample": self._engine.sample,
+        }
+
+    @alone("load_state_dict")
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over a :meth:`state_dict`; its arrays are copied, hyperparameters included.
+
+        What was given to the constructor is replaced: to go on at another rate, assign it
+        afterwards. A ``Plateau`` that stands where an equal one was saved takes over what that
+        has seen, so that your reference to it stays the one in use. The arrays of ``copy_to`` are
+        filled with the parameters as they are now. An interrupt leaves everything as it was, or
+        everything loaded.
+
+        Raises:
+            TypeError, ValueError: it does not fit this optimizer; nothing is changed then.
+        """
+        Loading(self._engine, self._compiled, self._held, self.rule.name, state_dict)()
+
+    @alone("save")
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the :meth:`state_dict` to a safetensors file, whole or not at all.
+
+        The parameters are not in it: they are yours to save. Nothing is pickled, so a
+        hyperparameter that is a callable of your own is refused; a schedule is saved.
+
+        Args:
+            path: where; a file that is there is replaced.
+
+        Raises:
+            TypeError: a hyperparameter is a callable that is no schedule.
+            OSError: the file cannot be written; what was there is still there.
+        """
+        from . import checkpoint  # noqa: PLC0415 - what few steps need waits until it is asked for
+
+        checkpoint.save(path, self._saved())
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Take over what :meth:`save` wrote, in an optimizer that was built alike.
+
+        Args:
+            path: the file.
+
+        Raises:
+            TypeError, ValueError: the file is damaged, of another kind or a newer version, or does
+                not fit this optimizer; nothing is changed then.
+            OSError: the file cannot be read.
+        """
+        from . import checkpoint  # noqa: PLC0415
+
+        self.load_state_dict(checkpoint.load(path, mapped=True))
+
+    def __copy__(self) -> Any:
+        raise TypeError(
+            f"copy: got {type(self).__name__}, whose copy would share its states; "
+            "wanted copy.deepcopy"
+        )
+
+    @alone("deepcopy")
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        other = type(self).__new__(type(self))
+        memo[id(self)] = other
+        other.__setstate__(copy.deepcopy(self._picklable(), memo))
+        return other
+
+    @alone("pickling")
+    def __getstate__(self) -> dict[str, Any]:
+        return self._picklable()
+
+    def _picklable(self) -> dict[str, Any]:
+        own = {key: value for key, value in self.__dict__.items() if key not in _BUILT}
+        return {**own, "_parts": (self._held, self._compiled.counts)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        held, counts = self.__dict__.pop("_parts")
+        check_params(held.arguments("params"), held.tensors)
+        self._take(held, counts)
+
+
+_BUILT = ("_compiled", "_flatten", "_turn")  # what follows from the rest
 
 
 class Loading:
@@ -43,9 +191,7 @@ class Loading:
         self._watched = [*held.groups, engine.stages]
         self._before = [dict(values) for values in self._watched]
         self._begun = [tensor.begun for tensor in held.tensors]
-        self._loaded, self._plateaus = keep_plateaus(
-            self._before, [*self._groups, given["stages"]]
-        )
+        self._loaded, self._plateaus = keep_plateaus(self._before, [*self._groups, given["stages"]])
         self._seen = [plateau.state_dict() for plateau, _ in self._plateaus]
 
     def __call__(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import weakref
 from collections.abc import Callable
 from threading import get_ident
 from typing import Any, Protocol, TypeVar, cast
@@ -35,61 +34,33 @@ class Turn:
             it does so within the `try`, and back before giving the turn back.
     """
 
-    __slots__ = ("__weakref__", "averaged", "free")
+    __slots__ = ("_process", "averaged", "free")
 
     def __init__(self) -> None:
         self.free: list[None] = [None]
         self.averaged = 0
-        _turns.add(self)
+        self._process = os.getpid()
 
     def taken(self, what: str) -> RuntimeError:
         """What is raised where `what` was asked for and somebody else has the turn."""
-        if self.averaged and not (self._is_left() and self.averaged != get_ident()):
+        # Whoever forked within averaged() is there in the child, too; other threads are not.
+        is_child = self._process != os.getpid()
+        if self.averaged and not (is_child and self.averaged != get_ident()):
             return RuntimeError(
                 f"{what}: asked for within averaged(), where the parameters hold the averages; "
                 "wanted it before or after"
             )
-        if self._is_left():
+        if is_child:
             return RuntimeError(
-                f"{what}: this process was forked while another thread was at work with this "
-                "optimizer, which has no such thread here: parameters and states may be half "
-                "stepped; wanted the parameters loaded again, a new optimizer over them, and "
+                f"{what}: this optimizer is at work in another thread, or was when this process "
+                "was forked: then no thread ends that work here, and parameters and states may be "
+                "half stepped; wanted the parameters loaded again, a new optimizer over them, and "
                 "load_state_dict() of it with what was saved before"
             )
         return RuntimeError(f"{what}: this optimizer is at work in another thread")
 
-    def _is_left(self) -> bool:
-        return type(self.free) is _Left
-
     def __reduce__(self) -> tuple[type[Turn], tuple[()]]:
         return Turn, ()
-
-
-class _Left(list[None]):
-    """In a forked child, where the turn was taken: without an item until who has it gives it back.
-
-    Only the thread that forked can, from within its own call; all others are gone.
-    """
-
-    def __init__(self, turn: Turn) -> None:
-        super().__init__()
-        self._turn = turn
-
-    def append(self, item: None) -> None:
-        self._turn.free = [item]
-
-
-_turns: weakref.WeakSet[Turn] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for turn in list(_turns):
-        if not turn.free:
-            turn.free = _Left(turn)
-
-
-if hasattr(os, "register_at_fork"):  # where processes fork
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 class _Owner(Protocol):
