@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,7 +77,24 @@ class Parameters:
         )  # fmt: skip
         # Copies: what these rows were compiled to stays true of this one if the other is refused.
         other.rows, other.tensors = [row.copy() for row in self.rows], list(self.tensors)
-        other._add(given, copies)
+        if given:
+            other._add(given, copies)
+        return other
+
+    def extended(self, missing: Mapping[int, Sequence[str]]) -> Parameters:
+        """These parameters, with states that some groups were built without.
+
+        Args:
+            missing: the states' names, by the group's position.
+        """
+        other = self.added((), ())
+        other.grouped = self.grouped
+        other.tensors = [
+            replace(tensor, states=list(tensor.states)) if tensor.group in missing else tensor
+            for tensor in self.tensors
+        ]
+        for index, names in missing.items():
+            other.extend(other.rows[index], names)
         return other
 
     def _add(self, given: Sequence[Any], copies: Any) -> None:

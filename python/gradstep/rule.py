@@ -106,6 +106,10 @@ class Rule:
         if self._check is not None:
             self._check(prefix, group, storages)
 
+    def begins_later(self, state: State) -> bool:
+        """Whether a state may come and stay unused: a number switches it on, such as a momentum."""
+        return state.option in self.ranges
+
     def compile(self, prefix: str, group: Mapping[str, Any], single: bool) -> Numbers:
         """Check each hyperparameter of a group and lay them out as the kernels want them.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from . import _core, arrays
 from .groups import Group, some
 from .hyperparameters import whole
-from .rule import Rule
+from .rule import Rule, is_on
 from .schedules import Plateau
 from .storages import named
 from .tensors import check_params
@@ -104,7 +104,7 @@ class Saved:
         Raises:
             TypeError, ValueError: it does not fit this optimizer; nothing is changed then.
         """
-        Loading(self._engine, self._compiled, self._held, self.rule.name, state_dict)()
+        Loading(self, state_dict)()
 
     @alone("save")
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -174,40 +174,41 @@ class Loading:
     """A state dict on its way into an optimizer: checked, then taken over whole or not at all.
 
     Args:
-        engine, compiled, held: the optimizer's.
-        rule: the name of its rule.
+        optimizer: where it is to go.
         given: what is to be loaded.
 
     Raises:
         TypeError, ValueError: it does not fit, naming the entry; nothing is changed then.
     """
 
-    def __init__(
-        self, engine: Engine, compiled: Compiled, held: Parameters, rule: str, given: Any
-    ) -> None:
-        self._engine, self._compiled, self._held = engine, compiled, held
-        self._given = given
-        self._check(rule)
-        self._watched = [*held.groups, engine.stages]
+    def __init__(self, optimizer: Saved, given: Any) -> None:
+        self._optimizer, self._given = optimizer, given
+        self._engine: Engine = optimizer._engine
+        self._old: Compiled = optimizer._compiled
+        self._held = self._built = optimizer._held
+        self._check(optimizer.rule.name)
+        self._watched = [*self._held.groups, self._engine.stages]
         self._before = [dict(values) for values in self._watched]
-        self._begun = [tensor.begun for tensor in held.tensors]
+        self._begun = [tensor.begun for tensor in self._held.tensors]
         self._loaded, self._plateaus = keep_plateaus(self._before, [*self._groups, given["stages"]])
         self._seen = [plateau.state_dict() for plateau, _ in self._plateaus]
 
     def __call__(self) -> None:
         """Take it over."""
-        pairs = self._pairs()
+        optimizer, held, counts = self._optimizer, self._held, self._old.counts
         done = np.zeros(1, dtype=np.int64)
         try:
+            if held is not self._built:
+                optimizer._take(held, counts)
+            pairs = self._pairs(counts)
             for values, new in zip(self._watched, self._loaded, strict=True):
                 values.replace(new)
-            self._compiled.compile_changes()
+            optimizer._compiled.compile_changes()
             for plateau, saved in self._plateaus:
                 plateau.load_state_dict(saved.state_dict())
-            self._held.fill_copies()  # they follow the parameters, whatever is loaded
-            if self._given["t"]:
-                self._held.averages_begun()
-            self._compiled.look_at_averages()
+            held.fill_copies()  # they follow the parameters, whatever is loaded
+            held.averages_begun(self._given["t"] > 0)
+            optimizer._compiled.look_at_averages()
             # One compiled call, which no signal divides: before it all is undone, after it all is
             # done.
             _core.assign(pairs, done)
@@ -227,16 +228,18 @@ class Loading:
             plateau.load_state_dict(seen)
         for tensor, begun in zip(self._held.tensors, self._begun, strict=True):
             tensor.begun = begun
-        self._compiled.compile_changes()
-        self._compiled.look_at_averages()
+        if self._held is not self._built:
+            self._optimizer._take(self._built, self._old.counts)
+        self._optimizer._compiled.compile_changes()
+        self._optimizer._compiled.look_at_averages()
 
-    def _pairs(self) -> list[tuple[Array, Array]]:
+    def _pairs(self, counts: NDArray[np.int64]) -> list[tuple[Array, Array]]:
         """What is to be written, and with what."""
         given, own = self._given, self._held.own()
         steps = [given["state"][name]["step"] for name in own]
         pairs: list[tuple[Array, Array]] = [
             (self._engine.clock, np.array([given["t"]], dtype=np.int64)),
-            (self._compiled.counts, np.array(steps, dtype=np.int64)),
+            (counts, np.array(steps, dtype=np.int64)),
         ]
         if self._engine.sample.size:
             saved = given.get("sample")
@@ -265,8 +268,47 @@ class Loading:
         self._groups = _check_groups(given["groups"], self._held.groups)
         check_kind("state_dict['stages']", given["stages"], Mapping)
         self._check_sample(given.get("sample"))
-        _check_storages(given["storages"], named(self._held.uses()))
-        _check_state(given["state"], self._held.own())
+        self._extend()
+        wanted = self._wanted()
+        unused = {key for own in self._held.own().values() for key in own}
+        unused -= {key for own in wanted.values() for key in own}
+        _check_storages(given["storages"], named(self._held.uses()), unused)
+        _check_state(given["state"], wanted)
+
+    def _extend(self) -> None:
+        """Make the states that a hyperparameter called for only after the group was built."""
+        held = self._held
+        missing: dict[int, list[str]] = {}
+        for entry, tensor in zip(self._entries(), held.tensors, strict=True):
+            row = held.rows[tensor.group]
+            later = [s.name for s in row.rule.states if row.rule.begins_later(s)]
+            if new := [key for key in later if key in entry and key not in row.present]:
+                missing[tensor.group] = new
+        if missing:
+            self._held = held.extended(missing)
+
+    def _wanted(self) -> dict[str, dict[str, Array]]:
+        """The arrays that the state must have, by name, of each parameter by name.
+
+        One that a hyperparameter has no use for yet, such as the buffer of a momentum of 0, may
+        be missing: it begins later.
+        """
+        held = self._held
+        wanted = held.own()
+        for own, entry, tensor in zip(wanted.values(), self._entries(), held.tensors, strict=True):
+            rule, group = held.rows[tensor.group].rule, self._groups[tensor.group]
+            for state in rule.states:
+                off = rule.begins_later(state) and not is_on(group.get(str(state.option)))
+                if off and state.name not in entry:
+                    own.pop(state.name, None)
+        return wanted
+
+    def _entries(self) -> list[Mapping[str, Any]]:
+        """What is given for each parameter; nothing where that is no mapping, as is said later."""
+        state = self._given["state"]
+        names = self._held.names()
+        entries = [state.get(name) if isinstance(state, Mapping) else None for name in names]
+        return [entry if isinstance(entry, Mapping) else {} for entry in entries]
 
     def _check_sample(self, saved: Any) -> None:
         if saved is None:  # before 0.2
@@ -299,10 +341,12 @@ def _check_groups(given: Any, groups: Sequence[Group]) -> list[dict[str, Any]]:
     return values
 
 
-def _check_storages(given: Any, storages: Mapping[str, Any]) -> None:
+def _check_storages(given: Any, storages: Mapping[str, Any], unused: Container[str]) -> None:
     check_kind("state_dict['storages']", given, Mapping)
     for key, storage in storages.items():
         got = given.get(key)
+        if got is None and key in unused:
+            continue
         if type(got) is not type(storage) or got != storage:
             raise ValueError(f"state_dict['storages'][{key!r}]: got {got!r}, wanted {storage!r}")
 

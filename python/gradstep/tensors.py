@@ -29,10 +29,11 @@ class Tensor:
     start: int
     average: Array | None
     copy: Array | None
+    begun: bool = False  # whether a step has moved its average
 
     def __post_init__(self) -> None:
         self.copied = None if self.copy is None else self.copy.dtype  # when it was given
-        self.begun = self.average is None  # whether a step has moved its average
+        self.begun = self.begun or self.average is None
 
     def start_average(self) -> None:
         """Put the parameter, with its lower half where it is split, into its average."""
@@ -45,7 +46,7 @@ class Tensor:
 
     def row(self) -> tuple[Any, ...]:
         """As the core's plan wants it."""
-        return tuple(getattr(self, field.name) for field in fields(self))
+        return tuple(getattr(self, field.name) for field in fields(self)[:-1])
 
     def named(self, state_names: Sequence[str]) -> dict[str, Array]:
         """The optimizer's own arrays by name, those that are there."""
