@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 
+import gradstep as gs
 import reference
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -20,20 +21,9 @@ MASK = 2**64 - 1
 
 # The states of each rule in the catalogue's order, absent ones counted, and their roles.
 STATES = {
-    "SGD": {"momentum_buffer": "momentum"},
-    "Adagrad": {"sum": "second_moment"},
-    "RMSprop": {
-        "square_avg": "second_moment",
-        "grad_avg": "momentum",
-        "momentum_buffer": "momentum",
-    },
-    "Adam": {
-        "exp_avg": "momentum",
-        "exp_avg_sq": "second_moment",
-        "max_exp_avg_sq": "maximum",
-    },
+    name: {state.name: state.role for state in gs.rule.Rule(name).states}
+    for name in gs._core.rules()
 }
-STATES["AdamW"] = STATES["Adam"]
 
 
 def bits(x):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import gradstep as gs
+from cases import RULES
 from gradstep import _core
 
 BLOCK = _core.block_elements
@@ -72,10 +73,10 @@ def test_sample_is_of_fixed_blocks(rule, starts, dtype):
             assert report.g2_over_v == pytest.approx(np.mean(used**2 / corrected), rel=1e-4)
 
 
-@pytest.mark.parametrize("rule", ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW"])
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("options", [{}, {"clip_norm": 1.0, "average": 0.9}, {"states": "q8"}])
 def test_sample_changes_no_bit(rule, options):
-    if options.get("states") and rule == "SGD":
+    if options.get("states") and not gs.rule.RULES[rule].present(gs.rule.RULES[rule].defaults):
         options = {**options, "momentum": 0.9}
     plain, looked_at = arrays(0), arrays(0)
     a = getattr(gs, rule)(plain, **options)

@@ -17,7 +17,7 @@ import pytest
 import gradstep as gs
 import reference
 import reference_schedules
-from cases import OPTIONS
+from cases import OPTIONS, RULES
 from gradstep.schedules.base import MAKERS
 
 ROOT = Path(__file__).parent.parent
@@ -296,27 +296,60 @@ def test_rooms_are_inhabited():
     assert (PYTHON / "_core.pyi").is_file()
 
 
-@pytest.mark.parametrize("rule", gs._core.rules())
-def test_rule_has_all_its_parts(rule):
-    """A file, a class, a function in the reference, options to test; and people can read of it."""
-    assert (CPP / "rules" / f"{rule.lower()}.hpp").is_file()
-    assert rule in gs.__all__
+def missing_of_rules():
+    """What each rule lacks, in words."""
+    files = {path.stem for path in (CPP / "rules").glob("*.hpp")}
+    files -= {"catalogue", "rule", "state", *SHARED_BY_RULES}
+    classes = {
+        name: made
+        for name, made in vars(gs.optimizers).items()
+        if inspect.isclass(made) and "rule" in vars(made)
+    }
+    known = {
+        name.lower(): name for name in [*gs._core.rules(), *classes, *reference.RULES, *OPTIONS]
+    }
+    for file in sorted(files | set(known)):
+        name = known.get(file, file)
+        for place, is_there in {
+            f"cpp/rules/{file}.hpp": file in files,
+            "a line in cpp/rules/catalogue.hpp and a core built since": name in gs._core.rules(),
+            "a class in python/gradstep/optimizers.py": name in classes,
+            "a function and its row of RULES in tests/reference.py": name in reference.RULES,
+            "a row of OPTIONS in tests/cases.py": name in OPTIONS,
+        }.items():
+            if not is_there:
+                yield f"{name} lacks {place}"
+
+
+# What several rules share, in files of its own.
+SHARED_BY_RULES = set()
+
+
+def test_rules_have_all_their_parts():
+    """A file, a line in the catalogue, a class, a function in the reference, options to test."""
+    assert not list(missing_of_rules())
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_rule_can_be_read_of(rule):
+    """Its docstring has each part; README and the page on PyTorch name it."""
     made = getattr(gs, rule)
     assert issubclass(made, gs.Optimizer)
     assert made.rule.name == made.__name__ == rule
-    assert rule in reference.RULES
-    assert rule in OPTIONS
-    for part in ["Args:", "State", "Source:", "Example:", "Where frameworks differ:"]:
-        assert part in (made.__doc__ or ""), f"{rule}'s own docstring lacks {part!r}"
-    readme = ROOT / "README.md"
-    if readme.exists():
-        assert re.search(rf"\b{rule}\b", readme.read_text(encoding="utf-8")), "README lacks it"
+    assert rule in gs.__all__
+    for part in DOCSTRING:
+        assert part in (vars(made).get("__doc__") or ""), f"{rule}'s docstring lacks {part!r}"
+    for state in made.rule.states:
+        assert state.name in made.__doc__, f"the docstring lacks the state {state.name}"
 
 
-@pytest.mark.parametrize("rule", gs._core.rules())
+DOCSTRING = ["When:", "Args:", "State", "Source:", "Example:", "Where frameworks differ:"]
+
+
+@pytest.mark.parametrize("rule", RULES)
 def test_rule_has_the_same_hyperparameters_everywhere(rule):
     """The class's, in the order of the kernels', and the reference's."""
-    hyper_names, states = gs._core.rules()[rule]
+    value = gs.rule.RULES[rule]
     group = dict(getattr(gs, rule)(np.ones(1)).groups[0])
     assert group.pop("maximize") is False
     assert group.pop("frozen") is False
@@ -324,39 +357,28 @@ def test_rule_has_the_same_hyperparameters_everywhere(rule):
         f"{key}[{i}]" if isinstance(value, tuple) else key
         for key, value in group.items()
         for i in range(len(value) if isinstance(value, tuple) else 1)
-    ] == list(hyper_names)
+    ] == list(value.hyper_names)
     parameters = inspect.signature(getattr(gs, rule)).parameters
     assert list(parameters) == ["params", *group, "maximize", "shared"]
     twin = inspect.signature(reference.RULES[rule]).parameters.values()
     named = {p.name for p in twin if p.kind is p.KEYWORD_ONLY}
     handed_on = any(p.kind is p.VAR_KEYWORD for p in twin)  # to the rule it builds upon
     assert named <= set(group) if handed_on else named == set(group)
-    for name, option, initial, _ in states:
-        assert name in getattr(gs, rule).__doc__, f"the docstring lacks the state {name}"
-        assert {option, initial} - {None} <= set(group)
+    for state in value.states:
+        assert {state.option, state.initial} - {None} <= set(group)
 
 
-def test_no_rule_more():
-    """What has a file, a class, a reference or options is in the catalogue."""
-    rules = set(gs._core.rules())
-    files = {path.stem for path in (CPP / "rules").glob("*.hpp")}
-    assert files - {"catalogue", "rule", "state"} == {rule.lower() for rule in rules}
-    classes = {
-        name
-        for name in gs.__all__
-        if inspect.isclass(getattr(gs, name)) and issubclass(getattr(gs, name), gs.Optimizer)
-    }
-    assert classes - {"Optimizer"} == rules, "gradstep.__all__"
-    assert set(reference.RULES) == rules, "RULES in tests/reference.py"
-    assert set(OPTIONS) == rules, "OPTIONS in tests/cases.py"
-
-
-@pytest.mark.parametrize("rule", gs._core.rules())
-def test_every_optional_state_is_tested(rule):
-    for name, option, *_ in gs._core.rules()[rule][1]:
-        assert option is None or any(row.get(option) for row in OPTIONS[rule]), (
-            f"no row of OPTIONS[{rule!r}] in tests/cases.py switches on {option}, so {name}"
-        )
+@pytest.mark.parametrize("rule", RULES)
+def test_every_hyperparameter_is_tested(rule):
+    """Some row of OPTIONS has it at neither its default nor 0, or a wrong formula would pass."""
+    defaults = gs.rule.RULES[rule].defaults
+    for key, default in defaults.items():
+        if key not in ("maximize", "frozen"):  # every rule is tested with the former
+            values = [row.get(key, default) for row in OPTIONS[rule]]
+            assert any(value not in (default, 0, False) for value in values), (
+                f"no row of OPTIONS[{rule!r}] in tests/cases.py has {key} at another value than "
+                f"{default!r} and 0"
+            )
 
 
 def test_storages_have_all_their_parts():

@@ -127,6 +127,11 @@ class Optimizer(Saved):
     ) -> None:
         if not hasattr(self, "rule"):
             raise TypeError("Optimizer: got the base class, wanted a rule such as AdamW")
+        if not Rule.is_compiled(self.rule.name):
+            raise RuntimeError(
+                f"{self.rule.name}: got a core without this rule, wanted one that was built after "
+                "the rule came into cpp/rules/catalogue.hpp"
+            )
         for name in unknown:
             raise TypeError(
                 f"{type(self).__name__}: got the unknown argument {name!r}, wanted one of "

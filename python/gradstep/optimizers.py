@@ -21,11 +21,15 @@ class SGD(Optimizer):
     .. math:: d = g + \lambda p;\quad b = \mu b + (1 - \tau) d \ (b_1 = d);\quad
               p \leftarrow p - \eta\,(d + \mu b \text{ if nesterov else } b)
 
+    When: networks for images, and wherever a tuned rate is at hand: with momentum it often reaches
+    a better network than Adam, but wants its rate found. Begin at 0.1 with momentum 0.9 for a
+    network with normalisation, at 0.01 without, and lower the rate over the run.
+
     Args:
         params: see :class:`Optimizer`.
         lr: the rate η ≥ 0.
-        momentum: μ in [0, 1); 0 keeps no buffer. A schedule keeps one.
-        dampening: τ in [0, 1].
+        momentum: μ ≥ 0; 0 keeps no buffer. A schedule keeps one.
+        dampening: τ.
         weight_decay: λ ≥ 0, added to the gradient (L2).
         nesterov: look ahead; wants a momentum and no dampening.
         maximize: go up the gradient.
@@ -40,11 +44,15 @@ class SGD(Optimizer):
 
     Example:
         >>> import numpy as np, gradstep as gs
-        >>> w = np.ones(3, dtype=np.float32)
-        >>> gs.SGD(w, lr=0.5).step(np.ones(3, dtype=np.float32))
-        Report(t=1, lr=0.5)
-        >>> w
-        array([0.5, 0.5, 0.5], dtype=float32)
+        >>> w, target = np.zeros(3), np.array([1.0, -2.0, 3.0])
+        >>> opt = gs.SGD(w, lr=0.1, momentum=0.5)
+        >>> for t in range(101):
+        ...     if t % 50 == 0:
+        ...         print(f"{((w - target) ** 2).sum():.4f}")  # the loss
+        ...     report = opt.step(2 * (w - target))  # its gradient
+        14.0000
+        0.0000
+        0.0000
     """
 
     rule = Rule("SGD")
@@ -97,6 +105,9 @@ class Adagrad(Optimizer):
     .. math:: s \leftarrow s + g^2;\quad
               p \leftarrow p - \frac{\eta}{1 + (t-1)\,\eta_d}\, g / (\sqrt{s} + \epsilon)
 
+    When: sparse features, such as words of which most are rare: a rare one keeps its large steps.
+    On long runs the rate shrinks to nothing; RMSprop and Adam forget instead. Begin at 0.01.
+
     Args:
         params: see :class:`Optimizer`.
         lr: the rate η ≥ 0.
@@ -115,11 +126,15 @@ class Adagrad(Optimizer):
 
     Example:
         >>> import numpy as np, gradstep as gs
-        >>> w = np.zeros(2)
-        >>> gs.Adagrad(w, lr=0.5).step(np.array([2.0, -3.0]))
-        Report(t=1, lr=0.5)
-        >>> w.round(6)
-        array([-0.5,  0.5])
+        >>> w, target = np.zeros(3), np.array([1.0, -2.0, 3.0])
+        >>> opt = gs.Adagrad(w, lr=0.5)
+        >>> for t in range(101):
+        ...     if t % 50 == 0:
+        ...         print(f"{((w - target) ** 2).sum():.4f}")  # the loss
+        ...     report = opt.step(2 * (w - target))  # its gradient
+        14.0000
+        0.0015
+        0.0000
     """
 
     rule = Rule("Adagrad")
@@ -158,13 +173,16 @@ class RMSprop(Optimizer):
 
     With ``centered``, :math:`\sqrt{\max(v - \bar g^2, 0)}` in place of :math:`\sqrt v`.
 
+    When: reinforcement learning and recurrent networks, whose published settings often name it;
+    elsewhere Adam, which is this with momentum and a corrected start. Begin at 0.001.
+
     Args:
         params: see :class:`Optimizer`.
         lr: the rate η ≥ 0.
-        alpha: α in [0, 1).
+        alpha: α ≥ 0; an average for α below 1.
         eps: ε ≥ 0.
         weight_decay: λ ≥ 0, added to the gradient (L2).
-        momentum: μ in [0, 1); 0 keeps no buffer. A schedule keeps one.
+        momentum: μ ≥ 0; 0 keeps no buffer. A schedule keeps one.
         centered: subtract the squared running mean of the gradient.
         maximize: go up the gradient.
         **shared: storages, stages and more that every rule takes, see :class:`Optimizer`.
@@ -179,11 +197,15 @@ class RMSprop(Optimizer):
 
     Example:
         >>> import numpy as np, gradstep as gs
-        >>> w = np.zeros(2)
-        >>> gs.RMSprop(w, lr=0.01).step(np.array([2.0, -3.0]))
-        Report(t=1, lr=0.01)
-        >>> w.round(6)
-        array([-0.1,  0.1])
+        >>> w, target = np.zeros(3), np.array([1.0, -2.0, 3.0])
+        >>> opt = gs.RMSprop(w, lr=0.05)
+        >>> for t in range(101):
+        ...     if t % 50 == 0:
+        ...         print(f"{((w - target) ** 2).sum():.4f}")  # the loss
+        ...     report = opt.step(2 * (w - target))  # its gradient
+        14.0000
+        0.0005
+        0.0000
     """
 
     rule = Rule("RMSprop")
@@ -232,6 +254,9 @@ class Adam(Optimizer):
               p \leftarrow p - \frac{\eta}{1-\beta_1^t}\, m /
               (\sqrt{v} / \sqrt{1-\beta_2^t} + \epsilon)
 
+    When: nearly everything at first, since it bears a rate that is off by a few times. Begin at
+    0.001; for transformers at 0.0003 with a warm-up. With weight decay take :class:`AdamW`.
+
     Args:
         params: see :class:`Optimizer`.
         lr: the rate η ≥ 0.
@@ -251,11 +276,15 @@ class Adam(Optimizer):
 
     Example:
         >>> import numpy as np, gradstep as gs
-        >>> w = np.zeros(2)
-        >>> gs.Adam(w, lr=0.1).step(np.array([2.0, -3.0]))
-        Report(t=1, lr=0.1)
-        >>> w.round(6)
-        array([-0.1,  0.1])
+        >>> w, target = np.zeros(3), np.array([1.0, -2.0, 3.0])
+        >>> opt = gs.Adam(w, lr=0.1)
+        >>> for t in range(101):
+        ...     if t % 50 == 0:
+        ...         print(f"{((w - target) ** 2).sum():.4f}")  # the loss
+        ...     report = opt.step(2 * (w - target))  # its gradient
+        14.0000
+        0.0343
+        0.0005
     """
 
     rule = Rule("Adam")
@@ -289,6 +318,10 @@ class Adam(Optimizer):
 class AdamW(Adam):
     r"""Adam with weight decay apart from the gradient: first p ← (1 − ηλ)p, then Adam's step.
 
+    When: transformers, and wherever Adam wants weight decay: the decay is then the same for all
+    weights, whatever their gradients. Begin at 0.001 for small networks, at 0.0003 for
+    transformers of 100M parameters, with a warm-up and a decay of 0.01 to 0.1.
+
     Args:
         params: see :class:`Optimizer`.
         lr: the rate η ≥ 0.
@@ -307,13 +340,15 @@ class AdamW(Adam):
 
     Example:
         >>> import numpy as np, gradstep as gs
-        >>> w = {"weight": np.ones((2, 2)), "bias": np.zeros(2)}
+        >>> w, target = np.zeros(3), np.array([1.0, -2.0, 3.0])
         >>> opt = gs.AdamW(w, lr=0.1)
-        >>> opt.step({"weight": np.ones((2, 2)), "bias": None})
-        Report(t=1, lr=0.1)
-        >>> w["weight"].round(6)
-        array([[0.899, 0.899],
-               [0.899, 0.899]])
+        >>> for t in range(101):
+        ...     if t % 50 == 0:
+        ...         print(f"{((w - target) ** 2).sum():.4f}")  # the loss
+        ...     report = opt.step(2 * (w - target))  # its gradient
+        14.0000
+        0.0174
+        0.0022
     """
 
     rule = Rule("AdamW")

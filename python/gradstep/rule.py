@@ -66,6 +66,8 @@ class Rule:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        if not self.is_compiled(name):  # its class is there, to say so when it is used
+            return
         self.hyper_names, states = _core.rules()[name]
         self.states = tuple(State(*state) for state in states)
         self.lengths = Counter(hyper.partition("[")[0] for hyper in self.hyper_names)
@@ -76,6 +78,11 @@ class Rule:
         self.ranges: dict[str, Range] = {}
         self._check: Check | None = None
 
+    @staticmethod
+    def is_compiled(name: str) -> bool:
+        """Whether the compiled core has a rule of this name."""
+        return name in _core.rules()
+
     def complete(self, made: type, ranges: Mapping[str, Range], check: Check) -> None:
         """Take what the rule's class knows: the defaults of its signature, and its own checks.
 
@@ -84,6 +91,8 @@ class Rule:
             ranges: of hyperparameters whose name does not say which numbers they may be.
             check: what the rule demands of several hyperparameters together.
         """
+        if not self.is_compiled(self.name):
+            return
         parameters = inspect.signature(made).parameters.values()
         self.defaults = {
             parameter.name: parameter.default
