@@ -1,8 +1,8 @@
 """Is this commit slower than another? `python benchmarks/compare.py BASE NEW [TABLE ...]`.
 
-BASE and NEW are folders that hold the package: `python/` of a checkout whose core is built. Each row
-of the tables `step`, `one-pass` and `pytorch` is timed in three processes that take turns: one of
-BASE, one of NEW, and a second one of BASE, which shows how far the same commit is from itself. A row
+BASE and NEW are folders that hold the package: `python/` of a checkout whose core is built. Each
+row of the tables `step`, `one-pass` and `pytorch` is timed in three processes that take turns: one
+of BASE, one of NEW, and a second one of BASE, which shows how far a commit is from itself. A row
 counts as slower where its median ratio is above 1.02 by more than that distance. Each pair has new
 processes, since it matters where memory happens to lie.
 """

@@ -1,9 +1,10 @@
-// What one target offers: a table of plain functions and of the rules' own words about themselves.
+// What one target offers: a table of plain functions, and each rule's description of itself.
 // Everything above the targets reaches the kernels through it and through nothing else.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 
+#include "random.hpp"
 #include "rules/state.hpp"
 
 namespace gradstep {
@@ -11,23 +12,13 @@ namespace gradstep {
 constexpr int64_t block_elements = 512;    // every stream of a block fits the first-level cache
 constexpr int max_states = 4;
 constexpr int max_options = 2;    // optional states of one rule
+constexpr int max_memory = 4;     // numbers of a tensor that live from step to step
+constexpr int max_gathered = 4;    // sums of a first pass
+constexpr int max_buffers = 1 + max_states;    // what a step writes: the parameter and the states
 constexpr size_t max_scalar_bytes = 128;
 
-// A run of elements of one tensor, within a block where a buffer is rounded by chance or has a
-// scale. A step writes the parameter and the states: its buffers.
-constexpr int max_buffers = 1 + max_states;
-
-// What the random bits of a run of elements are made from: a hash of where and when.
-struct RandomKey {
-    uint32_t begin, factor;
-    static constexpr uint32_t step = 0x9E3779B1;    // from one element to the next
-
-    // Inlined, so that no target's code of it is left for others to share.
-    [[gnu::always_inline]] RandomKey from(int64_t element) const {
-        return {begin + uint32_t(element) * step, factor};
-    }
-};
-
+// A run of elements of one tensor, within a block where a buffer is rounded stochastically or has a
+// scale.
 struct Piece {
     void* p;
     void* low;    // of a split parameter
@@ -37,15 +28,28 @@ struct Piece {
     RandomKey key[max_buffers];    // the parameter's, then the states'
 };
 
-// The hyperparameters at update t, resolved and rounded into `scalars` (max_scalar_bytes, aligned
-// as double).
-using Resolve = void (*)(const double* hyper, int64_t t, void* scalars);
+// The sums of each sixteenth element, before they are folded into one.
+constexpr int lanes = 16;
+struct GatherLanes {
+    double sum[max_gathered][lanes];
+};
+
+// The hyperparameters at one update, resolved and rounded into `scalars` (max_scalar_bytes, aligned
+// as double). memory: the tensor's, which may change.
+using Resolve = void (*)(const double* hyper, const When& when, double* memory, void* scalars);
 // One update of a piece. Each gradient is multiplied by `gradient_factor` first (-1: maximize).
 using Update = void (*)(const void* scalars, double gradient_factor, const Piece& piece);
+// The first of two passes over a piece: adds to the sums.
+using Gather = void (*)(const void* scalars, double gradient_factor, const Piece& piece,
+                        GatherLanes& sums);
+// Between the passes, once for each tensor: what its sums make of the scalars.
+using Settle = void (*)(void* scalars, const double* sums);
 
 struct Kernel {
     Resolve resolve;
-    Update update;
+    Update update;     // null: these storages have no loop of their own
+    Gather gather;     // null: one pass is enough
+    Settle settle;
 };
 
 // What a number is computed in: an index wherever there is one function for each.
@@ -66,7 +70,8 @@ struct StorageInfo {
     const char* name;
     unsigned roles;    // what it may hold: as_param and so on
     bool rounds;       // whether a number may not fit it
-    int64_t block;     // elements under one scale, 1 if none
+    bool stochastic_momentum;    // a momentum is rounded stochastically unless asked otherwise
+    int64_t block;               // elements under one scale, 1 if none
     int64_t block_bytes;
     int64_t low_bytes;              // of an element in the second array of a split parameter
     int64_t (*bytes)(int64_t n);    // of n elements, without the second array
@@ -78,6 +83,12 @@ struct StorageInfo {
     // Of one block of the walk at most; null for what no gradient is stored in.
     double (*sum_squares)(const void* x, int64_t n);
     bool (*all_finite[compute_types])(const void* x, int64_t n);    // as the compute type
+
+    // Whether such a state is rounded stochastically unless somebody asks for another way.
+    bool rounds_stochastically(Role role) const {
+        return rounds && (stochastic_by_default(role) ||
+                          (stochastic_momentum && role == Role::momentum));
+    }
 
     // Where element i begins, the first of a block.
     int64_t offset(int64_t i) const {
@@ -91,14 +102,24 @@ struct Pairing {
     bool stochastic_param;
 };
 
+// What a rule says of itself.
 struct RuleInfo {
     const char* name;
     const char* const* hyper_names;
     int hyper_count;
     const State* states;
     int state_count;
+    const char* const* memory_names;
+    int memory_count;
+    int gathered;       // how many sums its first pass has; 0: it has one pass
+    bool takes_sign;    // a step's size does not depend on the gradient's
+    int option_columns[max_options];    // the hyperparameter of each optional state; -1: none
     double (*moment_correction)(const double* hyper, int64_t t);
-    const Kernel* kernels;    // one row of 1 << max_options a pairing, in the catalogue's order
+    // The point to evaluate, from n numbers of the parameter and its states in the compute type;
+    // null: the parameter is that point.
+    void (*shown[compute_types])(const double* hyper, const void* p, const void* const* states,
+                                 int64_t n, void* out);
+    const Kernel* kernels;    // per pairing, in the catalogue's order, a row of 1 << max_options
 
     const Kernel& kernel(int pairing, unsigned options) const {
         return kernels[(pairing << max_options) + options];
@@ -107,25 +128,35 @@ struct RuleInfo {
 
 // Sums over elements for the statistics of a step.
 struct Sums {
-    double gradient, update, param;    // squares: of the raw gradient, of p - p_before, of p
-    double gradient_momentum, momentum, used;    // g m, m m and g g, of what the rule was given
-    double ratio;                                // g g / v, v corrected for its start; 0 where v is
-    double count;
+    double raw_gradient;         // g squared, as given
+    double update;               // (p - p before) squared
+    double param;                // p squared
+    double gradient_momentum;    // g m, the gradient as the rule got it, the momentum before
+    double momentum;             // m squared
+    double gradient;             // g squared, as the rule got it
+    double ratio;                // g squared / v, v corrected for its start; 0 where v is
+    double elements;
 };
 constexpr int sum_count = sizeof(Sums) / sizeof(double);
+constexpr const char* sum_names[] = {"raw_gradient", "update",   "param", "gradient_momentum",
+                                     "momentum",     "gradient", "ratio", "elements"};
+static_assert(sizeof sum_names / sizeof *sum_names == sum_count, "a name for each sum");
 
-// The same before the sums of each sixteenth element are folded into one.
-constexpr int lanes = 16;
+// The same before they are folded.
 struct LaneSums {
-    double gradient[lanes], update[lanes], param[lanes], gradient_momentum[lanes], momentum[lanes],
-        used[lanes], ratio[lanes];
-    double count;
+    double raw_gradient[lanes], update[lanes], param[lanes], gradient_momentum[lanes],
+        momentum[lanes], gradient[lanes], ratio[lanes];
+    double elements;
 };
 
 struct Measured {
-    const void *raw, *p_before, *p, *momentum, *second_moment;    // null: the rule has none
+    // null momentum or second moment: the rule has none
+    const void *raw, *p_before, *p, *momentum, *second_moment;
     int64_t n;
     double factor, limit;
+    // Which sums: a rule of two passes sees the momentum before it changes in the first one, and
+    // the update in the second.
+    enum Part { everything, gradients, updates } part;
 };
 
 // What a step does to a block of numbers in its compute type, besides the rule.
@@ -161,6 +192,7 @@ struct Table {
     int pairing_count;
     const Stages* stages;    // one of each compute type
     Sums (*fold)(LaneSums& sums);
+    void (*fold_gathered)(GatherLanes& sums, int count, double* totals);    // adds to the totals
     const ScheduleInfo* schedules;
     int schedule_count;
     // Reads and writes `count` float32 arrays and reads g, doing next to nothing: the bare loop

@@ -38,6 +38,17 @@ OPTIONS = {
         {"weight_decay": 0.1, "eps": 1e-3},
         {"amsgrad": True, "betas": (0.0, 0.5), "lr": 0.1},
     ],
+    "LARS": [
+        {},
+        {"momentum": 0, "lr": 2.0, "eps": 0.1},
+        {"momentum": 0.5, "nesterov": True, "weight_decay": 0.1, "trust_coefficient": 0.1},
+    ],
+    "LAMB": [{}, {"lr": 0.1, "betas": (0.5, 0.9), "weight_decay": 0.1, "eps": 1e-3}],
+    "ScheduleFreeAdamW": [
+        {},
+        {"lr": 0.1, "betas": (0.5, 0.9), "eps": 1e-3, "weight_decay": 0.1},
+        {"warmup_steps": 3, "r": 0.5, "weight_lr_power": 1.0},
+    ],
 }
 # The rules that have all their parts: what one lacks, tests/test_structure.py says, once.
 RULES = [rule for rule in OPTIONS if rule in gs.rule.RULES and rule in reference.RULES]

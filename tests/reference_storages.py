@@ -26,6 +26,10 @@ STATES = {
 }
 
 
+# The states that the first of two passes changes.
+GATHERED = {"LAMB": ("exp_avg", "exp_avg_sq")}
+
+
 def bits(x):
     """The bits of float32 numbers, as uint32."""
     return np.asarray(x, np.float32).view(np.uint32)
@@ -308,6 +312,8 @@ def step(
     shape, T = param.shape, np.float64 if param.dtype == np.float64 else np.float32
     roles = {"param": "param", **STATES[rule]}
     kept = {"param": param.dtype.name}
+    memory = {name: data for name, data in states.items() if name not in roles}
+    states = {name: data for name, data in states.items() if name in roles}
     kept |= {name: (storages or {}).get(name, data.dtype.name) for name, data in states.items()}
 
     def write(buffer, name, x):
@@ -325,10 +331,16 @@ def step(
         p = unsplit(param, low)
     x = {name: decode(kept[name], roles[name], data, shape, T) for name, data in states.items()}
 
-    reference.step(rule, p, g, x, t, hyper)
-
-    for name, data in states.items():
-        write(data, name, x[name])
+    # What a pass changes is stored after it; a second pass reads it as it was stored.
+    gathered = GATHERED.get(rule, ())
+    idle = {s.name for s in gs.rule.Rule(rule).states if s.option and not hyper[s.option]}
+    runs = reference.passes(rule, p, g, x | memory, t, hyper)
+    for changed in (gathered, set(states) - set(gathered)):
+        next(runs, None)
+        for name, data in states.items():
+            if name in changed and name not in idle:
+                write(data, name, x[name])
+                x[name][...] = decode(kept[name], roles[name], data, shape, T)
     if low is not None:
         param[...], low[...] = split(p)
         p = unsplit(param, low)

@@ -19,7 +19,7 @@ import pytest
 
 import gradstep as gs
 import reference
-from cases import assert_same_bits
+from cases import RULES, assert_same_bits
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 FLOATS = [np.dtype(np.float32), np.dtype(np.float64), BFLOAT16, np.dtype(np.float16)]
@@ -236,13 +236,106 @@ def test_average_has_the_structure_of_params():
         groups[1].resize(100_000, refcheck=False)
 
 
-def test_average_of_an_untouched_parameter():
-    """Where the gradient is None, the average waits, too."""
-    opt = gs.SGD([np.zeros(1), np.zeros(1)], lr=1.0, average=0.5)
-    opt.step([np.ones(1), None])
-    opt.average[1][...] = 7
-    opt.step([np.ones(1), None])
-    assert [float(x[0]) for x in opt.average] == [-1.25, 7.0]
+# How a parameter can be left alone by a step.
+UNTOUCHED = {
+    "no gradient": ({}, None),
+    "frozen": ({"frozen": True}, np.ones(1)),
+    "a rate of 0": ({"lr": 0.0}, np.zeros(1)),
+}
+
+
+@pytest.mark.parametrize("way", UNTOUCHED)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("rule", [name for name in RULES if not gs.rule.RULES[name].shows])
+def test_every_average_moves_at_every_step(rule, dtype, way, threads):
+    """Also that of a parameter that steps leave alone, whose numbers somebody else has changed."""
+    options, g = UNTOUCHED[way]
+    a, b = np.zeros(1, dtype), np.full(1, 4, dtype)
+    groups = [{"params": [a]}, {"params": [b], **options}]
+    opt = getattr(gs, rule)(groups, lr=1.0, average=0.5, weight_decay=0.0)
+    opt.step([[np.ones(1)], [g]])
+    assert opt.average[1][0] == 4
+    b[:] = 8
+    for wanted in (6, 7, 7.5):
+        opt.step([[np.ones(1)], [g]])
+        assert opt.average[1][0] == wanted
+    assert b[0] == 8
+
+
+@pytest.mark.parametrize("how", ["frozen", "no gradient", "with gradient", "added later"])
+@pytest.mark.parametrize("rule", [name for name in RULES if not gs.rule.RULES[name].shows])
+def test_the_first_average_is_the_parameter_as_the_first_step_finds_it(rule, how):
+    """Weights may be loaded after the optimizer is built; a skipped step begins nothing."""
+    w, other = np.zeros(3), np.zeros(1)
+    group = {"params": [w], "frozen": how == "frozen"}
+    if how == "added later":
+        opt = getattr(gs, rule)([{"params": [other]}], average=0.999, nonfinite="skip")
+        opt.step([[np.ones(1)]])
+        opt.add_group(group)
+    else:
+        opt = getattr(gs, rule)([{"params": [other]}, group], average=0.999, nonfinite="skip")
+    w[:] = 5
+    assert opt.step([[np.full(1, np.nan)], [np.zeros(3)]]).skipped
+    w[:] = 6
+    opt.step([[np.ones(1)], [None if how == "no gradient" else np.zeros(3)]])
+    assert opt.average[1][0] == pytest.approx(6)
+    average = opt.average[1][0].copy()
+    assert opt.step([[np.full(1, np.nan)], [None]]).skipped
+    assert (opt.average[1][0] == average).all()
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("how", ["state dict", "file", "pickle", "deepcopy"])
+def test_copies_follow_what_is_loaded(rule, how, tmp_path):
+    """Built, then the weights, then the optimizer's state: also where a parameter is frozen."""
+
+    def build(copies=True):
+        w = [np.zeros(3, np.float32) for _ in range(2)]
+        low = [np.zeros(3, np.float16) for _ in range(2)]
+        groups = [{"params": [w[0]]}, {"params": [w[1]], "frozen": True}]
+        opt = getattr(gs, rule)(groups, copy_to=[[low[0]], [low[1]]] if copies else None)
+        return w, low, opt
+
+    w, low, opt = build()
+    for p in w:
+        p[:] = 0.5
+    opt.step([[np.ones(3)], [None]])
+    opt.fill_copies()
+    assert (low[1] == 0.5).all()
+    if how in ("pickle", "deepcopy"):
+        other = pickle.loads(pickle.dumps(opt)) if how == "pickle" else copy.deepcopy(opt)
+        for group, kept in zip(other.groups, other.copies, strict=True):
+            assert (kept[0] == group.params[0].astype(np.float16)).all()
+        return
+    opt.save(tmp_path / "state")
+    again, low, other = build()
+    for p, q in zip(again, w, strict=True):
+        p[:] = q
+    if how == "file":
+        other.load(tmp_path / "state")
+    else:
+        other.load_state_dict(opt.state_dict())
+    for p, kept in zip(again, low, strict=True):
+        assert (kept == p.astype(np.float16)).all()
+    with pytest.raises(RuntimeError, match="fill_copies: got an optimizer without copies"):
+        build(copies=False)[2].fill_copies()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, ml_dtypes.bfloat16, np.float16])
+@pytest.mark.parametrize("rule", RULES)
+def test_copies_show_what_is_to_be_evaluated(rule, dtype):
+    """Within averaged() the model that reads a copy sees what the parameter shows."""
+    w, low = normal(700, dtype), np.zeros(700, np.float32)
+    options = {} if gs.rule.RULES[rule].shows else {"average": 0.5}
+    opt = getattr(gs, rule)(w, lr=0.1, copy_to=low, **options)
+    for _ in range(3):
+        opt.step(normal(700, dtype))
+    before, copied = w.copy(), low.copy()
+    with opt.averaged():
+        np.testing.assert_allclose(low, w.astype(np.float32), rtol=0.01, atol=1e-3)
+        assert (w != before).any()
+    assert w.tobytes() == before.tobytes()
+    assert low.tobytes() == copied.tobytes()
 
 
 def trained(dtype, n=200_000):

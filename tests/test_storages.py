@@ -73,17 +73,16 @@ def probe(rule, options):
 
 def storages_for(rule, options, wanted):
     """The storage of each state that can have it; None where the rule cannot take it at all."""
-    roles = {s.name: s.role for s in gs.optimizer.Rule(rule).states}
+    roles = reference_storages.STATES[rule]
     if wanted in ("q8", "q4") and options.get("centered"):
         return None
-    present = [name for name in probe(rule, tuple(options.items())).state["0"] if name != "step"]
-    return {
-        name: wanted for name in present if not (wanted == "float16" and roles[name] != "momentum")
-    }
+    present = probe(rule, tuple(options.items())).state["0"]
+    may = gs._core.storages()[wanted]
+    return {name: wanted for name in roles if name in present and roles[name] in may}
 
 
 def stochastic_buffers(rule, states, param, rounding):
-    """The names of the buffers that are rounded by chance."""
+    """The names of the buffers that are rounded stochastically."""
     roles = reference_storages.STATES[rule]
     kept = {"param": param, **states}
     chosen = set()
@@ -144,13 +143,19 @@ def expected(case_index, pairing_index, odd, staged):
         param = numbers(rng, size, param_dtype, odd)
         low = rng.integers(-(2**15), 2**15, size).astype(np.int16) if p == "split" else None
         gradients = [numbers(rng, size, DTYPES[g], odd) for _ in range(STEPS)]
-        own = {}
+        own = {name: np.zeros(1) for name in gs.rule.RULES[rule].memory_names}
+        with np.errstate(all="ignore"):
+            whole = reference_storages.unsplit(param, low) if p == "split" else param.astype(T)
         for name in roles:
             if name in states or name in storages_for(rule, options, "float32"):
                 storage = states.get(name, np.dtype(T).name)
                 initial = hyper.get("initial_accumulator_value", 0.0)
-                own[name] = reference_storages.fresh(storage, roles[name], (size,), initial)
-        start = 3 * BLOCK - 256 if i % 2 else 0
+                if roles[name] == "parameter":
+                    own[name] = reference_storages.encode(storage, "param", whole)
+                else:
+                    own[name] = reference_storages.fresh(storage, roles[name], (size,), initial)
+        # A rule that looks at whole tensors wants them whole.
+        start = 3 * BLOCK - 256 if i % 2 and not gs.rule.RULES[rule].gathers else 0
         row = {
             "before": param.copy(),
             "low_before": None if low is None else low.copy(),

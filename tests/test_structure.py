@@ -27,15 +27,20 @@ PYTHON = ROOT / "python" / "gradstep"
 # A file includes or imports only rooms listed before its own, or its own. A new file that is in no
 # room here fails: it is to be given its place.
 CPP_ROOMS = [
+    "random.hpp",
     "rules/",
     "storage/",
     "schedules/",
     "table.hpp",
+    "kernels/",
     "kernels.inl",
     "targets/",
     "dispatch.",
     "parallel.",
     "schedule.",
+    "flat.",
+    "walk.",
+    "measure.",
     "pipeline.",
     "bindings/",
 ]
@@ -322,7 +327,7 @@ def missing_of_rules():
 
 
 # What several rules share, in files of its own.
-SHARED_BY_RULES = set()
+SHARED_BY_RULES = {"trust"}
 
 
 def test_rules_have_all_their_parts():
@@ -379,6 +384,10 @@ def test_every_hyperparameter_is_tested(rule):
                 f"no row of OPTIONS[{rule!r}] in tests/cases.py has {key} at another value than "
                 f"{default!r} and 0"
             )
+
+
+def test_sums_have_one_set_of_names():
+    assert gs._core.sum_names == gs.report.Sums._fields
 
 
 def test_storages_have_all_their_parts():

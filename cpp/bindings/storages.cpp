@@ -44,7 +44,7 @@ const StorageInfo& find(const std::string& name) {
 }
 
 Role role_of(const std::string& name) {
-    for (Role role : {Role::second_moment, Role::maximum})
+    for (Role role : {Role::second_moment, Role::maximum, Role::parameter})
         if (name == role_name(role)) return role;
     return Role::momentum;    // elements do not mind
 }
@@ -131,6 +131,12 @@ void unsplit(const py::array& high, const py::array& low, const py::array& value
 void bind_storages(py::module_& m) {
     m.def("storages", &storage_catalogue);
     m.def("fused", &fused);
+    m.def(
+        "rounds_stochastically",
+        [](const std::string& storage, const std::string& role) {
+            return find(storage).rounds_stochastically(role_of(role));
+        },
+        py::arg("storage"), py::arg("role"));
     m.def(
         "storage_block", [](const std::string& name) { return find(name).block; }, py::arg("name"));
     m.def(

@@ -12,20 +12,34 @@ namespace {
 
 py::object text_or_none(const char* text) { return text ? py::object(py::str(text)) : py::none(); }
 
+py::dict describe(const RuleInfo& rule) {
+    py::list hyper, states, memory;
+    for (int h = 0; h < rule.hyper_count; ++h) hyper.append(rule.hyper_names[h]);
+    for (int k = 0; k < rule.memory_count; ++k) memory.append(rule.memory_names[k]);
+    for (int s = 0; s < rule.state_count; ++s) {
+        const State& state = rule.states[s];
+        py::dict described;
+        described["name"] = state.name;
+        described["role"] = role_name(state.role);
+        described["option"] = text_or_none(state.option);
+        described["initial"] = text_or_none(state.initial);
+        states.append(described);
+    }
+    py::dict described;
+    described["hyper_names"] = py::tuple(hyper);
+    described["states"] = py::tuple(states);
+    described["memory_names"] = py::tuple(memory);
+    described["takes_sign"] = rule.takes_sign;
+    described["gathers"] = rule.gathered > 0;
+    described["shows"] = rule.shown[single_precision] != nullptr;
+    return described;
+}
+
 py::dict rule_catalogue() {
     py::dict catalogue;
     const Table& table = dispatch::current();
-    for (int i = 0; i < table.rule_count; ++i) {
-        const RuleInfo& rule = table.rules[i];
-        py::list hyper, states;
-        for (int h = 0; h < rule.hyper_count; ++h) hyper.append(rule.hyper_names[h]);
-        for (int s = 0; s < rule.state_count; ++s) {
-            const State& state = rule.states[s];
-            states.append(py::make_tuple(state.name, text_or_none(state.option),
-                                         text_or_none(state.initial), role_name(state.role)));
-        }
-        catalogue[rule.name] = py::make_tuple(py::tuple(hyper), py::tuple(states));
-    }
+    for (int i = 0; i < table.rule_count; ++i)
+        catalogue[table.rules[i].name] = describe(table.rules[i]);
     return catalogue;
 }
 

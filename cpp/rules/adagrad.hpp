@@ -7,6 +7,7 @@ template <class T, unsigned Options> struct Adagrad {
     struct Hyper {
         double lr, lr_decay, weight_decay, initial_accumulator_value, eps;
     };
+    static constexpr Loops loops = Loops::all;
     static constexpr const char* hyper_names[] = {"lr", "lr_decay", "weight_decay",
                                                   "initial_accumulator_value", "eps"};
     static constexpr State states[] = {
@@ -14,8 +15,8 @@ template <class T, unsigned Options> struct Adagrad {
 
     T clr, weight_decay, eps;
 
-    Adagrad(const Hyper& h, int64_t t)
-        : clr(T(h.lr / (1 + double(t - 1) * h.lr_decay))), weight_decay(T(h.weight_decay)),
+    Adagrad(const Hyper& h, const When& when)
+        : clr(T(h.lr / (1 + double(when.t - 1) * h.lr_decay))), weight_decay(T(h.weight_decay)),
           eps(T(h.eps)) {}
 
     void operator()(T& p, T g, T& s) const {

@@ -4,8 +4,26 @@
 #pragma once
 #include "rule.hpp"
 
+// The running means, and the direction that they give.
+template <class T> struct Moments {
+    T one_minus_beta1, beta2, one_minus_beta2, eps, step, sqrt_c2;
+
+    Moments(double rate, double beta1_, double beta2_, double eps_, int64_t t)
+        : one_minus_beta1(T(1 - beta1_)), beta2(T(beta2_)), one_minus_beta2(T(1 - beta2_)),
+          eps(T(eps_)), step(T(rate / (1 - power(beta1_, t)))),
+          sqrt_c2(T(sqrt(1 - power(beta2_, t)))) {}
+
+    void add(T g, T& m, T& v) const {
+        m += one_minus_beta1 * (g - m);
+        v = beta2 * v + one_minus_beta2 * g * g;
+    }
+
+    T direction(T m, T v) const { return step * m / (sqrt(v) / sqrt_c2 + eps); }
+};
+
 template <class T, unsigned Options> struct Adam {
     static constexpr const char* name = "Adam";
+    static constexpr Loops loops = Loops::all;
     struct Hyper {
         double lr, beta1, beta2, eps, weight_decay, amsgrad;
     };
@@ -16,21 +34,18 @@ template <class T, unsigned Options> struct Adam {
                                        {"max_exp_avg_sq", Role::maximum, "amsgrad"}};
     static constexpr bool amsgrad = Options & 1;
 
-    T one_minus_beta1, beta2, one_minus_beta2, eps, weight_decay, step, sqrt_c2;
+    T weight_decay;
+    Moments<T> moments;
 
-    Adam(const Hyper& h, int64_t t)
-        : one_minus_beta1(T(1 - h.beta1)), beta2(T(h.beta2)), one_minus_beta2(T(1 - h.beta2)),
-          eps(T(h.eps)), weight_decay(T(h.weight_decay)), step(T(h.lr / (1 - power(h.beta1, t)))),
-          sqrt_c2(T(sqrt(1 - power(h.beta2, t)))) {}
+    Adam(const Hyper& h, const When& when)
+        : weight_decay(T(h.weight_decay)), moments(h.lr, h.beta1, h.beta2, h.eps, when.t) {}
 
     static double moment_correction(const Hyper& h, int64_t t) { return 1 - power(h.beta2, t); }
 
     void operator()(T& p, T g, T& m, T& v, T& v_max) const {
         g = weight_decay != 0 ? g + weight_decay * p : g;
-        m += one_minus_beta1 * (g - m);
-        v = beta2 * v + one_minus_beta2 * g * g;
+        moments.add(g, m, v);
         if (amsgrad) v_max = max(v_max, v);
-        T denom = sqrt(amsgrad ? v_max : v) / sqrt_c2 + eps;
-        p -= step * m / denom;
+        p -= moments.direction(m, amsgrad ? v_max : v);
     }
 };

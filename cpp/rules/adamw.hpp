@@ -6,15 +6,16 @@
 template <class T, unsigned Options> struct AdamW {
     using Hyper = typename Adam<T, Options>::Hyper;
     static constexpr const char* name = "AdamW";
+    static constexpr Loops loops = Loops::all;
     static constexpr auto& hyper_names = Adam<T, Options>::hyper_names;
     static constexpr auto& states = Adam<T, Options>::states;
 
     T decay;
     Adam<T, Options> adam;
 
-    AdamW(const Hyper& h, int64_t t)
+    AdamW(const Hyper& h, const When& when)
         : decay(T(1 - h.lr * h.weight_decay)),
-          adam({h.lr, h.beta1, h.beta2, h.eps, 0, h.amsgrad}, t) {}
+          adam({h.lr, h.beta1, h.beta2, h.eps, 0, h.amsgrad}, when) {}
 
     static double moment_correction(const Hyper& h, int64_t t) {
         return Adam<T, Options>::moment_correction(h, t);

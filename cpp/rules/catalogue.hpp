@@ -3,7 +3,11 @@
 #include "adagrad.hpp"
 #include "adam.hpp"
 #include "adamw.hpp"
+#include "lamb.hpp"
+#include "lars.hpp"
 #include "rmsprop.hpp"
+#include "schedulefreeadamw.hpp"
 #include "sgd.hpp"
 
-#define GRADSTEP_RULES(X) X(SGD) X(Adagrad) X(RMSprop) X(Adam) X(AdamW)
+#define GRADSTEP_RULES(X)                                                                          \
+    X(SGD) X(Adagrad) X(RMSprop) X(Adam) X(AdamW) X(LARS) X(LAMB) X(ScheduleFreeAdamW)

@@ -8,6 +8,7 @@ template <class T, unsigned Options> struct RMSprop {
     struct Hyper {
         double lr, alpha, eps, weight_decay, momentum, centered;
     };
+    static constexpr Loops loops = Loops::all;
     static constexpr const char* hyper_names[] = {"lr",           "alpha",    "eps",
                                                   "weight_decay", "momentum", "centered"};
     static constexpr State states[] = {{"square_avg", Role::second_moment},
@@ -17,7 +18,7 @@ template <class T, unsigned Options> struct RMSprop {
 
     T lr, alpha, one_minus_alpha, eps, weight_decay, momentum;
 
-    RMSprop(const Hyper& h, int64_t)
+    RMSprop(const Hyper& h, const When&)
         : lr(T(h.lr)), alpha(T(h.alpha)), one_minus_alpha(T(1 - h.alpha)), eps(T(h.eps)),
           weight_decay(T(h.weight_decay)), momentum(T(h.momentum)) {}
 

@@ -2,14 +2,26 @@
 // so every name here is private to that target and nothing of it can leak into another.
 //
 // A rule is a template on the float type T it computes in and on Options, one bit for each of its
-// optional states (bit 0 the first state that names an option, and so on). It has
+// optional states (bit 0 the first state that names an option, and so on): whether it is used in
+// this step. One whose option is 0 now, as a momentum may be, is left alone. A rule has
 //   name, Hyper (doubles only), hyper_names (in the order of Hyper), states,
-//   a constructor (Hyper, t) that resolves every scalar once, in double, and rounds it once to T,
-//   operator()(p, g, states...), which is the equation,
-//   moment_correction(Hyper, t), if it corrects its second moment for its start: what v is divided
-//   by (for the statistics).
+//   a constructor (Hyper, When) that resolves every scalar once, in double, and rounds it once to T,
+//   operator()(p, g, states...), which is the equation.
+// It may have
+//   moment_correction(Hyper, t): what its second moment is divided by to correct it for its start
+//   (for the statistics);
+//   Memory (doubles only) and memory_names: numbers of each tensor that live from step to step. The
+//   constructor then takes (Hyper, When, Memory&) and may change them;
+//   gather(p, g, states...): a first pass over the whole tensor, in which the states that are marked
+//   `gathered` change and p does not. It returns Summands, which are added up in double over the
+//   tensor, its shards and processes; settle(sums...) takes them, and then operator() is the second
+//   pass, which reads the states as they were stored;
+//   Shown: built from Hyper, gives by operator()(p, states...) the point to evaluate, where that is
+//   not p;
+//   takes_sign: true if a step's size does not depend on the gradient's;
+//   loops: Loops::all if every common combination of storages is worth a loop of its own.
 // Only + - * / sqrt max, |x| and comparisons: then every instruction set and compiler gives the
-// same bits. t counts the parameter's own updates, this one included: it starts at 1.
+// same bits.
 #pragma once
 #include "state.hpp"
 
@@ -19,6 +31,13 @@ inline double sqrt(double x) { return __builtin_sqrt(x); }
 // A NaN on either side is kept.
 template <class T> inline T max(T a, T b) { return ((a > b) | (a != a)) ? a : b; }
 
+// What one element adds to each sum of a gather.
+template <int count> struct Summands {
+    double value[count];
+};
+
+template <class T> inline double square(T x) { return double(x) * double(x); }
+
 // x to the power n by squaring: the sequence of roundings is part of the specification.
 inline double power(double x, int64_t n) {
     double result = 1;
@@ -27,4 +46,10 @@ inline double power(double x, int64_t n) {
         x *= x;
     }
     return result;
+}
+
+// x to a power of 0, 1/2, 1, 3/2 and so on.
+inline double half_power(double x, double exponent) {
+    const int64_t whole = int64_t(exponent);
+    return power(x, whole) * (exponent > double(whole) ? sqrt(x) : 1);
 }

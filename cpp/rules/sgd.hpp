@@ -9,6 +9,7 @@ template <class T, unsigned Options> struct SGD {
     struct Hyper {
         double lr, momentum, dampening, weight_decay, nesterov;
     };
+    static constexpr Loops loops = Loops::all;
     static constexpr const char* hyper_names[] = {"lr", "momentum", "dampening", "weight_decay",
                                                   "nesterov"};
     static constexpr State states[] = {{"momentum_buffer", Role::momentum, "momentum"}};
@@ -17,9 +18,9 @@ template <class T, unsigned Options> struct SGD {
     T lr, momentum, one_minus_dampening, weight_decay;
     bool nesterov, first;
 
-    SGD(const Hyper& h, int64_t t)
+    SGD(const Hyper& h, const When& when)
         : lr(T(h.lr)), momentum(T(h.momentum)), one_minus_dampening(T(1 - h.dampening)),
-          weight_decay(T(h.weight_decay)), nesterov(h.nesterov != 0), first(t == 1) {}
+          weight_decay(T(h.weight_decay)), nesterov(h.nesterov != 0), first(when.first) {}
 
     void operator()(T& p, T g, T& b) const {
         T d = weight_decay != 0 ? g + weight_decay * p : g;

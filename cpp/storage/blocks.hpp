@@ -14,6 +14,8 @@ template <class Code, int bits, int64_t block_> struct Blocks {
     static constexpr unsigned roles = as_state;
     static constexpr int64_t block = block_, head = 4, low_bytes = 0;
     static constexpr bool rounds = true, packed = bits == 4;
+    // A slow average in so few bits stalls where a small change rounds to none.
+    static constexpr bool stochastic_momentum = bits == 4;
     using compute = float;
     using memory = uint8_t;
 

@@ -5,7 +5,7 @@
 
 struct float16 : Elements<uint16_t> {
     static constexpr const char* name = "float16";
-    static constexpr unsigned roles = as_param | as_gradient | as_momentum;
+    static constexpr unsigned roles = as_param | as_gradient | as_momentum | as_point;
     static constexpr bool rounds = true;
     using compute = float;
 

@@ -10,7 +10,7 @@ struct split {
     static constexpr const char* name = "split";
     static constexpr unsigned roles = as_param;
     static constexpr int64_t block = 1, low_bytes = sizeof(int16_t);
-    static constexpr bool rounds = false;
+    static constexpr bool rounds = false, stochastic_momentum = false;
     using compute = float;
     struct pointer {
         uint16_t* high;

@@ -16,6 +16,7 @@ using gradstep::RandomKey;
 constexpr unsigned as_momentum = gradstep::as_role(gradstep::Role::momentum);
 constexpr unsigned as_state = as_momentum | gradstep::as_role(gradstep::Role::second_moment) |
                               gradstep::as_role(gradstep::Role::maximum);
+constexpr unsigned as_point = gradstep::as_role(gradstep::Role::parameter);
 
 inline uint32_t to_bits(float x) { return __builtin_bit_cast(uint32_t, x); }
 inline float from_bits(uint32_t bits) { return __builtin_bit_cast(float, bits); }
@@ -31,6 +32,7 @@ inline uint32_t random_bits(RandomKey key, uint32_t steps) {
 // One array with an element a number.
 template <class Memory> struct Elements {
     static constexpr int64_t block = 1, low_bytes = 0;
+    static constexpr bool stochastic_momentum = false;
     using memory = Memory;
     using pointer = memory*;
     static constexpr int64_t bytes(int64_t n) { return n * int64_t(sizeof(memory)); }

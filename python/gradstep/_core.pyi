@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, SupportsIndex, overload
 
 import numpy as np
@@ -17,12 +17,14 @@ def team() -> str: ...
 def set_team(name: str) -> bool: ...
 def set_eager(eager: bool) -> None: ...
 def build() -> dict[str, str]: ...
-def rules() -> dict[
-    str, tuple[tuple[str, ...], tuple[tuple[str, str | None, str | None, str], ...]]
-]: ...
+
+# Of each rule: hyper_names, states (name, role, option, initial), memory_names, takes_sign, gathers
+# (it has two passes), shows (the point to evaluate is not the parameter).
+def rules() -> dict[str, dict[str, Any]]: ...
 def storages() -> dict[str, tuple[str, ...]]: ...
 def storage_block(name: str) -> int: ...
 def storage_bytes(name: str, n: int) -> int: ...
+def rounds_stochastically(storage: str, role: str) -> bool: ...
 def fused() -> tuple[tuple[str, str, str, bool], ...]: ...
 def encode(
     storage: str,
@@ -40,55 +42,110 @@ def decode(storage: str, role: str, data: NDArray[Any], out: NDArray[Any]) -> No
 def split(values: NDArray[Any], hi: NDArray[Any], lo: NDArray[Any]) -> None: ...
 def unsplit(hi: NDArray[Any], lo: NDArray[Any], values: NDArray[Any]) -> None: ...
 
-# tensors: for each parameter (param, low or None, states in the rule's order with None for absent
-# ones, the storage of each state, which buffers round stochastically (bit 0: the parameter, 1 + s:
-# state s), group, key, start, average or None, copy or None).
-# counts: int64, of each parameter. clock: int64, the optimizer's own. settings: a row for each
-# group, its hyperparameters, the gradient's sign, and whether it is frozen. controls: clip_norm,
-# clip_value (infinity: none), the averages' decay, whether gradients must be finite, the seed. results: norm
-# of the gradients (NaN: not computed) and the index of the first that is not finite; then a row of
-# report.Sums for each group. averages: none, or sample_elements for running averages of gradients.
-# stats: 0: measure nothing, 1: everything, 2: a sample.
-# step returns -1: done; -2: skipped; i >= 0: gradient i refused; -3 - i: parameter i or its copy.
+# A parameter and what a step keeps for it, None where there is no such thing. states, storages and
+# memory: in the rule's order. stochastic: which buffers round stochastically (bit 0: the parameter,
+# 1 + s: state s). first: no step has used its states yet. own: the dictionary where its state lies
+# by the names of checkpoints, with its count as `step`.
+class TensorSpec:
+    def __init__(
+        self,
+        *,
+        param: Any,
+        low: Any,
+        states: list[Any],
+        storages: Sequence[str],
+        memory: list[Any],
+        stochastic: int,
+        group: int,
+        key: int,
+        start: int,
+        first: bool,
+        average: Any,
+        copy: Any,
+        own: Any = None,
+    ) -> None: ...
+
+# The stages of a step. clip_norm, clip_value: infinity for none. decay: of the averages.
+class Controls:
+    clip_norm: float
+    clip_value: float
+    decay: float
+    check_finite: bool
+    seed: int
+    def __init__(self) -> None: ...
+
+# The columns of a group's settings: the gradient's sign, whether it is frozen, hyperparameters.
+SIGN: int
+FROZEN: int
+FIRST_HYPER: int
+
+# What a step returns: DONE; SKIPPED, for a gradient that is not finite; i >= 0 where gradient i is
+# refused; FIRST_REFUSED_PARAM - i where parameter i or its copy is.
+DONE: int
+SKIPPED: int
+FIRST_REFUSED_PARAM: int
+
+max_gathered: int
+sum_names: tuple[str, ...]
+overflow_scale: float
+
+# rules: of each group. counts: int64, of each parameter. clock: int64, the optimizer's own.
+# settings: float64, a row for each group. sums: a row of report.Sums for each group. gathered: a
+# row of max_gathered for each tensor. averages: none, or sample_elements for running averages of
+# gradients. stats: 0: measure nothing, 1: everything, 2: a sample.
 class Plan:
     threads: int  # that a step uses; 0: as many as everybody
     advances: bool  # the clock: whether a step is one of the optimizer
+    add_up: Callable[[NDArray[np.float64]], object] | None  # over processes, between two passes
     @property
     def without_gradient(self) -> int: ...  # how many parameters had none in the last step
+    @property
+    def gradient_norm(self) -> float: ...  # of the last step; NaN: nothing wanted it
+    @property
+    def not_finite(self) -> int: ...  # the first such gradient of the last step; -1: none
     def __init__(
         self,
-        rule: str,
-        tensors: list[tuple[Any, ...]],
+        *,
+        rules: Sequence[str],
+        tensors: Sequence[TensorSpec],
         counts: NDArray[Any],
         clock: NDArray[Any],
         settings: NDArray[Any],
-        controls: NDArray[Any],
-        results: NDArray[Any],
+        controls: Controls,
+        sums: NDArray[Any],
+        gathered: NDArray[Any],
         averages: NDArray[Any],
     ) -> None: ...
     def step(self, gradients: list[Any]) -> int: ...
     def staged_step(
         self, gradients: list[Any], loss_scale: float, zero_grads: bool, stats: int
     ) -> int: ...
+    def show(self, index: int, out: Any) -> None: ...  # the point to evaluate, into `out`
+    def direct(self) -> list[bool]: ...  # whether each parameter has a loop of its own
 
-# The same of tensors, whose type offers DLPack's exchange functions. Each has an 11th field, the
-# dictionary where its state lies by the names of checkpoints, with its count as `step`: looked at
-# again in each step.
+# The same of tensors, whose type offers DLPack's exchange functions.
 class TensorPlan:
     threads: int
     advances: bool
+    add_up: Callable[[NDArray[np.float64]], object] | None
     looks: bool  # at what is kept where others can reach it, and at its counts
     @property
     def without_gradient(self) -> int: ...
+    @property
+    def gradient_norm(self) -> float: ...
+    @property
+    def not_finite(self) -> int: ...
     def __init__(
         self,
-        rule: str,
-        tensors: list[tuple[Any, ...]],
+        *,
+        rules: Sequence[str],
+        tensors: Sequence[TensorSpec],
         counts: NDArray[Any],
         clock: NDArray[Any],
         settings: NDArray[Any],
-        controls: NDArray[Any],
-        results: NDArray[Any],
+        controls: Controls,
+        sums: NDArray[Any],
+        gathered: NDArray[Any],
         averages: NDArray[Any],
         type: type,
     ) -> None: ...
@@ -96,11 +153,15 @@ class TensorPlan:
     def staged_step(
         self, gradients: list[Any], loss_scale: float, zero_grads: bool, stats: int
     ) -> int: ...
+    def show(self, index: int, out: Any) -> None: ...
+    def direct(self) -> list[bool]: ...
     def read_counts(self) -> int: ...
     def unshared(self, known: int) -> list[Any] | None: ...
 
-def sum_squares(arrays: list[NDArray[Any]]) -> float: ...
-def sum_squares_of_tensors(tensors: list[Any], type: type) -> float: ...
+# scale: a power of 2, by which numbers are multiplied before they are squared.
+def sum_squares(arrays: list[NDArray[Any]], scale: float = 1.0) -> float: ...
+def norm(arrays: list[NDArray[Any]]) -> float: ...
+def sum_squares_of_tensors(tensors: list[Any], type: type, scale: float = 1.0) -> float: ...
 def swap(pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]], flag: NDArray[np.int64]) -> None: ...
 def assign(pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]], flag: NDArray[np.int64]) -> None: ...
 def move(arrays: Sequence[list[NDArray[Any]]], gradients: list[NDArray[Any]]) -> None: ...

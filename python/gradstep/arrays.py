@@ -136,10 +136,10 @@ def global_norm(arrays: Array | Sequence[Array]) -> float:
         5.0
     """
     if isinstance(arrays, np.ndarray):
-        return float(np.sqrt(_core.sum_squares([check("arrays", arrays, writable=False)])))
+        return _core.norm([check("arrays", arrays, writable=False)])
     if not isinstance(arrays, list | tuple):
         raise TypeError(
             f"arrays: got {type(arrays).__name__}, wanted an array or a sequence of arrays"
         )
     checked = [check(f"arrays[{i}]", a, writable=False) for i, a in enumerate(arrays)]
-    return float(np.sqrt(_core.sum_squares(checked)))
+    return _core.norm(checked)

@@ -18,7 +18,7 @@ from . import _core
 from .hyperparameters import FLOAT32_MAX, FLOAT32_MIN, STAGE_RANGES, Drive, Driven, call, number
 from .report import Report, Statistics, Sums, statistics
 from .rule import Rule
-from .stages import Stages, compile_stages
+from .stages import CONTROLS, Stages, compile_stages
 from .turn import Turn
 from .watched import Changes, Watched
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     Doubles = NDArray[np.float64]
     Counts = NDArray[np.int64]
 
+DONE, SKIPPED = _core.DONE, _core.SKIPPED
 ONE = 1.0  # by identity: a step with nothing special must find that out at no cost
 STATS: dict[bool | str, int] = {False: 0, True: 1, "sample": 2}  # as the core has it
 
@@ -108,8 +109,8 @@ class Held(Protocol):
         counts: Counts,
         clock: Counts,
         settings: Doubles,
-        controls: Doubles,
-        results: Doubles,
+        controls: _core.Controls,
+        sums: Doubles,
         averages: Doubles,
     ) -> Plan | TensorPlan:
         """The core's plan of all arrays."""
@@ -118,14 +119,21 @@ class Held(Protocol):
         """Make states that a group was built without."""
 
     @property
-    def averages_wait(self) -> bool:
-        """Whether there is an average that no step has moved yet."""
+    def has_fresh(self) -> bool:
+        """Whether no step has moved yet what starts from a parameter, such as an average."""
 
-    def start_averages(self) -> None:
-        """Put the parameters into such averages."""
+    def start_fresh(self) -> None:
+        """Put the parameters into what starts from them."""
 
-    def averages_begun(self) -> None:
-        """Note that a step has moved all averages."""
+    def note_begun(self) -> None:
+        """Note that a step has moved all of it."""
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether a rule that looks at whole tensors has one in several shards."""
+
+    def check_parts(self, grads: Sequence[Any]) -> None:
+        """Raise ValueError where some of a tensor's shards have a gradient and others have none."""
 
     def prefix(self, index: int) -> str:
         """What stands before a hyperparameter's name in an error."""
@@ -260,12 +268,14 @@ class Compiled:
         self.add_up: Callable[[Doubles], None] | None = None
         self.drive: Drive | None = None
         widest = max((len(row.rule.hyper_names) for row in self.rows), default=1)
-        self.settings = np.zeros((len(self.rows), widest + 2))
-        self._controls = np.zeros(5)
-        self._results = np.zeros((1 + len(self.rows), len(Sums._fields)))
+        self.settings = np.zeros((len(self.rows), _core.FIRST_HYPER + widest))
+        self._controls = _core.Controls()
+        self._sums = np.zeros((len(self.rows), len(Sums._fields)))
         self.clock = engine.clock.data  # indexing it is faster than ndarray.item()
-        self._waits = held.averages_wait
+        self._waits = held.has_fresh
+        self._has_parts = held.has_parts
         self._stages_version = 0
+        self._plan_is_old = False
         for row in self.rows:
             row.group.changes = engine.changes
             row.version = 0
@@ -293,12 +303,16 @@ class Compiled:
         for row in changed:
             self._compile(row)
         if changed or not self._stages_version:
-            driven = [(r.index, one.column, one) for r in self.rows for one in r.driven]
+            first = _core.FIRST_HYPER
+            driven = [(r.index, first + one.column, one) for r in self.rows for one in r.driven]
             self.drive = Drive(self.settings, driven) if driven else None
             alone = len(self.rows) == 1 and self.drive is None
             self._lr = self.rows[0].lr if alone else None
         if self._stages_version != self.engine.stages.version:
             self._compile_stages()
+        if self._plan_is_old:
+            self.plan = self._new_plan()
+            self._plan_is_old = False
         self._version = version
 
     def _compile(self, row: Row) -> None:
@@ -309,8 +323,9 @@ class Compiled:
         if missing := row.missing(prefix):
             self.held.extend(row, missing)
             self.plan = self._new_plan()
-        filled = [*numbers.hyper, numbers.sign, numbers.frozen]
-        self.settings[row.index, : len(filled)] = filled
+        settings = self.settings[row.index]
+        settings[_core.SIGN], settings[_core.FROZEN] = numbers.sign, numbers.frozen
+        settings[_core.FIRST_HYPER : _core.FIRST_HYPER + len(numbers.hyper)] = numbers.hyper
         for key, value in group.items():
             if isinstance(value, list):
                 dict.__setitem__(group, key, tuple(value))  # a change within would go unnoticed
@@ -323,17 +338,23 @@ class Compiled:
         stages, single = self.engine.stages, any(row.single for row in self.rows)
         version = stages.version
         values, self.driven_stages = compile_stages(stages, self.engine.averaging, single)
-        self._controls[:] = values
+        for name, value in values.items():
+            setattr(self._controls, name, value)
         self._clips_norm = stages["clip_norm"] is not None
         self._nonfinite: str = stages["nonfinite"]
         self.wants_norm = self._clips_norm or self._nonfinite != "allow"
         self._stages_version = version
         self._decide()
 
+    def renew_plan(self) -> None:
+        """Have a new plan made at the next step: counts and states are about to be replaced."""
+        self._plan_is_old = True
+        self._version = 0
+
     def _decide(self) -> None:
         """Whether a step has nothing to do but the rule, copies and averages."""
-        special = self.driven_stages or self.engine.stats or self.wants_norm or self._waits
-        self._plain = not special
+        special = self.driven_stages or self.engine.stats or self.wants_norm
+        self._plain = not (special or self._waits or self._has_parts)
 
     def _new_plan(self) -> Plan | TensorPlan:
         return self.held.plan(
@@ -341,14 +362,21 @@ class Compiled:
             self.engine.clock,
             self.settings,
             self._controls,
-            self._results,
+            self._sums,
             self.engine.sample,
         )
 
-    def look_at_averages(self) -> None:
-        """See anew whether averages have begun."""
-        self._waits = self.held.averages_wait
+    def look_at_fresh(self) -> None:
+        """See anew whether everything has begun that starts from a parameter."""
+        self._waits = self.held.has_fresh
         self._decide()
+
+    def show(self, index: int, out: Any) -> Any:
+        """The point to evaluate of a parameter whose rule has another than that, into ``out``."""
+        if self.engine.changes.version != self._version:
+            self.compile_changes()
+        self.plan.show(index, out)
+        return out
 
     # ---- the step ----
 
@@ -371,7 +399,7 @@ class Compiled:
                 there are no others.
         """
         if self._plain and loss_scale is ONE and zero_grads is False:
-            while (refused := self.plan.step(grads)) != -1:
+            while (refused := self.plan.step(grads)) != DONE:
                 grads = self.held.explain(refused, grads, writable=False)
             return Report(k + 1, self.rates() if self._lr is None else self._lr)
         return self._run_stages(k, grads, loss_scale, zero_grads, norm)
@@ -379,7 +407,7 @@ class Compiled:
     def rates(self) -> float | tuple[float, ...]:
         """The rates of the step that was last refreshed."""
         rates = tuple(
-            float(numbers[row.rule.lr_column])
+            float(numbers[_core.FIRST_HYPER + row.rule.lr_column])
             for row, numbers in zip(self.rows, self.settings, strict=True)
         )
         return rates[0] if len(rates) == 1 else rates
@@ -393,25 +421,27 @@ class Compiled:
             raise TypeError(f"zero_grads: got {zero_grads!r}, wanted True or False")
         zero = bool(zero_grads)
         for driven in self.driven_stages:
-            self._controls[driven.column] = call(driven, k)
+            setattr(self._controls, CONTROLS[driven.key], call(driven, k))
+        if self._has_parts:
+            self.held.check_parts(grads)
         if self._waits:
-            self.held.start_averages()
+            self.held.start_fresh()
         if known_norm is None:
             done = self._staged_step(grads, scale, zero)
-            norm, first = self._results[0, :2].tolist()
-            culprit = self.held.arguments("grads")[int(first)] if done == -2 else ""
+            norm, first = self.plan.gradient_norm, self.plan.not_finite
+            culprit = self.held.arguments("grads")[first] if done == SKIPPED else ""
         else:
             norm, culprit = known_norm / scale, "the gradients of all processes"
             done = self._step_with_norm(grads, scale, zero, norm)
-        if done == -2 and self._nonfinite == "raise":
+        if done == SKIPPED and self._nonfinite == "raise":
             raise FloatingPointError(
                 f"{culprit}: got an element that is not finite, wanted finite gradients, as "
                 "nonfinite='raise' says"
             )
-        if self._waits and done == -1:
-            self.held.averages_begun()
-            self.look_at_averages()
-        return Report(k + (done == -1), self.rates(), self._measured(done, norm, scale))
+        if self._waits and done == DONE:
+            self.held.note_begun()
+            self.look_at_fresh()
+        return Report(k + (done == DONE), self.rates(), self._measured(done, norm, scale))
 
     def _checked_scale(self, loss_scale: Any) -> float:
         scale = number("loss_scale", STAGE_RANGES["loss_scale"], loss_scale, single=False)
@@ -424,24 +454,25 @@ class Compiled:
 
     def _staged_step(self, grads: list[Any], scale: float, zero: bool) -> int:
         stats = self.engine.stats
-        while (done := self.plan.staged_step(grads, scale, zero, stats)) not in (-1, -2):
+        while (done := self.plan.staged_step(grads, scale, zero, stats)) not in (DONE, SKIPPED):
             grads = self.held.explain(done, grads, writable=zero)
         return done
 
     def _step_with_norm(self, grads: list[Any], scale: float, zero: bool, norm: float) -> int:
         """A step that takes the norm as given: what it clips is in the scale."""
-        limit, checked = self._controls[0], self._controls[3]
+        controls = self._controls
+        limit, checked = controls.clip_norm, controls.check_finite
         if checked and not math.isfinite(norm):
-            return -2
+            return SKIPPED
         if limit < math.inf:
             factor = limit / (norm + 1e-6)
             if not factor > 1:  # a NaN stays one, as in the core
                 scale = scale / factor if factor else math.inf
-        self._controls[0], self._controls[3] = math.inf, 0.0
+        controls.clip_norm, controls.check_finite = math.inf, False
         try:
             return self._staged_step(grads, scale, zero)
         finally:
-            self._controls[0], self._controls[3] = limit, checked
+            controls.clip_norm, controls.check_finite = limit, checked
 
     # ---- the report ----
 
@@ -449,12 +480,12 @@ class Compiled:
         """What the report of a step says besides its index and rates."""
         measured: dict[str, Any] = {}
         if self._nonfinite != "allow":
-            measured["skipped"] = done == -2
+            measured["skipped"] = done == SKIPPED
         if self.wants_norm:
             measured["grad_norm"] = norm
-        if self.engine.stats and done == -1:
+        if self.engine.stats and done == DONE:
             if self.add_up is not None:
-                self.add_up(self._results[1:])
+                self.add_up(self._sums)
             measured |= self._statistics(scale) | measured
         return measured
 
@@ -463,11 +494,11 @@ class Compiled:
         sampled = self.engine.stats == STATS["sample"]
         parts = [
             self._group_sums(row, sums, sampled)
-            for row, sums in zip(self.rows, self._results[1:].tolist(), strict=True)
+            for row, sums in zip(self.rows, self._sums.tolist(), strict=True)
         ]
 
         def of(some: Sequence[tuple[Sums, bool, bool]]) -> Statistics:
-            norm = math.sqrt(sum(sums.raw for sums, _, _ in some)) / scale
+            norm = math.sqrt(sum(sums.raw_gradient for sums, _, _ in some)) / scale
             return statistics(some, norm)
 
         groups = None if sampled else tuple(of([part]) for part in parts)

@@ -30,12 +30,15 @@ class Range(NamedTuple):
     least: float
     most: float
     never_to_zero: bool = False  # whether what float32 rounds to 0 is refused
+    unit: float = 0.0  # of which it is a multiple; 0: of none. No function gives such a number
 
 
 NON_NEGATIVE = Range("a finite number ≥ 0", 0.0, FLOAT64_MAX)
 FINITE = Range("a finite number", -FLOAT64_MAX, FLOAT64_MAX)
 BELOW_ONE = Range("a number in [0, 1)", 0.0, math.nextafter(1.0, 0.0))
 POSITIVE = Range("a finite number > 0", math.nextafter(0.0, 1.0), FLOAT64_MAX)
+BETWEEN = Range("a number above 0 and below 1", math.nextafter(0.0, 1.0), math.nextafter(1.0, 0.0))
+HALVES = Range("a multiple of 1/2 from 0 to 64", 0.0, 64.0, unit=0.5)
 EPSILON = NON_NEGATIVE._replace(never_to_zero=True)
 
 # By what a hyperparameter is called. Where PyTorch's classes have it, the range is theirs.
@@ -48,6 +51,8 @@ RANGES: dict[str, Range] = {
     "initial_accumulator_value": NON_NEGATIVE,
     "lr_decay": NON_NEGATIVE,
     "momentum": NON_NEGATIVE,
+    "trust_coefficient": NON_NEGATIVE,
+    "warmup_steps": NON_NEGATIVE,
     "weight_decay": NON_NEGATIVE,
 }
 STAGE_RANGES: dict[str, Range] = {
@@ -97,7 +102,7 @@ def number(argument: str, allowed: Range, value: object, single: bool) -> float:
         x = math.inf
     if allowed.least == 0 and -ROUNDING < x < 0:
         x = 0.0
-    if not allowed.least <= x <= allowed.most:
+    if not allowed.least <= x <= allowed.most or (allowed.unit and x % allowed.unit):
         raise ValueError(f"{argument}: got {_shown(value)}, wanted {wanted}")
     if single and (abs(x) > FLOAT32_MAX or (allowed.never_to_zero and 0 < x < FLOAT32_MIN)):
         raise ValueError(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .arguments import Grads, Params, Value
+    from .arrays import Array
     from .storages import Allocate
 
     Counts = NDArray[np.int64]
@@ -278,15 +279,16 @@ class Optimizer(Saved):
     def averaged(self) -> AbstractContextManager[None]:
         """Have the averages in the parameters, rounded to their dtype, for a ``with`` block.
 
-        In the arrays of ``copy_to``, too. At its end, also by an exception, all of them are again
-        what they were, to the bit. Within it they are to be read: what is written to them is not
-        kept apart.
+        Of a rule whose point to evaluate is another than its parameter, such as
+        :class:`ScheduleFreeAdamW`, that point. The arrays of ``copy_to`` follow. At its end, also
+        by an exception, all of them are again what they were, to the bit. Within it they are to be
+        read: what is written to them is not kept apart.
 
         Raises:
             RuntimeError: without averages; or, within the block, for a step, saving or whatever
                 else needs the parameters.
         """
-        if not self._engine.averaging:
+        if not self._engine.averaging and not any(row.rule.shows for row in self._held.rows):
             raise RuntimeError(
                 f"averaged: got {type(self).__name__} without averages, wanted one that was built "
                 "with average=0.999 or another decay"
@@ -296,7 +298,13 @@ class Optimizer(Saved):
     def _exchange(self) -> Exchange:
         held = self._held
         check_params(held.arguments("params"), held.tensors)
-        return Swap(held.tensors)
+        shown: list[Array | None] = []
+        for i, tensor in enumerate(held.tensors):
+            if held.rows[tensor.group].rule.shows:
+                shown.append(self._compiled.show(i, np.empty_like(tensor.param)))
+            else:
+                shown.append(tensor.average)
+        return Swap(held.tensors, shown)
 
     def __repr__(self) -> str:
         return self._held.describe(type(self).__name__, self.t)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from . import _core
+from .hyperparameters import BETWEEN, HALVES
 from .optimizer import Optimizer
 from .rule import RULES, Rule, is_on
 
@@ -366,6 +367,235 @@ class AdamW(Adam):
         **shared: Unpack[Shared],
     ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, **shared)
+
+
+class LARS(Optimizer):
+    r"""A step as long as the parameter it moves, times a coefficient and the rate, then momentum.
+
+    .. math:: u = g + \lambda p;\quad
+              d = \eta\,\tau\,\frac{\lVert p\rVert}{\lVert u\rVert + \epsilon}\,u;\quad
+              b = \mu b + d;\quad p \leftarrow p - (\mu b + d \text{ if nesterov else } b)
+
+    When: SGD with batches of thousands of images, where one rate no longer fits all layers. Begin
+    at a rate of 1 to 10 with a warm-up, since the coefficient is 0.001. Each array is a layer: give
+    biases and norms a group with another ``rule``.
+
+    Args:
+        params: see :class:`Optimizer`.
+        lr: the rate η ≥ 0.
+        momentum: μ ≥ 0; 0 keeps no buffer.
+        weight_decay: λ ≥ 0, added to the gradient (L2).
+        trust_coefficient: τ ≥ 0.
+        eps: ε ≥ 0.
+        nesterov: look ahead; wants a momentum.
+        maximize: go up the gradient.
+        **shared: storages, stages and more that every rule takes, see :class:`Optimizer`.
+
+    State: ``momentum_buffer``, with momentum. Norms are of whole tensors: of all shards that are
+    here (they must fill their tensor) or, as DTensors, in other processes.
+
+    Where frameworks differ: the form is optax's; the paper divides by ‖g‖ + λ‖p‖. The ratio is 1
+    where one of the norms is 0. bitsandbytes ignores the ratio.
+
+    Source: You, Gitman & Ginsburg, 2017; ``optax.lars``.
+
+    Example:
+        >>> import numpy as np, gradstep as gs
+        >>> w, target = np.ones(3), np.array([1.0, -2.0, 3.0])
+        >>> opt = gs.LARS(w, lr=50, momentum=0.5)
+        >>> for t in range(101):
+        ...     if t % 50 == 0:
+        ...         print(f"{((w - target) ** 2).sum():.4f}")  # the loss
+        ...     report = opt.step(2 * (w - target))  # its gradient
+        13.0000
+        0.0025
+        0.0073
+    """
+
+    rule = Rule("LARS")
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Value = 1.0,
+        momentum: Value = 0.9,
+        weight_decay: Value = 0,
+        trust_coefficient: Value = 1e-3,
+        eps: Value = 0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        **shared: Unpack[Shared],
+    ) -> None:
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "momentum": momentum,
+                "weight_decay": weight_decay,
+                "trust_coefficient": trust_coefficient,
+                "eps": eps,
+                "nesterov": nesterov,
+                "maximize": maximize,
+            },
+            **shared,
+        )
+
+    @staticmethod
+    def _check(prefix: str, group: Mapping[str, Any], storages: Mapping[str, str]) -> None:
+        del storages
+        if group["nesterov"] and not is_on(group["momentum"]):
+            raise ValueError(
+                f"{prefix}nesterov: got True with momentum={group['momentum']!r}, wanted a "
+                "momentum above 0"
+            )
+
+
+class LAMB(Optimizer):
+    r"""Adam's direction with decay, as long as the parameter it moves, times the rate.
+
+    .. math:: r = \hat m / (\sqrt{\hat v} + \epsilon) + \lambda p;\quad
+              p \leftarrow p - \eta\,\frac{\lVert p\rVert}{\lVert r\rVert}\,r
+
+    with Adam's corrected means m̂ and v̂.
+
+    When: batches of thousands of sequences, with which AdamW stalls or diverges. Begin at 0.002 for
+    a batch of 512 and grow the rate with the root of the batch. Each array is a layer: give biases
+    and norms a group with another ``rule``.
+
+    Args:
+        params: see :class:`Optimizer`.
+        lr: the rate η ≥ 0.
+        betas: β₁ and β₂ in [0, 1).
+        eps: ε ≥ 0.
+        weight_decay: λ ≥ 0.
+        maximize: go up the gradient.
+        **shared: storages, stages and more that every rule takes, see :class:`Optimizer`.
+
+    States: ``exp_avg``, ``exp_avg_sq``. Norms are of whole tensors: of all shards that are here
+    (they must fill their tensor) or, as DTensors, in other processes. With states in few bits ‖r‖ is
+    that of the numbers before they are rounded.
+
+    Where frameworks differ: ε and the missing limits of ‖p‖ are optax's. The ratio is 1 where one
+    of the norms is 0. bitsandbytes' LAMB is AdamW with a limit on the norm of the update.
+
+    Source: You et al., ICLR 2020, algorithm 2; ``optax.lamb``.
+
+    Example:
+        >>> import numpy as np, gradstep as gs
+        >>> w, target = np.ones(3), np.array([1.0, -2.0, 3.0])
+        >>> opt = gs.LAMB(w, lr=0.05)
+        >>> for t in range(101):
+        ...     if t % 50 == 0:
+        ...         print(f"{((w - target) ** 2).sum():.4f}")  # the loss
+        ...     report = opt.step(2 * (w - target))  # its gradient
+        13.0000
+        0.1168
+        0.0069
+    """
+
+    rule = Rule("LAMB")
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Value = 2e-3,
+        betas: tuple[Value, Value] = (0.9, 0.999),
+        eps: Value = 1e-6,
+        weight_decay: Value = 0,
+        *,
+        maximize: bool = False,
+        **shared: Unpack[Shared],
+    ) -> None:
+        values = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, {**values, "maximize": maximize}, **shared)
+
+
+class ScheduleFreeAdamW(Optimizer):
+    r"""AdamW without a schedule: gradients are taken between the steps and their average.
+
+    .. math:: \gamma = \eta \min(1, t / w);\quad
+              c = t^r \gamma_{\max}^p \Big/ \sum t^r \gamma_{\max}^p;\quad
+              u = g / (\sqrt{\hat v} + \epsilon) + \lambda y
+
+    .. math:: y \leftarrow (1 - c) y + c z + \gamma (\beta_1 (1 - c) - 1) u;\quad
+              z \leftarrow z - \gamma u
+
+    The parameter is y. The point to evaluate and to save is x = y + (1 − 1/β₁)(z − y):
+    ``with opt.averaged():`` has it in the parameters.
+
+    When: runs whose length is not known, and whoever would rather not choose a schedule. Begin at
+    0.0025, which is 1 to 10 times AdamW's rate, with a warm-up of some hundred updates and β₁ of
+    0.9 to 0.98. Statistics of batch norm are of y: let the network see some batches within
+    ``averaged()``.
+
+    Args:
+        params: see :class:`Optimizer`.
+        lr: the rate η ≥ 0.
+        betas: β₁ and β₂, above 0 and below 1.
+        eps: ε ≥ 0.
+        weight_decay: λ ≥ 0, taken at y.
+        warmup_steps: w ≥ 0, updates over which γ grows to the rate.
+        r: what t is raised to in the weights of the average, a multiple of 1/2.
+        weight_lr_power: what the largest γ so far is raised to, a multiple of 1/2.
+        maximize: go up the gradient.
+        **shared: storages, stages and more that every rule takes, see :class:`Optimizer`; without
+            ``average``, since the rule has its own.
+
+    States: ``z``, which starts as the parameter is at the first step; ``exp_avg_sq``; the numbers
+    ``lr_max`` and ``weight_sum``. ``states="q8"`` is for ``exp_avg_sq`` alone.
+
+    Where frameworks differ: this is the package schedulefree from 1.3 on; older ones corrected γ
+    instead of v. It counts a group's steps, this rule each parameter's own. ``optax.contrib`` wraps
+    AdamW and takes its decay at z.
+
+    Source: Defazio et al., "The road less scheduled", NeurIPS 2024; schedulefree 1.4.1.
+
+    Example:
+        >>> import numpy as np, gradstep as gs
+        >>> w, target = np.zeros(3), np.array([1.0, -2.0, 3.0])
+        >>> opt = gs.ScheduleFreeAdamW(w, lr=0.2)
+        >>> for t in range(101):
+        ...     if t % 50 == 0:
+        ...         with opt.averaged():
+        ...             print(f"{((w - target) ** 2).sum():.4f}")  # the loss
+        ...     report = opt.step(2 * (w - target))  # its gradient
+        14.0000
+        0.0403
+        0.0092
+    """
+
+    rule = Rule("ScheduleFreeAdamW")
+    _ranges = {"betas": BETWEEN, "r": HALVES, "weight_lr_power": HALVES}  # noqa: RUF012
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Value = 2.5e-3,
+        betas: tuple[Value, Value] = (0.9, 0.999),
+        eps: Value = 1e-8,
+        weight_decay: Value = 0,
+        warmup_steps: Value = 0,
+        r: float = 0.0,
+        weight_lr_power: float = 2.0,
+        *,
+        maximize: bool = False,
+        **shared: Unpack[Shared],
+    ) -> None:
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "betas": betas,
+                "eps": eps,
+                "weight_decay": weight_decay,
+                "warmup_steps": warmup_steps,
+                "r": r,
+                "weight_lr_power": weight_lr_power,
+                "maximize": maximize,
+            },
+            **shared,
+        )
 
 
 __all__ = [*RULES]  # noqa: PLE0604 - the classes are called as their rules

@@ -107,6 +107,7 @@ class Parameters:
         self.options.check_used(self.uses([shard.array for _, shard, _ in fresh]))
         for name, item in zip(self.names()[known:], fresh, strict=True):
             self.tensors.append(self._new_tensor(name, *item))
+        self._check_parts_whole()
         self.check_disjoint()
 
     def _rule_of(self, given: Mapping[str, Any]) -> Rule:
@@ -130,6 +131,11 @@ class Parameters:
         defaults = self.defaults if rule is self.rule else rule.defaults
         group.replace({**defaults, **group})
         single = any(compute_type(shard.array.dtype.name) == "float32" for shard in shards)
+        if rule.shows and self.averaging:
+            raise ValueError(
+                f"average: got a decay with {rule.name}, whose averaged() shows an average of its "
+                "own, wanted None"
+            )
         storages = self.options.of(rule, rules)
         rule.compile(prefix, group, single)
         rule.check(prefix, group, storages.states)
@@ -182,6 +188,7 @@ class Parameters:
             low=low,
             states=[own.get(state.name) for state in row.rule.states],
             storages=[row.storages.of(state.name, dtype) for state in row.rule.states],
+            memory=[np.zeros(1) for _ in row.rule.memory_names],
             stochastic=row.storages.stochastic(dtype, row.present),
             group=row.index,
             key=len(self.tensors) if shard.key is None else shard.key,
@@ -189,8 +196,9 @@ class Parameters:
             average=average,
             copy=copy,
         )
-        if average is not None:
-            tensor.start_average()
+        points = [own[state.name] for state in row.rule.states if state.is_point]
+        tensor.begin(points)
+        tensor.begun = average is None and not points
         return tensor
 
     def _new_states(
@@ -227,23 +235,72 @@ class Parameters:
             found = [*self.written()]
         arrays.check_disjoint(*zip(*found, strict=True))
 
-    # ---- averages ----
+    # ---- what starts from a parameter: averages, and states that are points ----
 
     @property
-    def averages_wait(self) -> bool:
-        """Whether there is an average that no step has moved yet."""
+    def has_fresh(self) -> bool:
+        """Whether no step has moved yet what starts from a parameter, such as an average."""
         return any(not tensor.begun for tensor in self.tensors)
 
-    def start_averages(self) -> None:
-        """Put the parameters into such averages."""
+    def start_fresh(self) -> None:
+        """Put the parameters into what starts from them."""
         for tensor in self.tensors:
             if not tensor.begun:
-                tensor.start_average()
+                tensor.begin(self._points(tensor))
 
-    def averages_begun(self, begun: bool = True) -> None:
-        """Note that a step has moved all averages."""
+    def note_begun(self, begun: bool = True) -> None:
+        """Note that a step has moved all of it."""
         for tensor in self.tensors:
-            tensor.begun = begun or tensor.average is None
+            tensor.begun = begun or (tensor.average is None and not self._points(tensor))
+
+    def _points(self, tensor: Tensor) -> list[Array]:
+        states = self.rows[tensor.group].rule.states
+        pairs = zip(states, tensor.states, strict=True)
+        return [array for state, array in pairs if state.is_point and array is not None]
+
+    # ---- shards of one tensor, where a rule looks at whole tensors ----
+
+    def _parts(self) -> dict[int, list[int]]:
+        """The shards of each tensor, by its key, in their order; of rules that gather."""
+        parts: dict[int, list[int]] = {}
+        for i, tensor in enumerate(self.tensors):
+            if self.rows[tensor.group].rule.gathers:
+                parts.setdefault(tensor.key, []).append(i)
+        return parts
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether a rule that looks at whole tensors has one in several shards."""
+        return any(len(part) > 1 for part in self._parts().values())
+
+    def _check_parts_whole(self) -> None:
+        """Raise ValueError unless such shards follow each other from the tensor's start on."""
+        arguments = self.arguments("params")
+        for key, part in self._parts().items():
+            end = 0
+            for i in sorted(part, key=lambda i: self.tensors[i].start):
+                tensor = self.tensors[i]
+                if tensor.start != end:
+                    rule = self.rows[tensor.group].rule.name
+                    raise ValueError(
+                        f"{arguments[i]}: got a shard of key {key} that starts at {tensor.start}, "
+                        f"wanted {end}: {rule} looks at whole tensors"
+                    )
+                end += tensor.param.size
+
+    def check_parts(self, grads: Sequence[Any]) -> None:
+        """Raise ValueError where some of a tensor's shards have a gradient and others have none."""
+        for key, part in self._parts().items():
+            given = [grads[i] is not None for i in part]
+            if any(given) and not all(given):
+                i = part[given.index(False)]
+                raise ValueError(
+                    f"{self.arguments('grads')[i]}: got None, but other shards of key {key} have a "
+                    f"gradient, wanted one: {self.rows[self.tensors[i].group].rule.name} looks at "
+                    "whole tensors"
+                )
+
+    # ---- copies ----
 
     def fill_copies(self) -> None:
         """Bring all copies in line with their parameters."""
@@ -345,14 +402,21 @@ class Parameters:
         counts: NDArray[np.int64],
         clock: NDArray[np.int64],
         settings: NDArray[np.float64],
-        controls: NDArray[np.float64],
-        results: NDArray[np.float64],
+        controls: _core.Controls,
+        sums: NDArray[np.float64],
         averages: NDArray[np.float64],
     ) -> _core.Plan:
         """The core's plan of a step over all tensors."""
-        rows = [tensor.row() for tensor in self.tensors]
         return _core.Plan(
-            self.rule.name, rows, counts, clock, settings, controls, results, averages
+            rules=[row.rule.name for row in self.rows],
+            tensors=[t.spec(count) for t, count in zip(self.tensors, counts, strict=True)],
+            counts=counts,
+            clock=clock,
+            settings=settings,
+            controls=controls,
+            sums=sums,
+            gathered=np.zeros((len(self.tensors), _core.max_gathered)),
+            averages=averages,
         )
 
     # ---- what is kept ----
@@ -401,10 +465,12 @@ class Parameters:
 
     def own(self) -> dict[str, dict[str, Array]]:
         """For each parameter's name the arrays that the optimizer keeps, by name."""
-        return {
-            name: tensor.named([state.name for state in self.rows[tensor.group].rule.states])
-            for name, tensor in zip(self.names(), self.tensors, strict=True)
-        }
+        found = {}
+        for name, tensor in zip(self.names(), self.tensors, strict=True):
+            rule = self.rows[tensor.group].rule
+            states = [state.name for state in rule.states]
+            found[name] = tensor.named(states, rule.memory_names)
+        return found
 
     def written(self) -> Iterator[tuple[str, Array]]:
         """Every array that a step writes, with its name."""

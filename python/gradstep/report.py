@@ -32,12 +32,12 @@ class Statistics(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """What the core adds up for a group, in its order."""
+    """What the core adds up for a group, in its order and by its names."""
 
-    raw: float  # g², as given
+    raw_gradient: float  # g², as given
     update: float  # (p − p_before)²
     param: float  # p²
-    product: float  # g·m
+    gradient_momentum: float  # g·m
     momentum: float  # m²
     gradient: float  # g², as the rule got it
     ratio: float  # g²/v
@@ -52,7 +52,7 @@ def statistics(parts: Sequence[tuple[Sums, bool, bool]], grad_norm: float) -> St
         grad_norm: the norm of their gradients.
     """
     with_momentum = [sums for sums, has_momentum, _ in parts if has_momentum]
-    product = sum(sums.product for sums in with_momentum)
+    product = sum(sums.gradient_momentum for sums in with_momentum)
     norms = math.sqrt(sum(sums.momentum for sums in with_momentum)) * math.sqrt(
         sum(sums.gradient for sums in with_momentum)
     )

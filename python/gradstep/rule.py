@@ -26,9 +26,14 @@ class State(NamedTuple):
     """A state of a rule: always there, or switched on by a hyperparameter."""
 
     name: str
+    role: str
     option: str | None  # the hyperparameter that switches it on
     initial: str | None  # the hyperparameter that it starts from; None: from 0
-    role: str
+
+    @property
+    def is_point(self) -> bool:
+        """Whether it is another point among the parameters, and starts as the parameter."""
+        return self.role == "parameter"
 
     def is_on(self, group: Mapping[str, Any]) -> bool:
         """Whether a group with these hyperparameters has it: its option is not simply 0."""
@@ -59,7 +64,10 @@ class Rule:
         name: the name.
         hyper_names: the hyperparameters in the kernels' order; ``betas[0]`` is an item of a tuple.
         lengths: of each hyperparameter, how many numbers it has.
-        states: what the rule keeps for each parameter.
+        states: what the rule keeps for each parameter, arrays.
+        memory_names: the numbers that it keeps for each parameter besides.
+        gathers: whether it looks at a whole tensor before the parameter moves.
+        shows: whether the point to evaluate is not the parameter.
         defaults: each hyperparameter's default, ``maximize`` and ``frozen`` included.
         ranges: the numbers that each numeric hyperparameter may be.
     """
@@ -68,8 +76,13 @@ class Rule:
         self.name = name
         if not self.is_compiled(name):  # its class is there, to say so when it is used
             return
-        self.hyper_names, states = _core.rules()[name]
-        self.states = tuple(State(*state) for state in states)
+        known = _core.rules()[name]
+        self.hyper_names: tuple[str, ...] = known["hyper_names"]
+        self.states = tuple(State(**state) for state in known["states"])
+        self.memory_names: tuple[str, ...] = known["memory_names"]
+        self.gathers: bool = known["gathers"]
+        self.shows: bool = known["shows"]
+        self._takes_sign: bool = known["takes_sign"]
         self.lengths = Counter(hyper.partition("[")[0] for hyper in self.hyper_names)
         self.lr_column = self.hyper_names.index("lr")
         # They say what a state started from, so they cannot change from step to step.
@@ -140,7 +153,7 @@ class Rule:
             if key not in self.ranges:
                 row.append(float(value))
             elif callable(value):
-                if key in self.constant:
+                if key in self.constant or self.ranges[key].unit:
                     raise TypeError(
                         f"{argument}: got a function of the step, wanted {self.ranges[key].wanted}"
                     )
@@ -186,6 +199,8 @@ class Rule:
         """
         known = {**self.defaults, **group}
         roles = {state.role for state in self.states if state.is_on(known)}
+        if self._takes_sign:
+            return SIGN
         if "second_moment" in roles:
             return ADAPTIVE
         return MOMENTUM if "momentum" in roles else PLAIN

@@ -207,8 +207,9 @@ class Loading:
             for plateau, saved in self._plateaus:
                 plateau.load_state_dict(saved.state_dict())
             held.fill_copies()  # they follow the parameters, whatever is loaded
-            held.averages_begun(self._given["t"] > 0)
-            optimizer._compiled.look_at_averages()
+            held.note_begun(self._given["t"] > 0)
+            optimizer._compiled.look_at_fresh()
+            optimizer._compiled.renew_plan()
             # One compiled call, which no signal divides: before it all is undone, after it all is
             # done.
             _core.assign(pairs, done)
@@ -231,7 +232,7 @@ class Loading:
         if self._held is not self._built:
             self._optimizer._take(self._built, self._old.counts)
         self._optimizer._compiled.compile_changes()
-        self._optimizer._compiled.look_at_averages()
+        self._optimizer._compiled.look_at_fresh()
 
     def _pairs(self, counts: NDArray[np.int64]) -> list[tuple[Array, Array]]:
         """What is to be written, and with what."""

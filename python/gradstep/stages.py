@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from . import _core
 from .hyperparameters import STAGE_RANGES, Driven, check_takes_step, number, whole
 from .watched import Watched
 
 NONFINITE = ("allow", "skip", "raise")
-# In the order of the core's row of controls; nonfinite becomes whether gradients are checked.
 KEYS = ("clip_norm", "clip_value", "average", "nonfinite", "seed")
+# What may be driven, and what the core calls it.
+CONTROLS = {"clip_norm": "clip_norm", "clip_value": "clip_value", "average": "decay"}
 
 
 class Stages(Watched):
@@ -25,8 +27,8 @@ class Stages(Watched):
 
 def compile_stages(
     stages: Stages, averaging: bool, single: bool
-) -> tuple[list[float], list[Driven]]:
-    """Check the stages and lay them out as the core wants them.
+) -> tuple[dict[str, Any], list[Driven]]:
+    """Check the stages and name them as the core does.
 
     Args:
         stages: the values by name.
@@ -34,7 +36,7 @@ def compile_stages(
         single: whether any parameter is stepped in float32.
 
     Returns:
-        The row of numbers, and what must be called to fill in the rest.
+        The values of ``_core.Controls`` by name, and what must be called to fill in the rest.
 
     Raises:
         TypeError, ValueError: a value is missing, unknown, of a wrong type or range.
@@ -51,23 +53,23 @@ def compile_stages(
             f"{'with' if averaging else 'without'} averages, wanted "
             + ("a decay" if averaging else "None")
         )
-    row: list[float] = []
+    values: dict[str, Any] = {}
     driven: list[Driven] = []
-    for column, key in enumerate(("clip_norm", "clip_value", "average")):
+    for column, (key, control) in enumerate(CONTROLS.items()):
         value, allowed = stages[key], STAGE_RANGES[key]
         rounded = single and key == "clip_value"
         if callable(value):
             check_takes_step(key, value)
-            row.append(math.nan)
+            values[control] = math.nan
             driven.append(Driven(column, key, key, allowed, value, rounded))
         elif value is None:
-            row.append(0.0 if key == "average" else math.inf)
+            values[control] = 0.0 if key == "average" else math.inf
         else:
-            row.append(number(key, allowed, value, rounded))
+            values[control] = number(key, allowed, value, rounded)
     nonfinite = stages["nonfinite"]
     if nonfinite not in NONFINITE:
         raise ValueError(
             f"nonfinite: got {nonfinite!r}, wanted one of {', '.join(map(repr, NONFINITE))}"
         )
     seed = whole("seed", stages["seed"], _core.step_limit)
-    return [*row, float(nonfinite != "allow"), float(seed)], driven
+    return {**values, "check_finite": nonfinite != "allow", "seed": seed}, driven

@@ -182,7 +182,9 @@ class Storages:
         self.split: bool = split
         self._rule = rule
         self._roles = {state.name: state.role for state in rule.states}
-        every = dict.fromkeys(self._roles, states) if isinstance(states, str) else states
+        # One word is for what is averaged; a point among the parameters is as exact as they are.
+        averages = [name for name, role in self._roles.items() if role != "parameter"]
+        every = dict.fromkeys(averages, states) if isinstance(states, str) else states
         self.states = self._checked_states(every, isinstance(states, Mapping))
         self._rounding_of_all = rounding if isinstance(rounding, str) else None
         if isinstance(rounding, str):
@@ -252,8 +254,7 @@ class Storages:
         bits: int = self._is_stochastic("params", self.of_param(dtype), False)
         for s, (name, role) in enumerate(self._roles.items()):
             storage = self.of(name, dtype)
-            # A slow average stalls where a small change rounds to none.
-            default = role == "second_moment" or (role == "momentum" and storage == "q4")
+            default = _core.rounds_stochastically(storage, role)
             if name in present and role != "maximum":
                 bits |= self._is_stochastic(name, storage, default) << 1 + s
         return bits
@@ -373,6 +374,8 @@ def new_state(
     block = _core.storage_block(storage)
     shape = param.shape if block == 1 else (_core.storage_bytes(storage, param.size),)
     array = zeros(name, shape, dtype_of(storage), allocate)
+    if state.is_point:
+        np.copyto(array, param, casting="unsafe")
     if initial:
         if block == 1:
             array[...] = initial if storage in EXACT else np.float32(initial)
@@ -394,7 +397,8 @@ def decode(array: Array, storage: str, role: str, shape: tuple[int, ...]) -> NDA
         array: the state, as in ``opt.state``: uint8 for q8 and q4, else of the storage's dtype.
         storage: its name, such as ``"q8"``.
         role: what it holds, since codes depend on it: ``"momentum"`` (averages of the gradient),
-            ``"second_moment"`` (of its square) or ``"maximum"`` (``max_exp_avg_sq``).
+            ``"second_moment"`` (of its square), ``"maximum"`` (``max_exp_avg_sq``) or
+            ``"parameter"`` (``z``).
         shape: its parameter's shape.
 
     Returns:
@@ -414,7 +418,7 @@ def decode(array: Array, storage: str, role: str, shape: tuple[int, ...]) -> NDA
         array([[ 0.1, -0.2],
                [ 0.4,  0. ]], dtype=float32)
     """
-    _check_key("role", role, ("momentum", "second_moment", "maximum"))
+    _check_key("role", role, ("momentum", "second_moment", "maximum", "parameter"))
     _check_key("storage", storage, [name for name in ROLES if role in ROLES[name]])
     out = np.zeros(shape, np.float32)
     is_block = _core.storage_block(storage) > 1

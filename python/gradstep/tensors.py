@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,51 +23,87 @@ class Tensor:
     low: Array | None  # of a split parameter
     states: list[Array | None]  # in the rule's order, None where one is absent
     storages: list[str]  # of each state
+    memory: list[Array]  # one number each, in the rule's order
     stochastic: int  # bit 0: the parameter, bit 1 + s: state s
     group: int
     key: int
     start: int
     average: Array | None
     copy: Array | None
-    begun: bool = False  # whether a step has moved its average
+    begun: bool = False  # whether a step has moved what starts from the parameter
 
     def __post_init__(self) -> None:
-        self.copied = None if self.copy is None else self.copy.dtype  # when it was given
-        self.begun = self.begun or self.average is None
+        # When they were given: an array can be resized or reinterpreted later.
+        self.shape = self.param.shape
+        self.copied = None if self.copy is None else self.copy.dtype
 
-    def start_average(self) -> None:
-        """Put the parameter, with its lower half where it is split, into its average."""
-        assert self.average is not None
-        if self.low is None:
-            self.average[...] = self.param
-        else:
-            halves = (self.param.reshape(-1), self.low.reshape(-1))
-            _core.unsplit(*halves, self.average.reshape(-1))
+    def begin(self, points: Sequence[Array]) -> None:
+        """Put the parameter, with its lower half where it is split, into what starts from it.
 
-    def row(self) -> tuple[Any, ...]:
-        """As the core's plan wants it."""
-        return tuple(getattr(self, field.name) for field in fields(self)[:-1])
+        Args:
+            points: states that do.
+        """
+        for array in (self.average, *points):
+            if array is None:
+                continue
+            if self.low is None or array.dtype != np.float32:
+                np.copyto(array, self.param, casting="unsafe")
+            else:
+                halves = (self.param.reshape(-1), self.low.reshape(-1))
+                _core.unsplit(*halves, array.reshape(-1))
 
-    def named(self, state_names: Sequence[str]) -> dict[str, Array]:
+    def spec(self, count: int) -> _core.TensorSpec:
+        """As the core's plan wants it.
+
+        Args:
+            count: the updates it has had.
+        """
+        return _core.TensorSpec(
+            param=self.param,
+            low=self.low,
+            states=self.states,
+            storages=self.storages,
+            memory=self.memory,
+            stochastic=self.stochastic,
+            group=self.group,
+            key=self.key,
+            start=self.start,
+            first=count == 0 or not any(map(_is_used, self.states)),
+            average=self.average,
+            copy=self.copy,
+        )
+
+    def named(self, state_names: Sequence[str], memory_names: Sequence[str]) -> dict[str, Array]:
         """The optimizer's own arrays by name, those that are there."""
         pairs = [*zip(state_names, self.states, strict=True)]
+        pairs += zip(memory_names, self.memory, strict=True)
         pairs += [("low", self.low), ("average", self.average)]
         return {name: array for name, array in pairs if array is not None}
+
+
+def _is_used(state: Array | None) -> bool:
+    """Whether a step has used a state: then it is not all zeros, as a rule."""
+    if state is None:
+        return False
+    flat = state.reshape(-1).view(np.uint8)
+    return bool(flat[:4096].any() or flat.any())
 
 
 class Swap:
     """Other numbers in the place of parameters, and of their copies; each pair swaps its bytes.
 
     Args:
-        tensors: the parameters, each with its average.
+        shown: for each parameter what is to stand in it: its average, an array like it, or None.
+        tensors: the parameters.
     """
 
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self._pairs = [pair for tensor in tensors for pair in _to_swap(tensor)]
+    def __init__(self, tensors: Sequence[Tensor], shown: Sequence[Array | None]) -> None:
+        pairs = zip(tensors, shown, strict=True)
+        self._pairs = [pair for tensor, other in pairs for pair in _to_swap(tensor, other)]
         self._swapped = np.zeros(1, dtype=np.int64)  # the core turns it with the arrays
 
     def there(self) -> None:
-        """Bring the averages in, in one compiled call, which no signal divides."""
+        """Bring the others in, in one compiled call, which no signal divides."""
         if not self._swapped[0]:
             _core.swap(self._pairs, self._swapped)
 
@@ -77,22 +113,22 @@ class Swap:
             _core.swap(self._pairs, self._swapped)
 
 
-def _to_swap(tensor: Tensor) -> Iterator[tuple[Array, Array]]:
-    """The parameter and what holds its average in the parameter's dtype; the same of its copy."""
-    assert tensor.average is not None
-    average = tensor.average.reshape(-1)
-    for array in (tensor.param, tensor.copy):
-        if array is None:
-            continue
-        flat = np.asarray(array).reshape(-1)
-        if array is tensor.param and flat.dtype == average.dtype:
-            yield flat, average
-        else:
-            yield flat, _rounded(average, flat)
+def _to_swap(tensor: Tensor, shown: Array | None) -> Iterator[tuple[Array, Array]]:
+    """The parameter and what is to stand in it, in its dtype; the same of its copy."""
+    if shown is None:
+        return
+    values = shown.reshape(-1)
+    flat = np.asarray(tensor.param).reshape(-1)
+    yield flat, values if flat.dtype == values.dtype else _rounded(values, flat)
+    if tensor.copy is not None:
+        copy = np.asarray(tensor.copy).reshape(-1)
+        yield copy, _rounded(values, copy)
 
 
 def _rounded(values: Array, like: Array) -> Array:
     """Values in the dtype of another array, rounded to nearest."""
+    if values.dtype not in (np.float32, np.float64):
+        return values.astype(like.dtype)
     rounded = np.empty_like(like)
     _core.encode(like.dtype.name, "param", values, rounded, False, 0, 0, 0, 0, 0)
     return rounded
@@ -101,8 +137,7 @@ def _rounded(values: Array, like: Array) -> Array:
 def check_params(labels: list[str], tensors: list[Tensor]) -> None:
     """Raise if a parameter was locked, resized or reinterpreted since it was given."""
     for label, tensor in zip(labels, tensors, strict=True):
-        shape = None if tensor.average is None else tensor.average.shape
-        arrays.check(label, tensor.param, writable=True, shape=shape)
+        arrays.check(label, tensor.param, writable=True, shape=tensor.shape)
 
 
 def byte_count(tensors: list[Tensor]) -> int:
@@ -110,6 +145,6 @@ def byte_count(tensors: list[Tensor]) -> int:
     return sum(
         array.nbytes
         for tensor in tensors
-        for array in (*tensor.states, tensor.low, tensor.average)
+        for array in (*tensor.states, *tensor.memory, tensor.low, tensor.average)
         if isinstance(array, np.ndarray)
     )

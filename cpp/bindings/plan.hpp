@@ -1,0 +1,387 @@
+// What an optimizer's step does again and again, prepared once: the parameters and all that is kept
+// for them as pointers, and the byte ranges that a step writes.
+#pragma once
+#include <pybind11/numpy.h>
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "../dispatch.hpp"
+#include "../parallel.hpp"
+#include "../pipeline.hpp"
+#include "arrays.hpp"
+#include "own_states.hpp"
+#include "written.hpp"
+
+namespace gradstep::bindings {
+
+// A parameter and what a step keeps for it, as Python says it. None: it has no such thing.
+struct TensorSpec {
+    py::object param, low;
+    py::list states;    // in the rule's order
+    std::vector<std::string> storages;    // of each state
+    py::list memory;    // in the rule's order
+    unsigned stochastic = 0;    // which buffers are rounded stochastically: bit 0 the parameter
+    int group = 0;
+    uint64_t key = 0;
+    int64_t start = 0;
+    bool first = true;    // no step has used its states yet
+    py::object average, copy, own;
+};
+
+// The stages of a step, as Python sets them.
+struct Controls {
+    double clip_norm = __builtin_inf(), clip_value = __builtin_inf(), decay = 0;
+    bool check_finite = false;
+    uint64_t seed = 0;
+};
+
+// The columns of a group's settings: the rule's hyperparameters follow.
+enum Column { sign_column, frozen_column, first_hyper };
+
+// Owns references to the arrays, not the arrays: every number in them belongs to Python. View: of
+// NumPy's arrays or of tensors.
+template <class View> class Plan {
+public:
+    static constexpr int64_t done = -1, skipped = -2, first_refused_param = -3;
+
+    int threads = 0;             // that a step uses; 0: as many as everybody
+    bool advances = true;        // the clock: whether a step is one of the optimizer
+    bool looks = true;           // at what is kept where others can reach it, and at its counts
+    int without_gradient = 0;    // how many parameters had none in the last step
+    double gradient_norm = 0;    // of the last step; NaN where nothing wanted it
+    int64_t not_finite = -1;     // the first gradient that was not in the last step; -1: none
+    py::object add_up = py::none();    // over processes: gets `gathered` between the passes
+
+    // rules: of each group. counts: int64, the updates of each parameter; clock: of the optimizer.
+    // settings: float64, a row for each group: see Column. sums: a row for each group. gathered: a
+    // row for each tensor. averages: for what a sample keeps of the gradients, none or
+    // sample_elements.
+    Plan(const std::vector<std::string>& rules, const std::vector<TensorSpec>& tensors,
+         py::array_t<int64_t> counts, py::array_t<int64_t> clock, py::array_t<double> settings,
+         std::shared_ptr<Controls> controls, py::array_t<double> sums, py::array_t<double> gathered,
+         py::array_t<double> averages, typename View::Source source = {})
+        : view_(std::move(source)), own_(view_), counts_(std::move(counts)),
+          clock_(std::move(clock)), settings_(std::move(settings)), controls_(std::move(controls)),
+          sums_(std::move(sums)), gathered_(std::move(gathered)), averages_(std::move(averages)) {
+        const Table& table = dispatch::current();
+        for (const std::string& rule : rules) rules_.push_back(find_rule(rule));
+        check_sizes(table, tensors.size());
+        for (size_t i = 0; i < tensors.size(); ++i) {
+            try {
+                add(table, tensors[i]);
+            } catch (const py::value_error& error) {
+                throw py::value_error("Plan: tensor " + std::to_string(i) + ": " + error.what());
+            }
+        }
+        written_.prepare(tensors_.size());
+        gradients_.resize(tensors_.size());
+    }
+
+    // One update. Refuses, with nothing changed, what it cannot take as it is: returns i for
+    // gradient i, first_refused_param - i for parameter i; the caller finds the words, and holds
+    // the lock that keeps a second step of this plan out. skipped: a gradient is not finite.
+    int64_t step(const py::list& gradients, double loss_scale, bool zero_gradients, int measure) {
+        const Table& table = dispatch::current();
+        const int64_t refused = look(table, gradients, zero_gradients);
+        if (refused != done) return refused;
+        collect_groups(table);
+        const pipeline::Settings settings = settings_of(loss_scale, zero_gradients, measure);
+        int64_t* const counts = counts_.mutable_data();
+        Sums* const sums = reinterpret_cast<Sums*>(sums_.mutable_data());
+        const pipeline::AddUp between = add_up.is_none() ? pipeline::AddUp() : adder();
+        py::gil_scoped_release unlocked;
+        const parallel::ThreadCount own_threads(threads);
+        const pipeline::Result result = pipeline::step(table, tensors_, gradients_, counts, groups_,
+                                                       settings, scratch_, sums, between);
+        gradient_norm = result.gradient_norm;
+        not_finite = result.not_finite;
+        if (result.not_finite >= 0) return skipped;
+        for (size_t i = 0; i < tensors_.size(); ++i)
+            counts[i] += gradients_[i].data && !groups_[size_t(tensors_[i].group)].frozen;
+        if (advances) ++*clock_.mutable_data();
+        own_.write_counts(counts);
+        return done;
+    }
+
+    // Brings the counts in line with the `step` of each tensor's own dictionary. The first that is
+    // no count, or -1.
+    int64_t read_counts() {
+        for (size_t i = 0; !own_.empty() && i < tensors_.size(); ++i)
+            if (!own_.read_count(i, counts_.mutable_data()[i])) return int64_t(i);
+        return -1;
+    }
+
+    py::object unshared(int known) const { return own_.unshared(known); }
+
+    // Writes the point to evaluate of parameter i into an array like it.
+    void show(size_t i, const py::object& out) {
+        const Table& table = dispatch::current();
+        const View array = view_(out);
+        const StorageInfo& storage = table.storages[tensors_[i].storage];
+        if (!array.writable() || array.bytes() != storage.bytes(tensors_[i].n))
+            throw py::value_error("show: an array like the parameter is wanted");
+        collect_groups(table);
+        const pipeline::Group& group = groups_[size_t(tensors_[i].group)];
+        if (!group.rule->shown[storage.compute])
+            throw py::value_error("show: the rule evaluates the parameter itself");
+        void* const data = array.data();
+        py::gil_scoped_release unlocked;
+        pipeline::show(table, tensors_[i], group, data);
+    }
+
+    // Whether each parameter of the last step had a loop of its own, without scratch.
+    std::vector<bool> direct() const {
+        std::vector<bool> found;
+        for (const pipeline::Choice& choice : scratch_.choices) found.push_back(choice.direct);
+        return found;
+    }
+
+private:
+    typename View::Source view_;
+    OwnStates<View> own_;    // empty, or of each tensor
+    std::vector<py::object> params_, copies_, kept_;
+    py::array_t<int64_t> counts_, clock_;
+    py::array_t<double> settings_;
+    std::shared_ptr<Controls> controls_;
+    py::array_t<double> sums_, gathered_, averages_;
+    int64_t blocks_ = 0;    // of all tensors
+    std::vector<int> rules_;    // of each group
+    std::vector<pipeline::Tensor> tensors_;
+    std::vector<int> types_, copy_types_;    // of parameters and copies, as NumPy numbers them
+    Written written_;
+    std::vector<pipeline::Gradient> gradients_;
+    std::vector<pipeline::Group> groups_;
+    std::vector<std::pair<int, int>> storages_;    // of each NumPy type seen so far
+    pipeline::Scratch scratch_;
+
+    static int find_rule(const std::string& name) {
+        const Table& table = dispatch::current();
+        for (int i = 0; i < table.rule_count; ++i)
+            if (name == table.rules[i].name) return i;
+        throw py::value_error("Plan: no rule is called " + name);
+    }
+
+    void check_sizes(const Table& table, size_t tensors) const {
+        const auto rows = py::ssize_t(rules_.size()), count = py::ssize_t(tensors);
+        bool fit = settings_.ndim() == 2 && settings_.shape(0) == rows &&
+                   counts_.size() == count && clock_.size() == 1 && sums_.ndim() == 2 &&
+                   sums_.shape(0) == rows && sums_.shape(1) == sum_count &&
+                   gathered_.ndim() == 2 && gathered_.shape(0) == count &&
+                   gathered_.shape(1) == max_gathered &&
+                   (averages_.size() == 0 ||
+                    averages_.size() == pipeline::sample_blocks * block_elements);
+        for (int rule : rules_)
+            fit = fit && settings_.shape(1) >= first_hyper + table.rules[rule].hyper_count;
+        if (!fit) throw py::value_error("Plan: sizes do not fit together");
+    }
+
+    // ---- building ----
+
+    void add(const Table& table, const TensorSpec& spec) {
+        const View param = view_(spec.param);
+        if (!spec.own.is_none()) own_.add(spec.own, param);
+        pipeline::Tensor tensor;
+        tensor.n = param.size();
+        tensor.storage = param.storage(table);
+        tensor.stochastic = spec.stochastic;
+        tensor.group = spec.group;
+        tensor.key = spec.key;
+        tensor.start = spec.start;
+        tensor.first = spec.first;
+        if (tensor.storage < 0 || tensor.group < 0 || size_t(tensor.group) >= rules_.size() ||
+            tensor.start < 0)
+            throw py::value_error("the parameter does not fit");
+        params_.push_back(spec.param);
+        types_.push_back(param.type());
+        tensor.p = keep(spec.param, table.storages[tensor.storage].bytes(tensor.n));
+        if (!spec.low.is_none()) add_low(table, spec, tensor);
+        const RuleInfo& rule = table.rules[rules_[size_t(tensor.group)]];
+        add_states(table, rule, spec, tensor);
+        for (int k = 0; k < rule.memory_count; ++k)
+            tensor.memory[k] = static_cast<double*>(
+                keep(spec.memory[size_t(k)], sizeof(double), rule.memory_names[k], Layout::number));
+        if (!spec.average.is_none()) {
+            const bool is_double = table.storages[tensor.storage].compute == double_precision;
+            tensor.average = keep(spec.average, tensor.n * (is_double ? 8 : 4), "average");
+        }
+        add_copy(table, spec, param, tensor);
+        tensor.first_block = blocks_;
+        blocks_ += pipeline::count_blocks(tensor);
+        tensors_.push_back(tensor);
+    }
+
+    void add_low(const Table& table, const TensorSpec& spec, pipeline::Tensor& tensor) {
+        if (table.storages[tensor.storage].name != std::string("bfloat16"))
+            throw py::value_error("only bfloat16 has a low half");
+        tensor.storage = find_storage(table, "split");
+        tensor.low = keep(spec.low, tensor.n * table.storages[tensor.storage].low_bytes, "low");
+    }
+
+    void add_states(const Table& table, const RuleInfo& rule, const TensorSpec& spec,
+                    pipeline::Tensor& tensor) {
+        int bit = 0;
+        for (int s = 0; s < rule.state_count; ++s) {
+            const bool optional = rule.states[s].option != nullptr;
+            const py::object state = spec.states[size_t(s)];
+            if (!state.is_none()) {
+                const int index = find_storage(table, spec.storages[size_t(s)]);
+                if (index < 0 || !(table.storages[index].roles & as_role(rule.states[s].role)) ||
+                    tensor.start % table.storages[index].block != 0)
+                    throw py::value_error("a state cannot be stored so");
+                const StorageInfo& storage = table.storages[index];
+                tensor.state[s] =
+                    keep(state, storage.bytes(tensor.n), rule.states[s].name,
+                         storage.block == 1 ? Layout::as_parameter : Layout::in_blocks);
+                tensor.state_storage[s] = index;
+                if (optional) tensor.options |= 1u << bit;
+            } else if (!optional) {
+                throw py::value_error("a state is missing");
+            }
+            bit += optional;
+        }
+    }
+
+    void add_copy(const Table& table, const TensorSpec& spec, const View& param,
+                  pipeline::Tensor& tensor) {
+        copies_.push_back(spec.copy);
+        copy_types_.push_back(spec.copy.is_none() ? 0 : view_(spec.copy).type());
+        if (spec.copy.is_none()) return;
+        const View copy = view_(spec.copy);
+        tensor.copy_storage = copy.storage(table);
+        if (tensor.copy_storage < 0 || !copy.same_shape(param))
+            throw py::value_error("the copy does not fit");
+        tensor.copy = keep(spec.copy, table.storages[tensor.copy_storage].bytes(tensor.n));
+    }
+
+    // An array that a step writes, as a pointer. name: in the tensor's dictionary, if it is there.
+    void* keep(const py::object& object, int64_t bytes, const char* name = nullptr,
+               Layout layout = Layout::as_parameter) {
+        const View array = view_(object);
+        if (!array.writable() || array.bytes() != bytes)
+            throw py::value_error("an array of other bytes, or not writable");
+        kept_.push_back(object);
+        written_.add(array.data(), bytes);
+        if (name && !own_.empty()) own_.add_array(name, object.ptr(), array, layout);
+        return array.data();
+    }
+
+    // ---- a step ----
+
+    // Whether every array is where it was; takes the gradients. What is refused, or done.
+    int64_t look(const Table& table, const py::list& gradients, bool zero_gradients) {
+        if (gradients.size() != tensors_.size())
+            throw py::value_error("step: as many gradients as parameters are wanted");
+        without_gradient = 0;
+        for (size_t i = 0; i < tensors_.size(); ++i) {
+            View p;
+            // An array can be resized, locked or reinterpreted after it was given to us.
+            if (!view_.look(params_[i].ptr(), p) || !is_still(p, tensors_[i].p, i, types_[i]) ||
+                (tensors_[i].copy && !copy_is_still(i, p)) ||
+                (!own_.empty() && !own_.same_form(i, p)) ||
+                (looks && !own_.empty() && !own_.is_still(i, p, counts_.mutable_data()[i])))
+                return first_refused_param - int64_t(i);
+            PyObject* const gradient = PyList_GET_ITEM(gradients.ptr(), py::ssize_t(i));
+            if (gradient == Py_None) {
+                gradients_[i].data = nullptr;
+                ++without_gradient;
+                continue;
+            }
+            View g;
+            if (!view_.is_plain(gradient) || !view_.look(gradient, g) ||
+                !view_.is_exact(gradient, g))
+                return int64_t(i);
+            const int storage = storage_of(table, g);
+            if (storage < 0 || !(zero_gradients ? g.writable() : g.readable()) ||
+                !g.same_shape(p) ||
+                written_.overlaps(i, g.data(), table.storages[storage].bytes(tensors_[i].n)))
+                return int64_t(i);
+            static char nothing;    // tensors without elements may have no address
+            gradients_[i] = {g.data() ? g.data() : &nothing, storage};
+        }
+        const int64_t shared = zero_gradients ? shared_gradient(table) : -1;
+        return shared >= 0 ? shared : done;
+    }
+
+    void collect_groups(const Table& table) {
+        groups_.clear();
+        for (size_t i = 0; i < rules_.size(); ++i) {
+            const double* row = settings_.data(py::ssize_t(i), 0);
+            groups_.push_back({&table.rules[rules_[i]], row + first_hyper, row[sign_column],
+                               row[frozen_column] != 0});
+        }
+    }
+
+    pipeline::Settings settings_of(double loss_scale, bool zero_gradients, int measure) {
+        pipeline::Settings settings;
+        settings.clip_norm = controls_->clip_norm;
+        settings.clip_value = controls_->clip_value;
+        settings.average_weight = 1 - controls_->decay;
+        settings.loss_scale = loss_scale;
+        settings.seed = controls_->seed;
+        settings.check_finite = controls_->check_finite;
+        settings.zero_gradients = zero_gradients;
+        settings.measure = pipeline::Settings::Measure(measure);
+        settings.sample_every = std::max<int64_t>(
+            1, (blocks_ + pipeline::sample_blocks - 1) / pipeline::sample_blocks);
+        if (averages_.size())
+            settings.averages = reinterpret_cast<char*>(averages_.mutable_data());
+        return settings;
+    }
+
+    // Between the passes the sums go to Python and come back.
+    pipeline::AddUp adder() {
+        return [this](double* sums) {
+            double* const shared = gathered_.mutable_data();
+            std::copy(sums, sums + gathered_.size(), shared);
+            {
+                const py::gil_scoped_acquire locked;
+                add_up(gathered_);
+            }
+            std::copy(shared, shared + gathered_.size(), sums);
+        };
+    }
+
+    bool is_still(const View& array, const void* data, size_t i, int type) const {
+        return array.data() == data && array.size() == tensors_[i].n && array.type() == type &&
+               array.writable();
+    }
+
+    bool copy_is_still(size_t i, const View& param) {
+        const View copy = view_(copies_[i].ptr());
+        return is_still(copy, tensors_[i].copy, i, copy_types_[i]) &&
+               (own_.empty() || copy.same_shape(param));
+    }
+
+    int storage_of(const Table& table, const View& array) {
+        for (const auto& [type, storage] : storages_)
+            if (type == array.type()) return storage;
+        storages_.emplace_back(array.type(), array.storage(table));
+        return storages_.back().second;
+    }
+
+    // A gradient that shares bytes with one before it; -1: none. One would be zeroed before the
+    // other is read.
+    int64_t shared_gradient(const Table& table) const {
+        std::vector<std::pair<Range, int64_t>> ranges;
+        for (size_t i = 0; i < gradients_.size(); ++i) {
+            if (!gradients_[i].data || tensors_[i].n == 0) continue;
+            const char* begin = static_cast<const char*>(gradients_[i].data);
+            ranges.push_back(
+                {{begin, begin + table.storages[gradients_[i].storage].bytes(tensors_[i].n)},
+                 int64_t(i)});
+        }
+        std::sort(ranges.begin(), ranges.end(),
+                  [](const auto& a, const auto& b) { return a.first.begin < b.first.begin; });
+        for (size_t i = 1; i < ranges.size(); ++i)
+            if (ranges[i].first.begin < ranges[i - 1].first.end)
+                return std::max(ranges[i].second, ranges[i - 1].second);
+        return -1;
+    }
+};
+
+}    // namespace gradstep::bindings

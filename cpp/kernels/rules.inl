@@ -1,0 +1,333 @@
+// Rules: each one's equation in a loop for every common combination of storages.
+
+template <class Rule> constexpr int hyper_count = sizeof(Rule::hyper_names) / sizeof(const char*);
+template <class Rule> constexpr int state_count = sizeof(Rule::states) / sizeof(State);
+
+// Whether state s exists under these options: bit j stands for the j-th optional state.
+template <class Rule> constexpr bool present(unsigned options, int s) {
+    int bit = 0;
+    for (int i = 0; i < s; ++i) bit += Rule::states[i].option != nullptr;
+    return Rule::states[s].option == nullptr || (options >> bit & 1);
+}
+
+// What a rule may have besides its equation, see rules/rule.hpp.
+template <class Rule, class = void> constexpr int memory_count = 0;
+template <class Rule>
+constexpr int memory_count<Rule, std::void_t<typename Rule::Memory>> =
+    sizeof(Rule::memory_names) / sizeof(const char*);
+template <class Rule, class = void> constexpr int gathered = 0;
+template <class Result, class Rule, class... Arguments>
+constexpr int count_summands(Result (Rule::*)(Arguments...) const) {
+    return sizeof(Result) / sizeof(double);
+}
+template <class Rule>
+constexpr int gathered<Rule, std::void_t<decltype(&Rule::gather)>> = count_summands(&Rule::gather);
+template <class Rule, class = void> constexpr bool has_shown = false;
+template <class Rule> constexpr bool has_shown<Rule, std::void_t<typename Rule::Shown>> = true;
+template <class Rule, class = void> constexpr bool takes_sign = false;
+template <class Rule>
+constexpr bool takes_sign<Rule, std::void_t<decltype(Rule::takes_sign)>> = Rule::takes_sign;
+template <class Rule, class = void> constexpr Loops loops_of = Loops::few;
+template <class Rule> constexpr Loops loops_of<Rule, std::void_t<decltype(Rule::loops)>> = Rule::loops;
+template <class Rule, class = void> constexpr bool has_correction = false;
+template <class Rule>
+constexpr bool has_correction<Rule, std::void_t<decltype(&Rule::moment_correction)>> = true;
+
+template <class Rule>
+void resolve(const double* hyper, const When& when, double* memory, void* scalars) {
+    typename Rule::Hyper h;
+    __builtin_memcpy(&h, hyper, sizeof h);
+    static_assert(sizeof(Rule) <= gradstep::max_scalar_bytes, "the rule has too many scalars");
+    if constexpr (memory_count<Rule> > 0) {
+        typename Rule::Memory kept;
+        static_assert(sizeof kept == memory_count<Rule> * sizeof(double),
+                      "Memory is a double for each of memory_names");
+        __builtin_memcpy(&kept, memory, sizeof kept);
+        const Rule rule(h, when, kept);
+        __builtin_memcpy(memory, &kept, sizeof kept);
+        __builtin_memcpy(scalars, &rule, sizeof rule);
+    } else {
+        const Rule rule(h, when);
+        __builtin_memcpy(scalars, &rule, sizeof rule);
+    }
+}
+
+template <class Rule> constexpr bool is_signed(int s) {
+    return Rule::states[s].role == Role::momentum;
+}
+
+// How a state is rounded in a loop of its own: as it is unless somebody asks for another way.
+template <class Rule, class S> constexpr bool stochastic_state(int s) {
+    const Role role = Rule::states[s].role;
+    return gradstep::stochastic_by_default(role) ||
+           (S::stochastic_momentum && role == Role::momentum);
+}
+
+// Whether a pass changes state s: in a rule of two passes each state belongs to one of them.
+enum class Pass { gather, update };
+template <class Rule> constexpr bool changes(unsigned options, int s, Pass pass) {
+    return present<Rule>(options, s) && Rule::states[s].gathered == (pass == Pass::gather);
+}
+
+template <class Rule, class S, unsigned options, Pass pass, size_t I, class T>
+inline void store_state(typename S::pointer x, int64_t i, T value, RandomKey key, uint32_t steps) {
+    if constexpr (changes<Rule>(options, I, pass))
+        store<S, stochastic_state<Rule, S>(I)>(x, i, value, key, steps);
+}
+
+// P, G and S: the storages of parameter, gradient and states. Numbers become the compute type as
+// they are loaded and are rounded as they are stored.
+template <class Rule, class P, class G, class S, bool stochastic, unsigned options, size_t... I>
+void update_elements(const Rule rule, typename P::compute factor, const Piece& piece,
+                     std::index_sequence<I...>) {
+    using T = typename P::compute;
+    const auto p = P::at(piece.p, piece.low);
+    const auto g = G::at(const_cast<void*>(piece.g), nullptr);
+    const typename S::pointer state[] = {S::at(piece.state[I], nullptr)...};
+    const RandomKey param_key = piece.key[0], key[] = {piece.key[1 + I]...};
+    const int64_t n = piece.n;
+    uint32_t steps = 0;
+    constexpr uint32_t step = RandomKey::step;
+#pragma omp simd linear(steps : step)
+    for (int64_t i = 0; i < n; ++i) {
+        T parameter = P::template load<T>(p, i);
+        T s[] = {present<Rule>(options, I) ? S::template load<T>(state[I], i) : T(0)...};
+        rule(parameter, G::template load<T>(g, i) * factor, s[I]...);
+        store<P, stochastic>(p, i, parameter, param_key, steps);
+        (store_state<Rule, S, options, Pass::update, I>(state[I], i, s[I], key[I], steps), ...);
+        steps += step;
+    }
+}
+
+// The same where the states lie in blocks: a block's scale is known only when all of it has been
+// computed, so the states of a few blocks are encoded after them.
+template <class Rule, class P, class G, class S, bool stochastic, unsigned options, size_t... I>
+void update_blocks(const Rule rule, float factor, const Piece& piece, std::index_sequence<I...>) {
+    constexpr int states = sizeof...(I), block = S::block;
+    constexpr int at_once = gradstep::block_elements / block;
+    alignas(64) float number[states][at_once][block];
+    int32_t largest[states][at_once];
+    uint8_t* state[] = {static_cast<uint8_t*>(piece.state[I])...};
+    for (int64_t start = 0; start < piece.n; start += at_once * block) {
+        const int64_t left = piece.n - start;
+        const int total = left < at_once * block ? int(left) : at_once * block;
+        for (int b = 0; b * block < total; ++b) {
+            const int n = total - b * block < block ? total - b * block : block;
+            const int64_t begin = start + b * block;
+            const auto p = P::plus(P::at(piece.p, piece.low), begin);
+            const auto g = G::plus(G::at(const_cast<void*>(piece.g), nullptr), begin);
+            const RandomKey param_key = piece.key[0].from(begin);
+            ((present<Rule>(options, I) ? S::template decode<is_signed<Rule>(I)>(
+                                              state[I] + b * S::bytes(block), n, number[I][b])
+                                        : void()),
+             ...);
+            uint32_t steps = 0;
+            constexpr uint32_t step = RandomKey::step;
+#pragma omp simd linear(steps : step)
+            for (int i = 0; i < n; ++i) {
+                float parameter = P::template load<float>(p, i);
+                float s[] = {present<Rule>(options, I) ? number[I][b][i] : 0.0f ...};
+                rule(parameter, G::template load<float>(g, i) * factor, s[I]...);
+                store<P, stochastic>(p, i, parameter, param_key, steps);
+                steps += step;
+                ((present<Rule>(options, I) ? void(number[I][b][i] = s[I]) : void()), ...);
+            }
+            ((largest[I][b] = present<Rule>(options, I) ? S::largest(number[I][b], n) : 0), ...);
+        }
+        for (int b = 0; b * block < total; ++b) {
+            const int n = total - b * block < block ? total - b * block : block;
+            ((present<Rule>(options, I)
+                  ? S::template encode<is_signed<Rule>(I), stochastic_state<Rule, S>(I)>(
+                        number[I][b], n, largest[I][b], state[I] + b * S::bytes(block),
+                        piece.key[1 + I].from(start + b * block))
+                  : void()),
+             ...);
+        }
+        for (uint8_t*& s : state) s += at_once * S::bytes(block);
+    }
+}
+
+template <class Rule, class P, class G, class S, bool stochastic, unsigned options>
+void update(const void* scalars, double gradient_factor, const Piece& piece) {
+    const Rule& rule = *static_cast<const Rule*>(scalars);
+    const auto factor = typename P::compute(gradient_factor);
+    constexpr auto states = std::make_index_sequence<state_count<Rule>>();
+    if constexpr (S::block == 1)
+        update_elements<Rule, P, G, S, stochastic, options>(rule, factor, piece, states);
+    else
+        update_blocks<Rule, P, G, S, stochastic, options>(rule, factor, piece, states);
+}
+
+// The first of two passes over up to 16 elements: states change, and what they add to the sums is
+// kept apart for each place, so that the width of a vector does not change the result.
+template <class Rule, class P, class G, class S, unsigned options, size_t... I>
+void gather_lanes(const Rule& rule, typename P::compute factor, const Piece& piece, int64_t begin,
+                  int n, GatherLanes& sums, std::index_sequence<I...>) {
+    using T = typename P::compute;
+    const auto p = P::plus(P::at(piece.p, piece.low), begin);
+    const auto g = G::plus(G::at(const_cast<void*>(piece.g), nullptr), begin);
+    const typename S::pointer state[] = {S::plus(S::at(piece.state[I], nullptr), begin)...};
+    const RandomKey key[] = {piece.key[1 + I].from(begin)...};
+    constexpr uint32_t step = RandomKey::step;
+    uint32_t steps = 0;
+#pragma omp simd linear(steps : step)
+    for (int j = 0; j < n; ++j) {
+        T s[] = {present<Rule>(options, I) ? S::template load<T>(state[I], j) : T(0)...};
+        const auto summands =
+            rule.gather(P::template load<T>(p, j), G::template load<T>(g, j) * factor, s[I]...);
+        for (int k = 0; k < gathered<Rule>; ++k) sums.sum[k][j] += summands.value[k];
+        (store_state<Rule, S, options, Pass::gather, I>(state[I], j, s[I], key[I], steps), ...);
+        steps += step;
+    }
+}
+
+template <class Rule, class P, class G, class S, unsigned options>
+void gather(const void* scalars, double gradient_factor, const Piece& piece, GatherLanes& sums) {
+    const Rule rule = *static_cast<const Rule*>(scalars);
+    const auto factor = typename P::compute(gradient_factor);
+    constexpr auto states = std::make_index_sequence<state_count<Rule>>();
+    GatherLanes own = sums;    // not aliased: they stay in registers
+    int64_t i = 0;
+    for (; i + lanes <= piece.n; i += lanes)
+        gather_lanes<Rule, P, G, S, options>(rule, factor, piece, i, lanes, own, states);
+    if (i < piece.n)
+        gather_lanes<Rule, P, G, S, options>(rule, factor, piece, i, int(piece.n - i), own, states);
+    sums = own;
+}
+
+template <class Rule, size_t... K>
+void settle_with(Rule& rule, const double* sums, std::index_sequence<K...>) {
+    rule.settle(sums[K]...);
+}
+
+template <class Rule> void settle(void* scalars, const double* sums) {
+    settle_with(*static_cast<Rule*>(scalars), sums, std::make_index_sequence<gathered<Rule>>());
+}
+
+template <class Rule> constexpr int optional_states() {
+    int count = 0;
+    for (const State& s : Rule::states) count += s.option != nullptr;
+    return count;
+}
+
+constexpr int pairing_count = 0
+#define GRADSTEP_ONE(...) +1
+    GRADSTEP_PAIRINGS(GRADSTEP_ONE);
+#undef GRADSTEP_ONE
+
+template <class Rule, class P, class G, class S, bool stochastic, unsigned options>
+constexpr Kernel kernel() {
+    Kernel made = {};
+    made.resolve = resolve<Rule>;
+    made.update = update<Rule, P, G, S, stochastic, options>;
+    if constexpr (gathered<Rule> > 0) {
+        made.gather = gather<Rule, P, G, S, options>;
+        made.settle = settle<Rule>;
+    }
+    return made;
+}
+
+// A row's kernels, one for each set of options, where the rule is to have a loop of its own. What
+// is gathered over blocks goes through scratch: a block's scale comes after its numbers.
+template <template <class, unsigned> class Rule, class P, class G, class S, bool stochastic,
+          Loops loops, unsigned... O>
+constexpr void fill(Kernel* row, std::integer_sequence<unsigned, O...>) {
+    using T = typename P::compute;
+    using R = Rule<T, 0>;
+    if constexpr ((loops == Loops::few || loops_of<R> == Loops::all) &&
+                  (S::block == 1 || gathered<R> == 0))
+        ((row[O] = kernel<Rule<T, O>, P, G, S, stochastic, O>()), ...);
+}
+
+// One row per pairing, in it one kernel for each set of options.
+template <template <class, unsigned> class Rule> struct Kernels {
+    Kernel kernel[pairing_count << gradstep::max_options] = {};
+
+    constexpr Kernels() {
+        constexpr int count = optional_states<Rule<float, 0>>();
+        static_assert(count <= gradstep::max_options, "a rule has at most max_options options");
+        Kernel* row = kernel;
+#define GRADSTEP_ROW(p, g, s, stochastic, loops)                                                   \
+    fill<Rule, p, g, s, stochastic, Loops::loops>(                                                 \
+        row, std::make_integer_sequence<unsigned, 1u << count>());                                 \
+    row += 1 << gradstep::max_options;
+        GRADSTEP_PAIRINGS(GRADSTEP_ROW)
+#undef GRADSTEP_ROW
+    }
+};
+
+template <template <class, unsigned> class Rule> constexpr Kernels<Rule> kernels;
+
+template <class Rule> double moment_correction(const double* hyper, int64_t t) {
+    if constexpr (has_correction<Rule>) {
+        typename Rule::Hyper h;
+        __builtin_memcpy(&h, hyper, sizeof h);
+        return Rule::moment_correction(h, t);
+    } else {
+        return 1;
+    }
+}
+
+template <class Rule, class T, size_t... I>
+void show(const double* hyper, const void* param, const void* const* states, int64_t n,
+          void* result, std::index_sequence<I...>) {
+    typename Rule::Hyper h;
+    __builtin_memcpy(&h, hyper, sizeof h);
+    const typename Rule::Shown shown(h);
+    const T* p = static_cast<const T*>(param);
+    const T* s[] = {static_cast<const T*>(states[I])...};
+    T* out = static_cast<T*>(result);
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) out[i] = shown(p[i], s[I][i]...);
+}
+
+template <class Rule, class T>
+void shown(const double* hyper, const void* p, const void* const* states, int64_t n, void* out) {
+    show<Rule, T>(hyper, p, states, n, out, std::make_index_sequence<state_count<Rule>>());
+}
+
+constexpr bool same_text(const char* a, const char* b) {
+    while (*a && *a == *b) ++a, ++b;
+    return *a == *b;
+}
+
+// The hyperparameter that a state is used with.
+template <class R> constexpr int option_column(const State& state) {
+    for (int h = 0; h < hyper_count<R>; ++h)
+        if (same_text(state.option, R::hyper_names[h])) return h;
+    return -1;
+}
+
+template <template <class, unsigned> class Rule> constexpr RuleInfo rule_info() {
+    using R = Rule<float, 0>;
+    static_assert(sizeof(typename R::Hyper) == hyper_count<R> * sizeof(double),
+                  "Hyper is a double for each of hyper_names");
+    static_assert(state_count<R> <= gradstep::max_states, "a rule has at most max_states states");
+    static_assert(memory_count<R> <= gradstep::max_memory, "a rule has too much memory");
+    static_assert(gathered<R> <= gradstep::max_gathered, "a rule gathers too many sums");
+    RuleInfo info = {};
+    info.name = R::name;
+    info.hyper_names = R::hyper_names;
+    info.hyper_count = hyper_count<R>;
+    info.states = R::states;
+    info.state_count = state_count<R>;
+    if constexpr (memory_count<R> > 0) info.memory_names = R::memory_names;
+    info.memory_count = memory_count<R>;
+    info.gathered = gathered<R>;
+    info.takes_sign = takes_sign<R>;
+    int bit = 0;
+    for (int& column : info.option_columns) column = -1;
+    for (const State& state : R::states)
+        if (state.option) info.option_columns[bit++] = option_column<R>(state);
+    info.moment_correction = moment_correction<R>;
+    if constexpr (has_shown<R>) {
+        info.shown[gradstep::single_precision] = shown<Rule<float, 0>, float>;
+        info.shown[gradstep::double_precision] = shown<Rule<double, 0>, double>;
+    }
+    info.kernels = kernels<Rule>.kernel;
+    return info;
+}
+
+#define GRADSTEP_ROW(rule) rule_info<rule>(),
+constexpr RuleInfo rules[] = {GRADSTEP_RULES(GRADSTEP_ROW)};
+#undef GRADSTEP_ROW
