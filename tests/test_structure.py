@@ -43,6 +43,7 @@ PYTHON_ROOMS = [
     "_core",
     "extras",
     "tables",
+    "checks",
     "arrays",
     "schedules.arguments",
     "schedules.base",

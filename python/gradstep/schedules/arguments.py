@@ -7,15 +7,13 @@ kind, ``ValueError`` for what is out of range.
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Mapping
 from itertools import pairwise
-from numbers import Real
 from typing import Any, Literal, SupportsIndex, get_args
 
 import numpy as np
 
-from .. import _core
+from .. import _core, checks
 
 End = Literal["exclusive", "inclusive"]
 PastEnd = Literal["hold", "raise"]
@@ -25,12 +23,7 @@ FOREVER: int = _core.step_limit - 1
 
 
 def number(argument: str, x: object) -> float:
-    if isinstance(x, bool) or not isinstance(x, Real):
-        raise TypeError(f"{argument}: got {x!r} ({type(x).__name__}), wanted a number")
-    try:
-        value = float(x)
-    except OverflowError:
-        value = math.inf
+    value = checks.real(argument, x, got=checks.with_type)
     if not math.isfinite(value):
         raise ValueError(f"{argument}: got {x!r}, wanted a finite number")
     return value
@@ -51,14 +44,8 @@ def factor(argument: str, x: object) -> float:
 
 
 def updates(argument: str, x: object, least: int = 0) -> int:
-    try:
-        if isinstance(x, bool):
-            raise TypeError
-        count = operator.index(x)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(
-            f"{argument}: got {x!r} ({type(x).__name__}), wanted an integer number of updates"
-        ) from None
+    wanted = "an integer number of updates"
+    count = checks.whole(argument, x, wanted=wanted, got=checks.with_type)
     if not least <= count <= FOREVER:
         raise ValueError(f"{argument}: got {count}, wanted {least} <= {argument} < 2**52")
     return count

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checks import real, type_name, whole
 from .handles import ADAPTIVE, MOMENTUM, PLAIN, handle
 
 Array = NDArray[np.float64]
@@ -213,19 +214,15 @@ def range_test(
 
 
 def _rate(argument: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{argument}: got {type(value).__name__}, wanted a finite number > 0")
-    if not 0 < float(value) < math.inf:
-        raise ValueError(f"{argument}: got {value}, wanted a finite number > 0")
-    return float(value)
+    wanted = "a finite number > 0"
+    rate = real(argument, value, wanted, got=type_name)
+    if not 0 < rate < math.inf:
+        raise ValueError(f"{argument}: got {value}, wanted {wanted}")
+    return rate
 
 
 def _count(argument: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{argument}: got {type(value).__name__}, wanted an integer ≥ {least}")
-    if value < least:
-        raise ValueError(f"{argument}: got {value}, wanted at least {least}")
-    return int(value)
+    return whole(argument, value, least, f"an integer ≥ {least}", got=type_name)
 
 
 def _check_function(argument: str, value: Any) -> None:
