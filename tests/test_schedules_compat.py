@@ -230,6 +230,214 @@ def test_tables_of_torch(lr_scheduler):
         close(made.range(len(wanted)), wanted, 0.05, repr(made))
 
 
+def half(t):
+    return 0.5 if t else 1.0
+
+
+# A sequence of PyTorch's schedulers, from the module and an optimizer: its first child goes on from
+# the rate that the group has by then, the later ones from their formula.
+SEQUENCES = {
+    "one cycle last": lambda s, o: s.SequentialLR(
+        o, [s.LinearLR(o, 0.1, 1.0, 5), s.OneCycleLR(o, 0.3, 60)], [5]
+    ),
+    "one cycle in the middle": lambda s, o: s.SequentialLR(
+        o, [s.LinearLR(o, 0.1, 1.0, 5), s.OneCycleLR(o, 0.3, 20), s.StepLR(o, 4)], [5, 22]
+    ),
+    "one cycle first": lambda s, o: s.SequentialLR(
+        o, [s.OneCycleLR(o, 0.3, 20), s.ExponentialLR(o, 0.9)], [18]
+    ),
+    "two one cycles": lambda s, o: s.SequentialLR(
+        o, [s.OneCycleLR(o, 0.3, 20), s.OneCycleLR(o, 0.1, 40, three_phase=True)], [15]
+    ),
+    "one cycle built first": lambda s, o: s.SequentialLR(
+        o, [*reversed([s.OneCycleLR(o, 0.3, 60), s.LinearLR(o, 0.1, 1.0, 5)])], [5]
+    ),
+    "cyclic last": lambda s, o: s.SequentialLR(
+        o, [s.ConstantLR(o, 0.25, 100), s.CyclicLR(o, 0.01, 0.2, 3)], [5]
+    ),
+    "cyclic first": lambda s, o: s.SequentialLR(
+        o, [s.CyclicLR(o, 0.01, 0.2, 3, 5, "exp_range", 0.99), s.ConstantLR(o, 0.25, 9)], [11]
+    ),
+    "restarts": lambda s, o: s.SequentialLR(
+        o, [s.LinearLR(o), s.CosineAnnealingWarmRestarts(o, 4, 2)], [7]
+    ),
+    "cosine": lambda s, o: s.SequentialLR(
+        o, [s.LinearLR(o), s.CosineAnnealingLR(o, 6, 1e-3), s.ExponentialLR(o, 0.9)], [7, 33]
+    ),
+    "constant of no length later": lambda s, o: s.SequentialLR(
+        o, [s.LinearLR(o), s.ConstantLR(o, 0.5, 0)], [3]
+    ),
+    "constant of no length first": lambda s, o: s.SequentialLR(
+        o, [s.ConstantLR(o, 0.5, 0), s.LinearLR(o)], [3]
+    ),
+    "functions": lambda s, o: s.SequentialLR(
+        o, [s.MultiplicativeLR(o, half), s.LambdaLR(o, lambda t: 1 / (1 + t))], [6]
+    ),
+    "a chain first": lambda s, o: s.SequentialLR(
+        o, [s.ChainedScheduler([s.ConstantLR(o, 0.5, 9), s.StepLR(o, 2)]), s.LinearLR(o)], [5]
+    ),
+    "a chain first, before a one cycle": lambda s, o: s.SequentialLR(
+        o, [s.ChainedScheduler([s.LinearLR(o), s.StepLR(o, 2)]), s.OneCycleLR(o, 0.3, 60)], [5]
+    ),
+    "milestone 0": lambda s, o: s.SequentialLR(
+        o, [s.ConstantLR(o, 0.5, 9), s.StepLR(o, 2), s.OneCycleLR(o, 0.3, 60)], [0, 9]
+    ),
+    "milestone twice": lambda s, o: s.SequentialLR(
+        o, [s.LinearLR(o), s.StepLR(o, 2), s.OneCycleLR(o, 0.3, 60)], [4, 4]
+    ),
+    "nested": lambda s, o: s.SequentialLR(
+        o,
+        [s.SequentialLR(o, [s.ConstantLR(o, 0.5, 99), s.StepLR(o, 2)], [3]), s.LinearLR(o)],
+        [8],
+    ),
+    "nested, before a one cycle": lambda s, o: s.SequentialLR(
+        o,
+        [s.SequentialLR(o, [s.LinearLR(o), s.StepLR(o, 3)], [4]), s.OneCycleLR(o, 0.3, 60)],
+        [12],
+    ),
+    "nested twice": lambda s, o: s.SequentialLR(
+        o,
+        [
+            s.SequentialLR(
+                o,
+                [
+                    s.SequentialLR(o, [s.ConstantLR(o, 0.5, 99), s.StepLR(o, 2)], [3]),
+                    s.LinearLR(o),
+                ],
+                [6],
+            ),
+            s.ExponentialLR(o, 0.9),
+        ],
+        [15],
+    ),
+    **{
+        f"{name} first, before a one cycle": lambda s, o, name=name, options=options: (
+            s.SequentialLR(o, [getattr(s, name)(o, *options), s.OneCycleLR(o, 0.3, 60)], [21])
+        )
+        for name, options in {
+            "ConstantLR": (0.5, 4), "LinearLR": (0.2, 0.8, 9), "StepLR": (4, 0.3),
+            "MultiStepLR": ([0, 3, 7], 0.4), "ExponentialLR": (0.9,), "PolynomialLR": (9, 2.0),
+            "CosineAnnealingLR": (4, 1e-3), "CosineAnnealingWarmRestarts": (5, 2, 1e-3),
+            "CyclicLR": (0.01, 0.2, 3),
+        }.items()
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("make", SEQUENCES.values(), ids=SEQUENCES)
+@pytest.mark.parametrize("done", [0, 1, 4, 6, 17, 30], ids="after {}".format)
+def test_sequences_of_torch(lr_scheduler, make, done):
+    """PyTorch's values at every step, wherever the sequence stands when it is read."""
+    optimizer = torch_optimizer(0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scheduler = make(lr_scheduler, optimizer)
+        total = 48 if any(type(c).__name__ in ("LambdaLR", "MultiplicativeLR")
+                          for c in scheduler._schedulers) else None  # fmt: skip
+        before = played(optimizer, scheduler, done)
+        ours = [schedules.from_torch(scheduler, group, total=total) for group in (0, 1)]
+    theirs = played(optimizer, scheduler, STEPS - done)
+    for group, s in enumerate(ours):
+        wanted = [row[group] for row in (*before, *theirs)]
+        close(s.range(STEPS), wanted, 0.3, repr(s))
+
+
+def resumed(kind, optimizer, *options):
+    """At step 11, with a rate that the optimizer has not kept."""
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    return kind(optimizer, *options, last_epoch=10)
+
+
+REFUSED_OF_TORCH = {
+    "a sequence later": (
+        lambda s, o: s.SequentialLR(
+            o, [s.LinearLR(o), s.SequentialLR(o, [s.LinearLR(o), s.StepLR(o, 2)], [3])], [4]
+        ),
+        "got a SequentialLR after another in a SequentialLR, where PyTorch raises Not",
+    ),
+    "a chain later": (
+        lambda s, o: s.SequentialLR(
+            o, [s.LinearLR(o), s.ChainedScheduler([s.LinearLR(o), s.StepLR(o, 2)])], [4]
+        ),
+        "got a ChainedScheduler after another in a SequentialLR, where PyTorch raises Not",
+    ),
+    "a product later": (
+        lambda s, o: s.SequentialLR(o, [s.LinearLR(o), s.MultiplicativeLR(o, half)], [4]),
+        "got a MultiplicativeLR after another",
+    ),
+    "a function without a total": (
+        lambda s, o: s.SequentialLR(o, [s.LinearLR(o), s.LambdaLR(o, half)], [4]),
+        "total: got None for a LambdaLR, wanted an integer",
+    ),
+    "a line of no length later": (
+        lambda s, o: s.SequentialLR(o, [s.StepLR(o, 2), s.LinearLR(o, total_iters=0)], [4]),
+        "got a LinearLR of 0 steps after another in a SequentialLR, where PyTorch divides by zero",
+    ),
+    "a polynomial of no length later": (
+        lambda s, o: s.SequentialLR(o, [s.StepLR(o, 2), s.PolynomialLR(o, 0)], [4]),
+        "got a PolynomialLR of 0 steps after another in a SequentialLR, where PyTorch divides by",
+    ),
+    "one child in two places": (
+        lambda s, o: s.SequentialLR(o, [*[s.LinearLR(o)] * 2, s.StepLR(o, 2)], [3, 6]),
+        "got a SequentialLR at step 0 whose LinearLR is at step -1, wanted it at 0",
+    ),
+    "a sequence with a last_epoch": (
+        lambda s, o: s.SequentialLR(o, [s.StepLR(o, 2), s.StepLR(o, 3)], [5], last_epoch=3),
+        "got a SequentialLR at step 4 whose StepLR is at step 0, wanted it at 4",
+    ),
+    "a chain first whose child takes a step too many": (
+        lambda s, o: s.SequentialLR(
+            o, [s.ChainedScheduler([s.StepLR(o, 2), s.ExponentialLR(o, 0.9)]), s.LinearLR(o)], [5]
+        ),
+        "got a SequentialLR whose rate at step 0 is 0.09, where its formula gives 0.1",
+    ),
+    "StepLR, resumed": (
+        lambda s, o: resumed(s.StepLR, o, 3),
+        "got a StepLR whose rate at step 11 is 0.1, where its formula gives 0.0001",
+    ),
+    "CosineAnnealingLR, resumed": (
+        lambda s, o: resumed(s.CosineAnnealingLR, o, 20),
+        "got a CosineAnnealingLR whose rate at step 11 is 0.1, where its formula gives 0.042",
+    ),
+    "LinearLR, resumed": (
+        lambda s, o: resumed(s.LinearLR, o, 0.25, 1.0, 20),
+        "got a LinearLR whose rate at step 11 is 0.1, where",
+    ),
+    "a cycle between steps": (
+        lambda s, o: s.CyclicLR(o, 0.01, 0.1, step_size_up=2.5),
+        "got a CyclicLR with step_size_up=2.5, wanted a whole number of steps",
+    ),
+    "a cycle between steps on its way down": (
+        lambda s, o: s.CyclicLR(o, 0.01, 0.1, 2, 2.5),
+        "got a CyclicLR with step_size_down=2.5, wanted a whole number of steps",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), REFUSED_OF_TORCH.values(), ids=REFUSED_OF_TORCH)
+def test_what_no_schedule_of_ours_can_give_is_refused(lr_scheduler, make, message):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scheduler = make(lr_scheduler, torch_optimizer(0.1))
+    with pytest.raises(ValueError, match=message):
+        schedules.from_torch(scheduler)
+
+
+def test_a_resumed_scheduler_is_read_where_the_optimizer_has_its_rate(lr_scheduler):
+    for kind, options in (("StepLR", (3,)), ("LambdaLR", (half,)), ("CyclicLR", (0.01, 0.1, 4))):
+        first = torch_optimizer(0.1)
+        wanted = getattr(lr_scheduler, kind)(first, *options)
+        played(first, wanted, 11)
+        second = torch_optimizer(0.1)
+        second.load_state_dict(first.state_dict())
+        resumed = getattr(lr_scheduler, kind)(second, *options, last_epoch=10)
+        total = 9 if kind == "LambdaLR" else None
+        assert schedules.from_torch(resumed, total=total) == schedules.from_torch(
+            wanted, total=total
+        )
+
+
 # ---- optax ----
 
 
