@@ -666,6 +666,174 @@ def test_hugging_face(name, cases):
         close(mine, theirs, lr, repr(ours))
 
 
+# Warm-up and run: none, below none, shorter, as long, longer.
+EDGES = [(w, n) for w in (-3, 0, 1, 5, 10, 12) for n in (-1, 0, 1, 5, 10)]
+CYCLES = [0, 0.5, 1, 1.5, 2, 3]
+
+
+def edges_of_hugging_face():
+    """Constructor and options, each at every edge."""
+    for w in sorted({w for w, _ in EDGES}):
+        yield "get_constant_schedule_with_warmup", {"num_warmup_steps": w}
+        if w >= 0:  # below 0 theirs begins with a square root of what is below 0
+            yield "get_inverse_sqrt_schedule", {"num_warmup_steps": w}
+        for scale in (0, 1, 7):
+            yield "get_inverse_sqrt_schedule", {"num_warmup_steps": w, "timescale": scale}
+    for w, n in EDGES:
+        lengths = _lengths(w, n)
+        yield "get_linear_schedule_with_warmup", lengths
+        for power in (0, 0.5, 1, 2.5):
+            yield "get_polynomial_decay_schedule_with_warmup", {**lengths, "power": power}
+        for cycles in CYCLES:
+            more = {**lengths, "num_cycles": cycles}
+            yield "get_cosine_with_hard_restarts_schedule_with_warmup", more
+            yield "get_cosine_schedule_with_warmup", more
+            yield "get_cosine_schedule_with_warmup", {**more, "num_cycles": -cycles}
+            for least in (-0.25, 0.0, 0.25):
+                yield "get_cosine_with_min_lr_schedule_with_warmup", {**more, "min_lr_rate": least}
+                yield "get_cosine_with_min_lr_schedule_with_warmup_lr_rate", {
+                    **more, "min_lr_rate": least,
+                }  # fmt: skip
+            yield "get_cosine_with_min_lr_schedule_with_warmup_lr_rate", {
+                **more, "min_lr": 1e-3, "warmup_lr_rate": 0.25,
+            }  # fmt: skip
+        for decay in (-2, 0, 1, 4, 15):
+            for ramp in ("linear", "cosine", "1-sqrt"):
+                for cycles, least in ((0, 0.0), (0.5, 0.25), (1.5, -0.25)):
+                    yield "get_wsd_schedule", {
+                        **lengths, "num_decay_steps": decay, "warmup_type": ramp,
+                        "decay_type": ramp, "min_lr_ratio": least, "num_cycles": cycles,
+                    }  # fmt: skip
+        for stable in (-2, 0, 3):
+            yield "get_wsd_schedule", {
+                "num_warmup_steps": w, "num_decay_steps": n, "num_stable_steps": stable,
+            }  # fmt: skip
+
+
+def or_error(call):
+    try:
+        return call()
+    except (ValueError, ZeroDivisionError):
+        return None
+
+
+def test_edges_of_hugging_face():
+    """Their values at every step, and a refusal at the steps at which theirs raises."""
+    torch = pytest.importorskip("torch", reason="torch is in the oracles extra")
+    optimization = pytest.importorskip(
+        "transformers.optimization", reason="transformers is not installed", exc_type=ImportError
+    )
+    lr, steps = 0.1, 26
+    for name, options in edges_of_hugging_face():
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr)
+        made = or_error(lambda: getattr(optimization, name)(optimizer, **options))  # noqa: B023
+        ours = or_error(lambda: getattr(compat.huggingface, name)(lr, **options))  # noqa: B023
+        assert (made is None) == (ours is None), (name, options)
+        if made is None:
+            continue
+        factor, what = made.lr_lambdas[0], f"{name} {options}: {ours!r}"
+        theirs = [or_error(lambda: lr * factor(t)) for t in range(steps)]  # noqa: B023
+        mine = [or_error(lambda: ours(t)) for t in range(steps)]  # noqa: B023
+        if "hard_restarts" in name:  # its own remainder misses a restart now and then
+            w, n = options["num_warmup_steps"], options["num_training_steps"]
+            for t in range(max(w, 0) + 1, min(n, steps)):
+                if options["num_cycles"] * (t - w) % (n - w) == 0:
+                    mine[t] = theirs[t] = 0.0
+        assert [v is None for v in mine] == [v is None for v in theirs], what
+        close([v or 0.0 for v in mine], [v or 0.0 for v in theirs], lr, what)
+
+
+# What transformers 5.24 gives at a rate of 1, from t = 0.
+PINNED_OF_HUGGING_FACE = [
+    ("linear_schedule_with_warmup", (4, 3), {}, [0, 0.25, 0.5, 0.75, 0, 0]),
+    ("linear_schedule_with_warmup", (4, 4), {}, [0, 0.25, 0.5, 0.75, 0, 0]),
+    ("linear_schedule_with_warmup", (0, 0), {}, [0, 0, 0]),
+    ("linear_schedule_with_warmup", (2, 0), {}, [0, 0.5, 0, 0]),
+    ("linear_schedule_with_warmup", (2.0, 4.0), {}, [0, 0.5, 1, 0.5, 0]),
+    ("linear_schedule_with_warmup", (-2, 2), {}, [0.5, 0.25, 0, 0]),
+    ("cosine_schedule_with_warmup", (4, 2), {}, [0, 0.25, 0.5, 0.75, 1, 0, 1, 0]),
+    ("cosine_schedule_with_warmup", (0, 0), {}, [1, 0, 1, 0]),
+    ("cosine_schedule_with_warmup", (1, 5), {"num_cycles": 0}, [0, 1, 1, 1, 1, 1, 1]),
+    ("cosine_with_hard_restarts_schedule_with_warmup", (4, 2), {}, [0, 0.25, 0.5, 0.75, 1, 0, 0]),
+    ("cosine_with_hard_restarts_schedule_with_warmup", (0, 0), {}, [1, 0, 0]),
+    (
+        "cosine_with_hard_restarts_schedule_with_warmup", (1, 4), {"num_cycles": 0},
+        [0, 1, 1, 1, 0, 0],
+    ),
+    (
+        "cosine_with_hard_restarts_schedule_with_warmup", (0, 6), {"num_cycles": 1.5},
+        [1, 0.853553390593, 0.5, 0.146446609407, 1, 0.853553390593, 0, 0],
+    ),
+    ("polynomial_decay_schedule_with_warmup", (4, 3), {}, [0, 0.25, 0.5, 0.75, 1e-7, 1e-7]),
+    ("polynomial_decay_schedule_with_warmup", (4, 4), {}, [0, 0.25, 0.5, 0.75, None, 1e-7]),
+    ("polynomial_decay_schedule_with_warmup", (0, 0), {}, None),
+    ("polynomial_decay_schedule_with_warmup", (2, 4), {"power": 0}, [0, 0.5, 1, 1, 1, 1e-7]),
+    ("polynomial_decay_schedule_with_warmup", (1, 4), {"lr_end": 1.0}, None),
+    ("polynomial_decay_schedule_with_warmup", (1, 4), {"lr_end": 2.0}, None),
+    ("inverse_sqrt_schedule", (2,), {"timescale": 0}, [0, 0.5, None, None]),
+    ("inverse_sqrt_schedule", (0,), {"timescale": 0}, None),
+    ("inverse_sqrt_schedule", (0,), {"timescale": 1}, [1, 2**-0.5, 3**-0.5, 0.5]),
+    # 3 of warm-up and 4 of decay in a run of 5: the decay begins at 1.
+    ("wsd_schedule", (3, 4, 5), {"decay_type": "linear"}, [0, 1 / 3, 2 / 3, 0.5, 0.25, 0, 0]),
+    ("wsd_schedule", (3, 1, 2), {}, [0, 1 / 3, 2 / 3, 0, 0]),
+    ("wsd_schedule", (2, 0, 4), {"min_lr_ratio": 0.5}, [0.5, 0.75, 1, 1, 0.5, 0.5]),
+    ("wsd_schedule", (0, 0, 0), {"min_lr_ratio": 0.5}, [0.5, 0.5]),
+    ("wsd_schedule", (1, 3, 5), {"num_cycles": 0}, [0, 1, 1, 1, 1, 0, 0]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "lengths", "options", "wanted"), PINNED_OF_HUGGING_FACE)
+def test_pinned_edges_of_hugging_face(name, lengths, options, wanted):
+    make = getattr(compat.huggingface, f"get_{name}")
+    if wanted is None:
+        with pytest.raises(ValueError, match=r"(num_training_steps|lr_end|timescale): got "):
+            make(1.0, *lengths, **options)
+        return
+    s = make(1.0, *lengths, **options)
+    for t, value in enumerate(wanted):
+        if value is None:
+            with pytest.raises(ValueError, match="t: got "):
+                s(t)
+        else:
+            assert s(t) == pytest.approx(value, abs=1e-12), (t, s)
+    assert eval(repr(s), {"schedules": schedules}) == s
+    assert gs.Schedule.from_json(s.to_json()) == s
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (
+            lambda hf: hf.get_linear_schedule_with_warmup(1.0, 0.5, 10), TypeError,
+            r"num_warmup_steps: got 0.5 \(float\), wanted a whole number of updates",
+        ),
+        (
+            lambda hf: hf.get_cosine_schedule_with_warmup(1.0, 1, None), TypeError,
+            r"num_training_steps: got None \(NoneType\), wanted a whole number",
+        ),
+        (
+            lambda hf: hf.get_wsd_schedule(1.0, 1, 2, num_stable_steps="3"), TypeError,
+            r"num_stable_steps: got '3' \(str\), wanted a whole number",
+        ),
+        (
+            lambda hf: hf.get_linear_schedule_with_warmup(1.0, 0, 2**53), ValueError,
+            r"num_training_steps: got 9007199254740992, wanted less than 2\*\*52",
+        ),
+        (
+            lambda hf: hf.get_cosine_schedule_with_warmup(1.0, 1, 9, "1"), TypeError,
+            "num_cycles: got '1', wanted a number",
+        ),
+        (
+            lambda hf: hf.get_cosine_with_hard_restarts_schedule_with_warmup(1.0, 1, 9, -1),
+            ValueError, "num_cycles: got -1, wanted 0 to 65536",
+        ),
+    ],
+)  # fmt: skip
+def test_what_lengths_of_hugging_face_may_not_be(make, error, message):
+    with pytest.raises(error, match=message):
+        make(compat.huggingface)
+
+
 def test_the_end_rate_of_hugging_face_does_not_depend_on_other_groups():
     """The original divides it by the optimizer's default rate, also for groups with another."""
     for lr in (0.1, 0.001):
