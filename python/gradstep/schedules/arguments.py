@@ -7,8 +7,11 @@ kind, ``ValueError`` for what is out of range.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import operator
+from array import array
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
+from numbers import Integral
 from typing import Any, Literal, SupportsIndex, get_args
 
 import numpy as np
@@ -71,6 +74,76 @@ def steps(argument: str, x: object) -> tuple[int, ...]:
     if any(a > b for a, b in pairwise(steps)):
         raise ValueError(f"{argument}: got {steps}, wanted steps that do not decrease")
     return steps
+
+
+# What NumPy makes an array of, besides lists and whatever has a buffer.
+_ARRAYS = ("__array__", "__array_interface__", "__dlpack__")
+_WANTED = "wanted an integer or an array of integers"
+_WHOLE = "numpy.asarray(t, dtype='int64') where all are whole"
+
+
+def as_steps(t: Any) -> Any:
+    """What a schedule is called with, where it is neither an int nor an array of NumPy's.
+
+    Returns:
+        An int, or an array of integers: of lists and ranges, and of the arrays, tensors and columns
+        of other libraries, where every element is an integer.
+
+    Raises:
+        TypeError: it is none of these.
+        ValueError: an element is out of range.
+    """
+    if isinstance(t, range):
+        return np.array(t, dtype=None if len(t) else np.int64)
+    nested = isinstance(t, list | tuple)
+    buffer = isinstance(t, memoryview | array)
+    if isinstance(t, np.generic) or not (
+        nested or buffer or any(hasattr(t, name) for name in _ARRAYS)
+    ):
+        if isinstance(t, bool | np.generic) or not hasattr(t, "__index__"):
+            raise TypeError(f"t: got {_name(t)} ({t!r}), {_WANTED}")
+        return operator.index(t)
+    try:
+        found = np.asarray(t)
+    except Exception as error:  # whatever the other library raises
+        text = " ".join(str(error).split())
+        raise TypeError(
+            f"t: got {_name(t)} that NumPy cannot read ({text}), {_WANTED} in the memory of the "
+            "CPU (numpy.asarray makes it)"
+        ) from None
+    if nested and not found.size:
+        return found.astype(np.int64)
+    if nested or found.dtype.kind == "O":
+        found = _whole_numbers(t if nested else found, _name(t), found.shape)
+    elif found.dtype.kind not in "iu":
+        raise TypeError(
+            f"t: got {_name(t)} of {getattr(t, 'dtype', found.dtype)}, {_WANTED} ({_WHOLE})"
+        )
+    return found if found.ndim else int(found)
+
+
+def _name(x: object) -> str:
+    kind = type(x)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+
+
+def _whole_numbers(nested: Any, name: str, shape: tuple[int, ...]) -> Any:
+    """An array of the integers in a list of lists, or in an array of objects."""
+
+    def leaves(x: Any) -> Iterator[Any]:
+        if isinstance(x, list | tuple | range | np.ndarray):
+            for item in x:
+                yield from leaves(item)
+        else:
+            yield x
+
+    items = list(leaves(nested))
+    for item in items:
+        if isinstance(item, bool) or not isinstance(item, Integral):
+            raise TypeError(f"t: got {name} with {item!r} in it, {_WANTED} ({_WHOLE})")
+        if not 0 <= item <= FOREVER:  # type: ignore[operator]
+            raise ValueError(f"t: got {item}, wanted 0 <= t < 2**52")
+    return np.array(items, dtype=np.int64).reshape(shape)
 
 
 def positive(argument: str, x: object) -> float:

@@ -34,7 +34,8 @@ class Schedule(_core.Schedule):
     """A pure function from the step to a value, made by the functions of this package.
 
     ``s(t)`` gives a ``float`` for an integer and, for an array of integers, a ``float64`` array of
-    the same shape, or fills the one given as ``out``. ``s.range(start, stop)`` gives the values of
+    the same shape, or fills the one given as ``out``. Steps may also be a list or a range, or an
+    array of another library's that NumPy can read. ``s.range(start, stop)`` gives the values of
     consecutive steps. A schedule is a value: immutable, hashable, equal to another that was made
     from the same arguments, and it can be pickled. ``repr(s)`` is the expression that makes it,
     after ``from gradstep import schedules``.
@@ -63,6 +64,7 @@ class Schedule(_core.Schedule):
     """
 
     __slots__ = ("_arguments", "_name")
+    _steps = staticmethod(check.as_steps)  # the compiled call asks it
     _name: str
     _arguments: dict[str, Any]
 
