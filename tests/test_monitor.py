@@ -148,7 +148,7 @@ def test_losses_that_are_not_finite(losses: list[float], rule: Any) -> None:
 @pytest.mark.parametrize("size", [1e300, 1e308, 5e-324])
 def test_numbers_at_the_ends_of_the_range(size: float) -> None:
     """Their sums and quotients overflow, which is no reason to call them lost, or to raise."""
-    norms = {name: size for name in ("update_norm", "param_norm", "grad_norm", "g2_over_v", "lr")}
+    norms = dict.fromkeys(("update_norm", "param_norm", "grad_norm", "g2_over_v", "lr"), size)
     monitor = Monitor()
     for t in range(1, 250):
         verdict = monitor(entry(t, **norms), size * (0.5 + 0.4 * (-1) ** t))

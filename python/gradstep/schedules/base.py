@@ -104,6 +104,9 @@ class Schedule(_core.Schedule):
         if not isinstance(name, str) or name not in MAKERS:
             raise ValueError(f"schedule: got {name!r}, wanted one of {', '.join(MAKERS)}")
         of = [arguments.pop("of")] if "of" in arguments else []
+        if hasattr(Schedule, name) and not (of and isinstance(of[0], Schedule)):
+            got = f"{of[0]!r} ({type(of[0]).__name__})" if of else "nothing"
+            raise TypeError(f"of: got {got}, wanted the schedule that {name} is of")
         return MAKERS[name](*of, **arguments)
 
     def to_json(self) -> str:
@@ -426,8 +429,10 @@ def _added(a: Any, b: Any) -> Any:
 
 
 def _pair(name: str, schedules: Sequence[Schedule]) -> Schedule:
-    a, b = _schedules(schedules)
-    return _both(name, a, b)
+    both = _schedules(schedules)
+    if len(both) != 2:
+        raise ValueError(f"schedules: got {len(both)}, wanted the two that are combined")
+    return _both(name, *both)
 
 
 def _schedules(schedules: Sequence[Schedule]) -> tuple[Schedule, ...]:

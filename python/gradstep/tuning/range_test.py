@@ -202,7 +202,7 @@ def range_test(
                 _all(back)
             for i, rate in enumerate(rates.tolist()):
                 target.set_lr(rate)
-                losses[sweep, i] = _loss(train_step, first=i == 0)
+                losses[sweep, i] = _loss(train_step, steps, first=i == 0)
                 steps += 1
                 if progress is not None:
                     progress(steps)
@@ -246,14 +246,20 @@ def _all(actions: list[Callable[[], object]]) -> None:
         raise raised
 
 
-def _loss(train_step: Callable[[], Any], first: bool) -> float:
-    """The loss of one step: NaN where the numbers ran out, but for the first."""
+def _loss(train_step: Callable[[], Any], step: int, first: bool) -> float:
+    """The loss of one step: NaN where the numbers ran out, except for the first."""
     try:
         value = train_step()
     except ArithmeticError:
         if first:
             raise
         return math.nan
+    except StopIteration:
+        raise ValueError(
+            f"train_step: got StopIteration from it at step {step + 1}, where its minibatches came "
+            "to an end, wanted one that begins again with them: next() of an iterator that is "
+            "made anew, or of itertools.cycle"
+        ) from None
     if isinstance(value, bool) or not isinstance(value, Real):
         kind = type(value).__name__
         if value is None:
