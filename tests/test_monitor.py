@@ -682,7 +682,7 @@ def test_watch_help_has_the_contract(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit):
         cli.main(["watch", "--help"])
     out = " ".join(capsys.readouterr().out.split())
-    for word in ("one JSON object a line", *watching.NEEDED, *watching.OPTIONAL, "null", "--out"):
+    for word in ("one JSON object per line", *watching.NEEDED, *watching.OPTIONAL, "null", "--out"):
         assert word in out
 
 

@@ -563,7 +563,7 @@ def test_few_points_a_decade_are_said_to_be_few() -> None:
     own = Own()
     found = range_test(own.step, own, points=20)
     assert found.confidence in ("medium", "low")
-    assert "points a decade" in found.reason
+    assert "points per decade" in found.reason
 
 
 def test_a_sweep_that_diverges_is_cut_short() -> None:

@@ -84,7 +84,7 @@ class Rule:
 
     @property
     def bytes_moved(self) -> int:
-        """Bytes a float32 parameter: it and its states are read and written, its gradient read."""
+        """Bytes per parameter in float32: it and its states are read and written, g is read."""
         return 4 * (2 * (1 + self.states) + 1)
 
 
@@ -250,7 +250,7 @@ def _batch(racer: Racer, seconds: float, least: int) -> Iterator[float]:
 def race(
     racers: Sequence[Racer], *, rounds: int = 5, settle: float = 0.02, measure: float = 0.1
 ) -> dict[str, float]:
-    """Median seconds a step of each of `racers`, in rounds that take turns.
+    """Median seconds per step of each of `racers`, in rounds that take turns.
 
     Everyone runs a batch before the next one comes: idle workers of a team spin for some
     milliseconds and would take a core from whoever follows. So each batch first runs `settle`
@@ -346,7 +346,7 @@ DEFAULT_SIZES = tuple(map(parse_size, ("64Ki", "1Mi", "16Mi", "2000x1000")))
 
 @dataclass(frozen=True)
 class Result:
-    """One row of a race: seconds a step, and `difference` from the parameters in float64."""
+    """One row of a race: seconds per step, and `difference` from the parameters in float64."""
 
     name: str
     seconds: float

@@ -259,7 +259,7 @@ def add_watch(command: Command) -> None:
         "watch",
         run_watch,
         "Say of a training that was logged whether its rate was too high or too low.",
-        "LOG.jsonl has one JSON object a line, one line a step, in order: the keys of a step's "
+        "LOG.jsonl has one JSON object per line, one line per step, in order: the keys of a step's "
         'report (report.to_json()) and "loss", of the batch before the update. Needed are loss, t, '
         "update_norm, param_norm and grad_norm; cosine, g2_over_v, lr and skipped are used where "
         "they are there; all others are passed over. null stands for what is not known, and is not "

@@ -102,7 +102,7 @@ def _save(figure: Any, path: Path) -> Path:
 def losses(
     panels: Mapping[str, Mapping[str, ArrayLike]], path: Path, *, title: str, first: float
 ) -> Path:
-    """Loss over epochs on a logarithmic axis, one panel a rule, one line a run.
+    """Loss over epochs on a logarithmic axis, one panel per rule, one line per run.
 
     Args:
         panels: rule to label to losses, float, shape (epochs + 1,): before training, then after
@@ -146,14 +146,14 @@ def schedules(
     per_epoch: int | None = None,
     unit: str | None = None,
 ) -> Path:
-    """Values over updates, one line a schedule.
+    """Values over updates, one line per schedule.
 
     Args:
         lines: schedules; or label to schedule or to values, float, shape (updates,).
         path: the file to write; its ending names the format.
         total: how many updates to show of schedules.
         title: the headline.
-        per_epoch: updates an epoch, to show epochs on a second axis.
+        per_epoch: updates per epoch, to show epochs on a second axis.
         unit: what a value of 1 stands for, if not 1.
 
     Returns:
@@ -195,7 +195,7 @@ def by_rate(
     title: str,
     chance: float,
 ) -> Path:
-    """Held-out accuracy by rate on a logarithmic axis, one panel a rule, a marker a verdict.
+    """Held-out accuracy by rate on a logarithmic axis, one panel per rule, one marker per verdict.
 
     Args:
         panels: rule to rates, accuracies in [0, 1] and verdicts, all of one length.
@@ -248,7 +248,7 @@ def search(
 
     Args:
         rates: of the runs that finished, from low to high.
-        losses: their last losses, one array a rate, shape (seeds,).
+        losses: their last losses, one array per rate, shape (seeds,).
         others: what became of other rates, and which.
         path: the file to write; its ending names the format.
         title: the headline.

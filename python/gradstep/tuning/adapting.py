@@ -167,7 +167,7 @@ class Adapter:
             TypeError, ValueError: as the monitor's.
         """
         verdict = self._monitor(report, loss)
-        t = report.t if isinstance(report, Report) else report["t"]
+        t = report.t if isinstance(report, Report) else report.get("t", self._step + 1)
         self._step = t
         if verdict.kind == "diverging":
             self._roll_back(verdict)

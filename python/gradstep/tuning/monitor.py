@@ -159,7 +159,7 @@ class Monitor:
         self._momentum = momentum
         self._callback = callback
         self._start: float | None = None  # the first finite loss of all
-        self._second = -math.inf  # the least of the next four: the first may be low by chance
+        self._second = -math.inf  # the least of the next four: the first may happen to be low
         self._best = math.inf
         self._calm = math.inf  # the noise of the first losses: later it may be of a lost run
         self.restart()

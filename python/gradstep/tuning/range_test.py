@@ -35,7 +35,7 @@ STOP = 4.0  # nothing more to learn: above the first loss by so many times the f
 FALL = 4.0  # σ of a smoothed loss: a fall below it is noise
 CLEAR = 12.0  # the same, for a high confidence
 WIDE = 10**1.6  # so many rates in the band tell little of which is best
-DENSE = 10.0  # points a decade
+DENSE = 10.0  # points per decade
 LEAST = 10  # points
 
 
@@ -350,7 +350,7 @@ def read(rates: Array, losses: Array, kind: str | None = None) -> RangeTest:
     Returns:
         The :class:`RangeTest`.
     """
-    density = (len(rates) - 1) / math.log10(rates[-1] / rates[0])  # points a decade
+    density = (len(rates) - 1) / math.log10(rates[-1] / rates[0])  # points per decade
     width = max(1.0, SMOOTH * density)
     smoothed = np.full(len(rates), np.nan)
     middle = np.median(losses, axis=0)
@@ -385,20 +385,30 @@ def read(rates: Array, losses: Array, kind: str | None = None) -> RangeTest:
     suggestion = math.sqrt(begin * end) / DIVISOR[kind]
     factor = MARGIN * (end / begin) ** 0.25
     interval = suggestion / factor, suggestion * factor
+    found = _doubts(rates, curve, density)
+    if fall < CLEAR * error:
+        found.append("the loss fell by little more than its noise: try more sweeps")
+    if not found:
+        text = f"the loss fell by {fall:.2g}, {fall / error:.0f} times its noise, and rose again"
+        return said("high", text, interval, suggestion)
     falling = curve.begin < _head(len(rates))
+    confidence: Confidence = "low" if falling or len(found) > 1 else "medium"
+    return said(confidence, "; ".join(found), interval, suggestion)
+
+
+def _doubts(rates: Array, curve: _Curve, density: float) -> list[str]:
+    """What of the rates that were tried leaves the curve's bottom in doubt."""
+    wide = float(rates[curve.end] / rates[curve.begin])
     doubts = [
-        (falling, f"the loss fell from the start: begin at a rate below {rates[0]:.2g}"),
+        (
+            curve.begin < _head(len(rates)),
+            f"the loss fell from the start: begin at a rate below {rates[0]:.2g}",
+        ),
         (
             curve.end == len(rates) - 1,
             f"the loss never rose: above {rates[-1]:.2g} it may be as low",
         ),
-        (end / begin > WIDE, f"the loss is alike over {math.log10(end / begin):.1f} decades"),
-        (fall < CLEAR * error, "the loss fell by little more than its noise: try more sweeps"),
-        (density < DENSE, f"there are only {density:.1f} points a decade"),
+        (wide > WIDE, f"the loss is alike over {math.log10(wide):.1f} decades"),
+        (density < DENSE, f"there are only {density:.1f} points per decade"),
     ]
-    found = [text for holds, text in doubts if holds]
-    if not found:
-        text = f"the loss fell by {fall:.2g}, {fall / error:.0f} times its noise, and rose again"
-        return said("high", text, interval, suggestion)
-    confidence: Confidence = "low" if falling or len(found) > 1 else "medium"
-    return said(confidence, "; ".join(found), interval, suggestion)
+    return [text for holds, text in doubts if holds]

@@ -173,7 +173,7 @@ def _rate(study: Any, trial: Any, plan: _Plan) -> float:
     optuna = sharing.optuna()
     rate = trial.user_attrs.get("lr")
     if rate is None:
-        # A sampler a trial: what it draws depends on the seed and the trials before, not on who
+        # One sampler per trial: what it draws depends on the seed and the trials before, not on who
         # asks, so that a search that is continued goes on as one that was not interrupted.
         place = len(sharing.below(study, trial))
         mixed = np.random.SeedSequence([plan.seed, place]).generate_state(1)

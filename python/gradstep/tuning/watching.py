@@ -57,7 +57,7 @@ def watch(path: Path | str, *, momentum: bool | None = None) -> Watched:
     """Have a :class:`Monitor` look at a log.
 
     Args:
-        path: a file with one JSON object a line: ``loss`` and the keys of a report, of every step.
+        path: a file with one JSON object per line, that of a step: ``loss`` and a report's keys.
             null stands for what is not known, and is not judged; NaN and Infinity, as Python writes
             them, for what is not finite.
         momentum: see :class:`Monitor`.
