@@ -595,6 +595,16 @@ def test_tables_of_keras():
         )
 
 
+def test_a_power_of_0_leaves_the_value_as_it_is():
+    """As Keras and optax have it: 0⁰ is 1, at the end, too."""
+    for s in (
+        compat.keras.PolynomialDecay(0.5, 4, 0.1, power=0),
+        compat.keras.PolynomialDecay(0.5, 4, 0.1, power=0, cycle=True),
+        compat.optax.polynomial_schedule(0.5, 0.1, 0, 4),
+    ):
+        assert s.range(9).tolist() == [0.5] * 9
+
+
 # ---- Hugging Face ----
 
 
@@ -863,6 +873,10 @@ def test_imported_schedules_are_values():
         (lambda: compat.optax.warmup_cosine_decay_schedule(0, 1, 9, 9), "decay_steps: got 9"),
         (lambda: compat.keras.PiecewiseConstantDecay([1], [1]), "values: got 1, wanted 2"),
         (lambda: compat.keras.CosineDecayRestarts(0.1, 9, 0.5), "t_mul: got 0.5"),
+        (lambda: compat.keras.CosineDecayRestarts(0.1, 0), "first_decay_steps: got 0, wanted an"),
+        (lambda: compat.keras.CosineDecay(0.1, 0), "decay_steps: got 0, wanted an integer > 0"),
+        (lambda: compat.keras.PolynomialDecay(0.1, 0), "decay_steps: got 0, wanted an int"),
+        (lambda: compat.keras.PolynomialDecay(0.1, -3), "decay_steps: got -3, wanted an integer"),
         (
             lambda: compat.huggingface.get_cosine_with_min_lr_schedule_with_warmup(0.1, 1, 9),
             "min_lr: got None and min_lr_rate=None",
