@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -624,6 +625,31 @@ def test_many_lines_at_once_are_judged_as_one_by_one(
             assert repr(getattr(got, name)) == repr(getattr(wanted, name))
         for name in ("losses", "rates", "ratios"):
             np.testing.assert_array_equal(getattr(got, name), getattr(wanted, name))
+
+
+def test_a_log_that_several_processes_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is judged as one that this process reads; a bad line is named as there."""
+    log = tmp_path / "log.jsonl"
+    lines = strange(np.random.default_rng(6), 3000, 0.99)
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    wanted = watching.watch(log)
+    monkeypatch.setattr(watching, "BLOCK", 1 << 15)
+    assert repr(watching.watch(log, workers=2)) == repr(wanted)
+    with log.open("a") as file:
+        file.write(f"[1]\n{GOOD}\n")
+    with pytest.raises(Refused, match="line 3001: got a list, wanted an object"):
+        watching.watch(log, workers=2)
+
+
+def test_how_many_processes_read_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "log.jsonl"
+    assert watching.workers_for(log) == 1
+    log.write_text(GOOD)
+    assert watching.workers_for(log) == 1
+    monkeypatch.setattr(watching, "SHARED", 10)
+    for processors, workers in ((1, 1), (3, 3), (64, 4)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=processors: set(range(n)))
+        assert watching.workers_for(log) == workers
 
 
 def test_a_long_log_takes_little_memory(tmp_path: Path) -> None:

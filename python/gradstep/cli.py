@@ -164,7 +164,8 @@ def run_find(arguments: argparse.Namespace) -> None:
 
 
 def run_watch(arguments: argparse.Namespace) -> None:
-    watched = watching.watch(arguments.log, momentum=arguments.momentum)
+    workers = watching.workers_for(arguments.log)
+    watched = watching.watch(arguments.log, momentum=arguments.momentum, workers=workers)
     print(table(watching.describe(watched)))
     if arguments.out is not None:
         print(watched.plot(arguments.out))

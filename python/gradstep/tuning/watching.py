@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
+import os
+import signal
+import threading
 from array import array
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import chain
 from operator import itemgetter, le, truediv
@@ -18,7 +25,8 @@ from .monitor import NORMS, Measured, Monitor, Verdict
 
 NEEDED = ("loss", "t", *NORMS)
 OPTIONAL = ("cosine", "g2_over_v")
-BLOCK = 1 << 16  # characters read at once
+BLOCK = 1 << 18  # characters read at once
+SHARED = 1 << 26  # bytes from which on a log is read by several processes
 LONGEST = 1 << 20  # characters of a line
 LAST_STEP = 1 << 52
 
@@ -53,7 +61,7 @@ class Watched:
         return plots.run(self.losses, self.rates, self.ratios, path, title=title, marks=marks)
 
 
-def watch(path: Path | str, *, momentum: bool | None = None) -> Watched:
+def watch(path: Path | str, *, momentum: bool | None = None, workers: int = 1) -> Watched:
     """Have a :class:`Monitor` look at a log.
 
     Args:
@@ -61,6 +69,8 @@ def watch(path: Path | str, *, momentum: bool | None = None) -> Watched:
             null stands for what is not known, and is not judged; NaN and Infinity, as Python writes
             them, for what is not finite.
         momentum: see :class:`Monitor`.
+        workers: processes that read the JSON of a long log, which takes most of the time; 1: this
+            one.
 
     Raises:
         Refused: a line is no such object; it is named.
@@ -68,8 +78,7 @@ def watch(path: Path | str, *, momentum: bool | None = None) -> Watched:
     """
     log = _Log(Monitor(momentum=momentum))
     unfinished = False
-    for block in _blocks(Path(path)):
-        columns = _columns(block)
+    for block, columns in _read(Path(path), workers):
         if columns is not None:
             log.take_columns(columns)
             continue
@@ -162,6 +171,51 @@ def _blocks(path: Path) -> Iterator[_Block]:
             first += len(lines)
     if rest:
         yield _block(first, [rest], False)
+
+
+def workers_for(path: Path) -> int:
+    """How many processes are to read a log: one for each processor, if it is long."""
+    try:
+        if path.stat().st_size < SHARED:
+            return 1
+        return min(4, len(os.sched_getaffinity(0)))
+    except (OSError, AttributeError):  # none there, or a system that does not tell
+        return 1
+
+
+def _read(path: Path, workers: int) -> Iterator[tuple[_Block, _Columns | None]]:
+    """The blocks of a log, and what their lines say."""
+    blocks = _blocks(path)
+    if workers > 1:
+        context = multiprocessing.get_context("spawn")
+        waiting: deque[tuple[_Block, Future[_Columns | None]]] = deque()
+        try:
+            with ProcessPoolExecutor(workers, context, _begin_worker) as pool:
+                for block in blocks:
+                    waiting.append((block, pool.submit(_columns, block)))
+                    if len(waiting) > 4 * workers:  # no more of the log is kept than that
+                        oldest, future = waiting.popleft()
+                        yield oldest, future.result()
+                for oldest, future in waiting:
+                    yield oldest, future.result()
+        except BrokenProcessPool:
+            raise Refused(f"{path}: a process that read it was ended by another") from None
+        return
+    for block in blocks:
+        yield block, _columns(block)
+
+
+def _begin_worker() -> None:
+    """Leave Ctrl-C, which goes to all processes, to the one that was started, and end with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def _block(first: int, lines: list[str], ended: bool) -> _Block:
