@@ -108,6 +108,21 @@ def dtype_rows(*dtypes):
     ]
 
 
+class Column:
+    """An array of another library, such as a column of a table."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __array__(self, dtype=None, copy=None):
+        return self.values
+
+
+# Where it is to be updated, a copy is named so that it is kept.
+MAKES_ONE = (
+    r"numpy.ndarray \((x = numpy.array\(x(, dtype='\w+')?\) makes one, and is then what is updated|"
+    r"numpy.asarray\(x(, dtype='\w+')?\) makes one)\)$"
+)
 STRUCTURED = np.dtype([("x", "f4")])
 
 # fmt: off - a table reads by its rows
@@ -191,14 +206,22 @@ BAD_ARRAYS = [
         "an aligned array",
     ),
     ("masked", np.ma.masked_array, TypeError, "a masked array", "a plain numpy.ndarray"),
-    ("list", np.ndarray.tolist, TypeError, "builtins.list", "numpy.ndarray"),
-    ("tuple-of-arrays", tuple, TypeError, "builtins.tuple", "numpy.ndarray"),
-    ("mapping", lambda a: {"w": a}, TypeError, "builtins.dict", "numpy.ndarray"),
-    ("float", lambda a: 1.0, TypeError, "builtins.float", "numpy.ndarray"),
-    ("text", str, TypeError, "builtins.str", "numpy.ndarray"),
-    ("bytes", bytes, TypeError, "builtins.bytes", "numpy.ndarray"),
-    ("memoryview", memoryview, TypeError, "builtins.memoryview", "numpy.ndarray"),
-    ("torch", torch_tensor, TypeError, "torch.Tensor", "numpy.ndarray"),
+    ("list", np.ndarray.tolist, TypeError, "builtins.list", MAKES_ONE),
+    ("tuple-of-arrays", tuple, TypeError, "builtins.tuple", MAKES_ONE),
+    ("mapping", lambda a: {"w": a}, TypeError, "builtins.dict", "numpy.ndarray$"),
+    ("float", lambda a: 1.0, TypeError, "builtins.float", MAKES_ONE),
+    ("text", str, TypeError, "builtins.str", "numpy.ndarray$"),
+    ("bytes", bytes, TypeError, "builtins.bytes", "numpy.ndarray$"),
+    ("memoryview", memoryview, TypeError, "builtins.memoryview", MAKES_ONE),
+    ("bytearray", bytearray, TypeError, "builtins.bytearray", MAKES_ONE),
+    ("column", Column, TypeError, r"\S*test_bad_input.Column", MAKES_ONE),
+    (
+        "torch",
+        torch_tensor,
+        TypeError,
+        "torch.Tensor",
+        r"numpy.ndarray \(x.detach\(\).numpy\(\) is one on the same memory; gradstep.torch takes",
+    ),
 ]
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,6 +113,49 @@ def test_a_loss_that_is_not_finite_diverges_at_once(value: float) -> None:
     verdict = monitor(entry(1), value)
     assert (verdict.kind, verdict.step) == ("diverging", 1)
     assert verdict.to_dict()["loss"] is None
+
+
+NAN, INF = math.nan, math.inf
+LOST = {
+    "from the second on": [2.3] + [NAN] * 8,
+    "from the first on": [NAN] * 9,
+    "all, beyond a window": [INF] * 130,
+    "within the first five": [2.3, 2.2, NAN, 2.1, NAN, NAN],
+    "the fifth": [2.3, 2.2, 2.1, 2.0, NAN],
+    "all but the fifth": [NAN] * 4 + [2.3] + [NAN] * 20,
+    "at a look": [2.3] * 9 + [INF],
+    "the first, then it rises": [NAN] + [1.2 + 0.2 * i for i in range(59)],
+    "the first four, then it rises": [INF] * 4 + [1.2 + 0.2 * i for i in range(56)],
+    "here and there, then it rises": [NAN if i % 3 else 1.2 + 0.2 * i for i in range(61)],
+    "after a window that was judged": [2 / (1 + i) for i in range(105)] + [NAN],
+}
+
+
+@pytest.mark.parametrize("losses", LOST.values(), ids=LOST)
+@pytest.mark.parametrize("rule", [gs.SGD, gs.Adagrad, gs.RMSprop, gs.Adam])
+def test_losses_that_are_not_finite(losses: list[float], rule: Any) -> None:
+    """Each is said at once, and none of them switches off the comparison with the first loss."""
+    weights, monitor = np.ones(3), Monitor()
+    optimizer = rule(weights, lr=1e-3, stats="sample")
+    for loss in losses:
+        verdict = monitor(optimizer.step(weights.copy()), loss)
+        if not math.isfinite(loss):
+            assert (verdict.kind, verdict.reason) == ("diverging", "the loss is not finite")
+        json.dumps(verdict.to_dict(), allow_nan=False)
+    assert verdict.kind == "diverging"
+    assert monitor.verdict is verdict
+
+
+@pytest.mark.parametrize("size", [1e300, 1e308, 5e-324])
+def test_numbers_at_the_ends_of_the_range(size: float) -> None:
+    """Their sums and quotients overflow, which is no reason to call them lost, or to raise."""
+    norms = dict.fromkeys(("update_norm", "param_norm", "grad_norm", "g2_over_v", "lr"), size)
+    monitor = Monitor()
+    for t in range(1, 250):
+        verdict = monitor(entry(t, **norms), size * (0.5 + 0.4 * (-1) ** t))
+        assert "not finite" not in verdict.reason
+    for t in range(250, 260):
+        monitor(entry(t, cosine=NAN, g2_over_v=INF, lr=10**400), -size)
 
 
 @pytest.mark.parametrize("name", ["update_norm", "param_norm", "grad_norm"])
@@ -361,6 +406,8 @@ def test_cost() -> None:
         ((entry(1), None), TypeError, "loss: got None, wanted a number"),
         ((entry(1), "low"), TypeError, "loss: got 'low'"),
         ((7, 1.0), TypeError, "report: got int, wanted a Report or its dict"),
+        ((entry(1, grad_norm="x"), 1.0), TypeError, "grad_norm: got 'x', wanted a number"),
+        ((entry(1, cosine=[]), 1.0), TypeError, r"cosine: got \[\], wanted a number"),
         (({"t": 1, "lr": 0.1}, 1.0), ValueError, "stats='sample'"),
     ],
 )
@@ -422,7 +469,7 @@ def test_watch_says_what_the_monitor_says(tmp_path: Path) -> None:
 
 
 def test_watch_a_run_that_diverged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Infinite losses are null in a log."""
+    """It is seen to before its losses are null."""
     log = write(tmp_path / "log.jsonl", 1e3, 300)
     assert "null" in log.read_text()
     picture = tmp_path / "run.png"
@@ -450,7 +497,22 @@ GOOD = json.dumps(entry(1) | {"loss": 1.0})
         (json.dumps(entry(2) | {"loss": 1.0, "t": None}), "t: got null"),
         (json.dumps(entry(2) | {"loss": 1.0, "lr": ["x"]}), "lr: got a text"),
         (json.dumps(entry(2) | {"loss": 1.0, "cosine": []}), "cosine: got a list"),
+        (json.dumps(entry(2) | {"loss": 1.0, "skipped": "no"}), "skipped: got a text"),
+        (json.dumps(entry(2) | {"loss": 10**399}), "loss: got a number of 400 digits"),
+        (json.dumps(entry(2) | {"loss": 1.0, "lr": 10**399}), "lr: got a number of 400 digits"),
+        (json.dumps(entry(2) | {"loss": 1.0, "lr": [1, -(10**399)]}), "lr: got a number of 401"),
+        (json.dumps(entry(10**399) | {"loss": 1.0}), "t: got a number of 400 digits"),
+        (json.dumps(entry(2**52) | {"loss": 1.0}), "t: got 4503599627370496, wanted a whole"),
+        (json.dumps(entry(-1) | {"loss": 1.0}), "t: got -1, wanted a whole number from 0"),
+        (json.dumps(entry(2)).replace("0.001", "9" * 5000), "got a number of thousands of digits"),
+        ("[" * 100_000, "got JSON that is nested too deeply"),
+        ('{"loss":' + "[" * 100_000, "got JSON that is nested too deeply"),
+        ("{} , null, {}", "got no JSON"),
+        ("\0" * 100, "got no JSON"),
+        ('"' + "x" * (1 << 20) + '"', "got 1,048,576 characters and more, wanted one JSON object"),
+        (GOOD + "," + GOOD, "got no JSON"),
     ],
+    ids=str,
 )
 def test_watch_names_the_line(
     line: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -462,6 +524,146 @@ def test_watch_names_the_line(
     assert captured.out == ""
     assert captured.err.startswith(f"gradstep: {log}, line 3: ")
     assert message in captured.err
+
+
+def test_watch_reads_an_endless_line_no_further_than_needed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["watch", "/dev/zero"]) == 1
+    assert "line 1: got 1,048,576 characters and more" in capsys.readouterr().err
+
+
+def test_watch_takes_a_mark_at_the_start_and_other_ends_of_lines(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_bytes(b"\xef\xbb\xbf" + f"{GOOD}\r\n\r\n{GOOD}\r\n".encode())
+    assert len(watching.watch(log).steps) == 2
+
+
+KNOWN = ("loss", "update_norm", "param_norm", "grad_norm", "cosine", "g2_over_v", "lr")
+
+
+@pytest.mark.parametrize("steps", [9, 10, 25, 130], ids="{} steps".format)
+@pytest.mark.parametrize("when", ["first", "last", "odd", "all"])
+@pytest.mark.parametrize("keys", [*([key] for key in KNOWN), KNOWN], ids="+".join)
+def test_null_is_not_known_and_no_divergence(
+    keys: list[str], when: str, steps: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = []
+    for t in range(1, steps + 1):
+        line = entry(t) | {"loss": 2.0 / t + 0.01 * (t % 3)}
+        if {"first": t == 1, "last": t == steps, "odd": t % 2, "all": True}[when]:
+            line |= dict.fromkeys(keys)
+        lines.append(json.dumps(line) + "\n")
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(lines))
+    watched = watching.watch(log)
+    assert watched.verdict.kind in {"inconclusive", "fine"}
+    assert [one.kind for _, one in watched.history if one.kind == "diverging"] == []
+    assert cli.main(["watch", str(log)]) == 0
+    assert "diverging" not in capsys.readouterr().out
+
+
+def test_what_python_writes_for_what_is_not_finite_is_judged(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    for key in ("loss", "update_norm", "param_norm", "grad_norm"):
+        for value in (math.nan, math.inf, 1e999):
+            log.write_text(f"{GOOD}\n" + json.dumps(entry(2) | {"loss": 1.0, key: value}) + "\n")
+            assert watching.watch(log).verdict.kind == "diverging"
+
+
+def test_a_divergence_stays_while_nothing_is_known(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    unknown = [entry(t) | dict.fromkeys(KNOWN) for t in range(61, 200)]
+    rising = [entry(t) | {"loss": 1.0 + 0.2 * t} for t in range(1, 61)]
+    log.write_text("".join(json.dumps(line) + "\n" for line in rising + unknown))
+    assert watching.watch(log).verdict.kind == "diverging"
+
+
+def strange(rng: np.random.Generator, steps: int, clean: float) -> list[dict[str, Any]]:
+    """Lines of a long log: spikes, nulls, skipped steps, rollbacks, several rates, other keys."""
+    lines, t = [], 0
+    for i in range(steps):
+        t += 1
+        noise = rng.normal(0, 0.05) + (3 if rng.random() < 0.003 else 0)
+        line = entry(t, cosine=rng.normal(0, 0.1)) | {"loss": 2 / (1 + i) ** 0.2 + noise}
+        kind = 9 if rng.random() < clean else rng.integers(9)
+        if kind == 0:
+            line["loss"] = None
+        elif kind == 1:
+            line |= {"skipped": True, "update_norm": None}
+        elif kind == 2:
+            line["lr"] = [0.1, 0.2]
+        elif kind == 3:
+            t -= min(t, int(rng.integers(40)))
+        elif kind == 4:
+            line["cosine"] = None
+        elif kind == 5:
+            del line["g2_over_v"]
+        elif kind == 6:
+            line["loss"] = math.nan
+        elif kind == 7:
+            line["param_norm"] = 0
+        lines.append(line | ({"note": "[{,null,"} if rng.random() < 0.1 else {}))
+    return lines
+
+
+@pytest.mark.parametrize("clean", [0.0, 0.9, 0.999, 1.0])
+def test_many_lines_at_once_are_judged_as_one_by_one(
+    clean: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long log is read in blocks, whatever stands in them and wherever they are cut."""
+    log = tmp_path / "log.jsonl"
+    lines = strange(np.random.default_rng(5), 4000, clean)
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    monkeypatch.setattr(watching, "_columns", lambda _: None)
+    wanted = watching.watch(log)
+    monkeypatch.undo()
+    for size in (1 << 12, 1 << 16, 1 << 20):
+        monkeypatch.setattr(watching, "BLOCK", size)
+        got = watching.watch(log)
+        for name in ("verdict", "history", "spikes", "steps", "unfinished"):
+            assert repr(getattr(got, name)) == repr(getattr(wanted, name))
+        for name in ("losses", "rates", "ratios"):
+            np.testing.assert_array_equal(getattr(got, name), getattr(wanted, name))
+
+
+def test_a_log_that_several_processes_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is judged as one that this process reads; a bad line is named as there."""
+    log = tmp_path / "log.jsonl"
+    lines = strange(np.random.default_rng(6), 3000, 0.99)
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    wanted = watching.watch(log)
+    monkeypatch.setattr(watching, "BLOCK", 1 << 15)
+    assert repr(watching.watch(log, workers=2)) == repr(wanted)
+    with log.open("a") as file:
+        file.write(f"[1]\n{GOOD}\n")
+    with pytest.raises(Refused, match="line 3001: got a list, wanted an object"):
+        watching.watch(log, workers=2)
+
+
+def test_how_many_processes_read_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "log.jsonl"
+    assert watching.workers_for(log) == 1
+    log.write_text(GOOD)
+    assert watching.workers_for(log) == 1
+    monkeypatch.setattr(watching, "SHARED", 10)
+    for processors, workers in ((1, 1), (3, 3), (64, 4)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=processors: set(range(n)))
+        assert watching.workers_for(log) == workers
+
+
+def test_a_long_log_takes_little_memory(tmp_path: Path) -> None:
+    log, lines = tmp_path / "log.jsonl", 20_000
+    with log.open("w") as file:
+        file.writelines(
+            json.dumps(entry(t) | {"loss": 2 / t**0.2}) + "\n" for t in range(1, lines + 1)
+        )
+    tracemalloc.start()
+    watched = watching.watch(log)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(watched.steps) == lines
+    assert peak < 4e6 + 80 * lines
 
 
 def test_watch_leaves_out_a_line_that_is_being_written(tmp_path: Path) -> None:
@@ -488,7 +690,7 @@ def test_watch_takes_skipped_steps_and_groups(tmp_path: Path) -> None:
     both = entry(2) | {"lr": [0.1, 0.2], "loss": 0.5, "groups": [{}, {}], "note": "x"}
     log.write_text("\n".join([GOOD, json.dumps(skipped), json.dumps(both)]) + "\n")
     watched = watching.watch(log)
-    assert watched.rates == (1e-3, 0.1, 0.1)
+    assert list(watched.rates) == [1e-3, 0.1, 0.1]
     assert watched.verdict.kind == "inconclusive"
 
 
@@ -506,7 +708,7 @@ def test_watch_help_has_the_contract(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit):
         cli.main(["watch", "--help"])
     out = " ".join(capsys.readouterr().out.split())
-    for word in ("one JSON object a line", *watching.NEEDED, *watching.OPTIONAL, "null", "--out"):
+    for word in ("one JSON object per line", *watching.NEEDED, *watching.OPTIONAL, "null", "--out"):
         assert word in out
 
 

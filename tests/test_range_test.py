@@ -422,6 +422,26 @@ def test_bad_training(returned: Any, error: type[Exception], message: str) -> No
     assert everything(optimizer) == before
 
 
+def test_minibatches_that_come_to_an_end() -> None:
+    """StopIteration would end whatever loop is around the test, without a word."""
+    opt = gs.SGD(np.zeros(3, np.float32), lr=0.1)
+    for sweeps in (1, 3):
+        losses = iter([1.0] * 7)
+        with pytest.raises(
+            ValueError, match=r"train_step: got StopIteration from it at step 8, wh"
+        ):
+            range_test(lambda: next(losses), opt, points=20, sweeps=sweeps)  # noqa: B023
+        assert (opt.t, opt.groups[0]["lr"]) == (0, 0.1)
+
+
+def test_a_data_loader_that_ends_within_a_sweep() -> None:
+    data = pytest.importorskip("torch.utils.data")
+    opt = gs.SGD(np.zeros(3, np.float32), lr=0.1)
+    batches = iter(data.DataLoader(range(40), batch_size=4))
+    with pytest.raises(ValueError, match="at step 11, where its minibatches came to an end"):
+        range_test(lambda: float(next(batches)[0]), opt, low=1e-9, high=1e-8, points=20)
+
+
 def test_a_torch_tensor_is_named() -> None:
     torch = pytest.importorskip("torch")
     optimizer = gs.SGD([{"params": [np.ones(3)]}], 0.1)
@@ -543,7 +563,7 @@ def test_few_points_a_decade_are_said_to_be_few() -> None:
     own = Own()
     found = range_test(own.step, own, points=20)
     assert found.confidence in ("medium", "low")
-    assert "points a decade" in found.reason
+    assert "points per decade" in found.reason
 
 
 def test_a_sweep_that_diverges_is_cut_short() -> None:
@@ -616,6 +636,9 @@ def other():
 def nothing():
     return (lambda: None), make()[1]
 
+def ends():
+    return iter([1.0, 2.0, 3.0]).__next__, make()[1]
+
 def fails():
     def train_step():
         raise TypeError("mine")
@@ -666,11 +689,15 @@ def test_find_passes_its_arguments_on(script: str, capsys: pytest.CaptureFixture
         ("make", "got 'make', wanted SCRIPT.py:FUNCTION"),
         ("{}", "wanted SCRIPT.py:FUNCTION"),
         ("{}:", "wanted SCRIPT.py:FUNCTION"),
-        ("{}:absent", "got no function 'absent', which has make, alone, other, nothing, fails"),
+        (
+            "{}:absent",
+            "got no function 'absent', which has make, alone, other, nothing, e",
+        ),
         ("{}:number", "got no function 'number'"),
         ("{}:alone", "got function from it, wanted (train_step, optimizer)"),
         ("{}:other", "optimizer: got float, wanted an optimizer of gradstep or torch"),
         ("{}:nothing", "train_step: got NoneType from it, wanted the loss as a float"),
+        ("{}:ends", "train_step: got StopIteration from it at step 4, where its minibatches came"),
     ],
 )
 def test_find_refuses(

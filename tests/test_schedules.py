@@ -599,7 +599,7 @@ def test_integers_of_any_kind():
         (np.float64(1), TypeError, "t: got numpy.float64"),
         ("1", TypeError, "t: got str ('1'), wanted"),
         (None, TypeError, "t: got NoneType (None), wanted"),
-        ([1, 2], TypeError, "t: got list ([1, 2]), wanted an integer or an array of integers"),
+        ({1, 2}, TypeError, "t: got set ({1, 2}), wanted an integer or an array of integers"),
         (np.arange(3.0), TypeError, "t: got an array of float64, wanted an integer"),
         (np.array([True]), TypeError, "t: got an array of bool, wanted an integer"),
         (np.array([object()]), TypeError, "t: got an array of object, wanted an integer"),

@@ -230,6 +230,214 @@ def test_tables_of_torch(lr_scheduler):
         close(made.range(len(wanted)), wanted, 0.05, repr(made))
 
 
+def half(t):
+    return 0.5 if t else 1.0
+
+
+# A sequence of PyTorch's schedulers, from the module and an optimizer: its first child goes on from
+# the rate that the group has by then, the later ones from their formula.
+SEQUENCES = {
+    "one cycle last": lambda s, o: s.SequentialLR(
+        o, [s.LinearLR(o, 0.1, 1.0, 5), s.OneCycleLR(o, 0.3, 60)], [5]
+    ),
+    "one cycle in the middle": lambda s, o: s.SequentialLR(
+        o, [s.LinearLR(o, 0.1, 1.0, 5), s.OneCycleLR(o, 0.3, 20), s.StepLR(o, 4)], [5, 22]
+    ),
+    "one cycle first": lambda s, o: s.SequentialLR(
+        o, [s.OneCycleLR(o, 0.3, 20), s.ExponentialLR(o, 0.9)], [18]
+    ),
+    "two one cycles": lambda s, o: s.SequentialLR(
+        o, [s.OneCycleLR(o, 0.3, 20), s.OneCycleLR(o, 0.1, 40, three_phase=True)], [15]
+    ),
+    "one cycle built first": lambda s, o: s.SequentialLR(
+        o, [*reversed([s.OneCycleLR(o, 0.3, 60), s.LinearLR(o, 0.1, 1.0, 5)])], [5]
+    ),
+    "cyclic last": lambda s, o: s.SequentialLR(
+        o, [s.ConstantLR(o, 0.25, 100), s.CyclicLR(o, 0.01, 0.2, 3)], [5]
+    ),
+    "cyclic first": lambda s, o: s.SequentialLR(
+        o, [s.CyclicLR(o, 0.01, 0.2, 3, 5, "exp_range", 0.99), s.ConstantLR(o, 0.25, 9)], [11]
+    ),
+    "restarts": lambda s, o: s.SequentialLR(
+        o, [s.LinearLR(o), s.CosineAnnealingWarmRestarts(o, 4, 2)], [7]
+    ),
+    "cosine": lambda s, o: s.SequentialLR(
+        o, [s.LinearLR(o), s.CosineAnnealingLR(o, 6, 1e-3), s.ExponentialLR(o, 0.9)], [7, 33]
+    ),
+    "constant of no length later": lambda s, o: s.SequentialLR(
+        o, [s.LinearLR(o), s.ConstantLR(o, 0.5, 0)], [3]
+    ),
+    "constant of no length first": lambda s, o: s.SequentialLR(
+        o, [s.ConstantLR(o, 0.5, 0), s.LinearLR(o)], [3]
+    ),
+    "functions": lambda s, o: s.SequentialLR(
+        o, [s.MultiplicativeLR(o, half), s.LambdaLR(o, lambda t: 1 / (1 + t))], [6]
+    ),
+    "a chain first": lambda s, o: s.SequentialLR(
+        o, [s.ChainedScheduler([s.ConstantLR(o, 0.5, 9), s.StepLR(o, 2)]), s.LinearLR(o)], [5]
+    ),
+    "a chain first, before a one cycle": lambda s, o: s.SequentialLR(
+        o, [s.ChainedScheduler([s.LinearLR(o), s.StepLR(o, 2)]), s.OneCycleLR(o, 0.3, 60)], [5]
+    ),
+    "milestone 0": lambda s, o: s.SequentialLR(
+        o, [s.ConstantLR(o, 0.5, 9), s.StepLR(o, 2), s.OneCycleLR(o, 0.3, 60)], [0, 9]
+    ),
+    "milestone twice": lambda s, o: s.SequentialLR(
+        o, [s.LinearLR(o), s.StepLR(o, 2), s.OneCycleLR(o, 0.3, 60)], [4, 4]
+    ),
+    "nested": lambda s, o: s.SequentialLR(
+        o,
+        [s.SequentialLR(o, [s.ConstantLR(o, 0.5, 99), s.StepLR(o, 2)], [3]), s.LinearLR(o)],
+        [8],
+    ),
+    "nested, before a one cycle": lambda s, o: s.SequentialLR(
+        o,
+        [s.SequentialLR(o, [s.LinearLR(o), s.StepLR(o, 3)], [4]), s.OneCycleLR(o, 0.3, 60)],
+        [12],
+    ),
+    "nested twice": lambda s, o: s.SequentialLR(
+        o,
+        [
+            s.SequentialLR(
+                o,
+                [
+                    s.SequentialLR(o, [s.ConstantLR(o, 0.5, 99), s.StepLR(o, 2)], [3]),
+                    s.LinearLR(o),
+                ],
+                [6],
+            ),
+            s.ExponentialLR(o, 0.9),
+        ],
+        [15],
+    ),
+    **{
+        f"{name} first, before a one cycle": lambda s, o, name=name, options=options: (
+            s.SequentialLR(o, [getattr(s, name)(o, *options), s.OneCycleLR(o, 0.3, 60)], [21])
+        )
+        for name, options in {
+            "ConstantLR": (0.5, 4), "LinearLR": (0.2, 0.8, 9), "StepLR": (4, 0.3),
+            "MultiStepLR": ([0, 3, 7], 0.4), "ExponentialLR": (0.9,), "PolynomialLR": (9, 2.0),
+            "CosineAnnealingLR": (4, 1e-3), "CosineAnnealingWarmRestarts": (5, 2, 1e-3),
+            "CyclicLR": (0.01, 0.2, 3),
+        }.items()
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("make", SEQUENCES.values(), ids=SEQUENCES)
+@pytest.mark.parametrize("done", [0, 1, 4, 6, 17, 30], ids="after {}".format)
+def test_sequences_of_torch(lr_scheduler, make, done):
+    """PyTorch's values at every step, wherever the sequence stands when it is read."""
+    optimizer = torch_optimizer(0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scheduler = make(lr_scheduler, optimizer)
+        total = 48 if any(type(c).__name__ in ("LambdaLR", "MultiplicativeLR")
+                          for c in scheduler._schedulers) else None  # fmt: skip
+        before = played(optimizer, scheduler, done)
+        ours = [schedules.from_torch(scheduler, group, total=total) for group in (0, 1)]
+    theirs = played(optimizer, scheduler, STEPS - done)
+    for group, s in enumerate(ours):
+        wanted = [row[group] for row in (*before, *theirs)]
+        close(s.range(STEPS), wanted, 0.3, repr(s))
+
+
+def resumed(kind, optimizer, *options):
+    """At step 11, with a rate that the optimizer has not kept."""
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    return kind(optimizer, *options, last_epoch=10)
+
+
+REFUSED_OF_TORCH = {
+    "a sequence later": (
+        lambda s, o: s.SequentialLR(
+            o, [s.LinearLR(o), s.SequentialLR(o, [s.LinearLR(o), s.StepLR(o, 2)], [3])], [4]
+        ),
+        "got a SequentialLR after another in a SequentialLR, where PyTorch raises Not",
+    ),
+    "a chain later": (
+        lambda s, o: s.SequentialLR(
+            o, [s.LinearLR(o), s.ChainedScheduler([s.LinearLR(o), s.StepLR(o, 2)])], [4]
+        ),
+        "got a ChainedScheduler after another in a SequentialLR, where PyTorch raises Not",
+    ),
+    "a product later": (
+        lambda s, o: s.SequentialLR(o, [s.LinearLR(o), s.MultiplicativeLR(o, half)], [4]),
+        "got a MultiplicativeLR after another",
+    ),
+    "a function without a total": (
+        lambda s, o: s.SequentialLR(o, [s.LinearLR(o), s.LambdaLR(o, half)], [4]),
+        "total: got None for a LambdaLR, wanted an integer",
+    ),
+    "a line of no length later": (
+        lambda s, o: s.SequentialLR(o, [s.StepLR(o, 2), s.LinearLR(o, total_iters=0)], [4]),
+        "got a LinearLR of 0 steps after another in a SequentialLR, where PyTorch divides by zero",
+    ),
+    "a polynomial of no length later": (
+        lambda s, o: s.SequentialLR(o, [s.StepLR(o, 2), s.PolynomialLR(o, 0)], [4]),
+        "got a PolynomialLR of 0 steps after another in a SequentialLR, where PyTorch divides by",
+    ),
+    "one child in two places": (
+        lambda s, o: s.SequentialLR(o, [*[s.LinearLR(o)] * 2, s.StepLR(o, 2)], [3, 6]),
+        "got a SequentialLR at step 0 whose LinearLR is at step -1, wanted it at 0",
+    ),
+    "a sequence with a last_epoch": (
+        lambda s, o: s.SequentialLR(o, [s.StepLR(o, 2), s.StepLR(o, 3)], [5], last_epoch=3),
+        "got a SequentialLR at step 4 whose StepLR is at step 0, wanted it at 4",
+    ),
+    "a chain first whose child takes a step too many": (
+        lambda s, o: s.SequentialLR(
+            o, [s.ChainedScheduler([s.StepLR(o, 2), s.ExponentialLR(o, 0.9)]), s.LinearLR(o)], [5]
+        ),
+        "got a SequentialLR whose rate at step 0 is 0.09, where its formula gives 0.1",
+    ),
+    "StepLR, resumed": (
+        lambda s, o: resumed(s.StepLR, o, 3),
+        "got a StepLR whose rate at step 11 is 0.1, where its formula gives 0.0001",
+    ),
+    "CosineAnnealingLR, resumed": (
+        lambda s, o: resumed(s.CosineAnnealingLR, o, 20),
+        "got a CosineAnnealingLR whose rate at step 11 is 0.1, where its formula gives 0.042",
+    ),
+    "LinearLR, resumed": (
+        lambda s, o: resumed(s.LinearLR, o, 0.25, 1.0, 20),
+        "got a LinearLR whose rate at step 11 is 0.1, where",
+    ),
+    "a cycle between steps": (
+        lambda s, o: s.CyclicLR(o, 0.01, 0.1, step_size_up=2.5),
+        "got a CyclicLR with step_size_up=2.5, wanted a whole number of steps",
+    ),
+    "a cycle between steps on its way down": (
+        lambda s, o: s.CyclicLR(o, 0.01, 0.1, 2, 2.5),
+        "got a CyclicLR with step_size_down=2.5, wanted a whole number of steps",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), REFUSED_OF_TORCH.values(), ids=REFUSED_OF_TORCH)
+def test_what_no_schedule_of_ours_can_give_is_refused(lr_scheduler, make, message):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scheduler = make(lr_scheduler, torch_optimizer(0.1))
+    with pytest.raises(ValueError, match=message):
+        schedules.from_torch(scheduler)
+
+
+def test_a_resumed_scheduler_is_read_where_the_optimizer_has_its_rate(lr_scheduler):
+    for kind, options in (("StepLR", (3,)), ("LambdaLR", (half,)), ("CyclicLR", (0.01, 0.1, 4))):
+        first = torch_optimizer(0.1)
+        wanted = getattr(lr_scheduler, kind)(first, *options)
+        played(first, wanted, 11)
+        second = torch_optimizer(0.1)
+        second.load_state_dict(first.state_dict())
+        resumed = getattr(lr_scheduler, kind)(second, *options, last_epoch=10)
+        total = 9 if kind == "LambdaLR" else None
+        assert schedules.from_torch(resumed, total=total) == schedules.from_torch(
+            wanted, total=total
+        )
+
+
 # ---- optax ----
 
 
@@ -387,6 +595,16 @@ def test_tables_of_keras():
         )
 
 
+def test_a_power_of_0_leaves_the_value_as_it_is():
+    """As Keras and optax have it: 0⁰ is 1, at the end, too."""
+    for s in (
+        compat.keras.PolynomialDecay(0.5, 4, 0.1, power=0),
+        compat.keras.PolynomialDecay(0.5, 4, 0.1, power=0, cycle=True),
+        compat.optax.polynomial_schedule(0.5, 0.1, 0, 4),
+    ):
+        assert s.range(9).tolist() == [0.5] * 9
+
+
 # ---- Hugging Face ----
 
 
@@ -458,6 +676,174 @@ def test_hugging_face(name, cases):
         close(mine, theirs, lr, repr(ours))
 
 
+# Warm-up and run: none, below none, shorter, as long, longer.
+EDGES = [(w, n) for w in (-3, 0, 1, 5, 10, 12) for n in (-1, 0, 1, 5, 10)]
+CYCLES = [0, 0.5, 1, 1.5, 2, 3]
+
+
+def edges_of_hugging_face():
+    """Constructor and options, each at every edge."""
+    for w in sorted({w for w, _ in EDGES}):
+        yield "get_constant_schedule_with_warmup", {"num_warmup_steps": w}
+        if w >= 0:  # below 0 theirs begins with a square root of what is below 0
+            yield "get_inverse_sqrt_schedule", {"num_warmup_steps": w}
+        for scale in (0, 1, 7):
+            yield "get_inverse_sqrt_schedule", {"num_warmup_steps": w, "timescale": scale}
+    for w, n in EDGES:
+        lengths = _lengths(w, n)
+        yield "get_linear_schedule_with_warmup", lengths
+        for power in (0, 0.5, 1, 2.5):
+            yield "get_polynomial_decay_schedule_with_warmup", {**lengths, "power": power}
+        for cycles in CYCLES:
+            more = {**lengths, "num_cycles": cycles}
+            yield "get_cosine_with_hard_restarts_schedule_with_warmup", more
+            yield "get_cosine_schedule_with_warmup", more
+            yield "get_cosine_schedule_with_warmup", {**more, "num_cycles": -cycles}
+            for least in (-0.25, 0.0, 0.25):
+                yield "get_cosine_with_min_lr_schedule_with_warmup", {**more, "min_lr_rate": least}
+                yield "get_cosine_with_min_lr_schedule_with_warmup_lr_rate", {
+                    **more, "min_lr_rate": least,
+                }  # fmt: skip
+            yield "get_cosine_with_min_lr_schedule_with_warmup_lr_rate", {
+                **more, "min_lr": 1e-3, "warmup_lr_rate": 0.25,
+            }  # fmt: skip
+        for decay in (-2, 0, 1, 4, 15):
+            for ramp in ("linear", "cosine", "1-sqrt"):
+                for cycles, least in ((0, 0.0), (0.5, 0.25), (1.5, -0.25)):
+                    yield "get_wsd_schedule", {
+                        **lengths, "num_decay_steps": decay, "warmup_type": ramp,
+                        "decay_type": ramp, "min_lr_ratio": least, "num_cycles": cycles,
+                    }  # fmt: skip
+        for stable in (-2, 0, 3):
+            yield "get_wsd_schedule", {
+                "num_warmup_steps": w, "num_decay_steps": n, "num_stable_steps": stable,
+            }  # fmt: skip
+
+
+def or_error(call):
+    try:
+        return call()
+    except (ValueError, ZeroDivisionError):
+        return None
+
+
+def test_edges_of_hugging_face():
+    """Their values at every step, and a refusal at the steps at which theirs raises."""
+    torch = pytest.importorskip("torch", reason="torch is in the oracles extra")
+    optimization = pytest.importorskip(
+        "transformers.optimization", reason="transformers is not installed", exc_type=ImportError
+    )
+    lr, steps = 0.1, 26
+    for name, options in edges_of_hugging_face():
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr)
+        made = or_error(lambda: getattr(optimization, name)(optimizer, **options))  # noqa: B023
+        ours = or_error(lambda: getattr(compat.huggingface, name)(lr, **options))  # noqa: B023
+        assert (made is None) == (ours is None), (name, options)
+        if made is None:
+            continue
+        factor, what = made.lr_lambdas[0], f"{name} {options}: {ours!r}"
+        theirs = [or_error(lambda: lr * factor(t)) for t in range(steps)]  # noqa: B023
+        mine = [or_error(lambda: ours(t)) for t in range(steps)]  # noqa: B023
+        if "hard_restarts" in name:  # its own remainder misses a restart now and then
+            w, n = options["num_warmup_steps"], options["num_training_steps"]
+            for t in range(max(w, 0) + 1, min(n, steps)):
+                if options["num_cycles"] * (t - w) % (n - w) == 0:
+                    mine[t] = theirs[t] = 0.0
+        assert [v is None for v in mine] == [v is None for v in theirs], what
+        close([v or 0.0 for v in mine], [v or 0.0 for v in theirs], lr, what)
+
+
+# What transformers 5.24 gives at a rate of 1, from t = 0.
+PINNED_OF_HUGGING_FACE = [
+    ("linear_schedule_with_warmup", (4, 3), {}, [0, 0.25, 0.5, 0.75, 0, 0]),
+    ("linear_schedule_with_warmup", (4, 4), {}, [0, 0.25, 0.5, 0.75, 0, 0]),
+    ("linear_schedule_with_warmup", (0, 0), {}, [0, 0, 0]),
+    ("linear_schedule_with_warmup", (2, 0), {}, [0, 0.5, 0, 0]),
+    ("linear_schedule_with_warmup", (2.0, 4.0), {}, [0, 0.5, 1, 0.5, 0]),
+    ("linear_schedule_with_warmup", (-2, 2), {}, [0.5, 0.25, 0, 0]),
+    ("cosine_schedule_with_warmup", (4, 2), {}, [0, 0.25, 0.5, 0.75, 1, 0, 1, 0]),
+    ("cosine_schedule_with_warmup", (0, 0), {}, [1, 0, 1, 0]),
+    ("cosine_schedule_with_warmup", (1, 5), {"num_cycles": 0}, [0, 1, 1, 1, 1, 1, 1]),
+    ("cosine_with_hard_restarts_schedule_with_warmup", (4, 2), {}, [0, 0.25, 0.5, 0.75, 1, 0, 0]),
+    ("cosine_with_hard_restarts_schedule_with_warmup", (0, 0), {}, [1, 0, 0]),
+    (
+        "cosine_with_hard_restarts_schedule_with_warmup", (1, 4), {"num_cycles": 0},
+        [0, 1, 1, 1, 0, 0],
+    ),
+    (
+        "cosine_with_hard_restarts_schedule_with_warmup", (0, 6), {"num_cycles": 1.5},
+        [1, 0.853553390593, 0.5, 0.146446609407, 1, 0.853553390593, 0, 0],
+    ),
+    ("polynomial_decay_schedule_with_warmup", (4, 3), {}, [0, 0.25, 0.5, 0.75, 1e-7, 1e-7]),
+    ("polynomial_decay_schedule_with_warmup", (4, 4), {}, [0, 0.25, 0.5, 0.75, None, 1e-7]),
+    ("polynomial_decay_schedule_with_warmup", (0, 0), {}, None),
+    ("polynomial_decay_schedule_with_warmup", (2, 4), {"power": 0}, [0, 0.5, 1, 1, 1, 1e-7]),
+    ("polynomial_decay_schedule_with_warmup", (1, 4), {"lr_end": 1.0}, None),
+    ("polynomial_decay_schedule_with_warmup", (1, 4), {"lr_end": 2.0}, None),
+    ("inverse_sqrt_schedule", (2,), {"timescale": 0}, [0, 0.5, None, None]),
+    ("inverse_sqrt_schedule", (0,), {"timescale": 0}, None),
+    ("inverse_sqrt_schedule", (0,), {"timescale": 1}, [1, 2**-0.5, 3**-0.5, 0.5]),
+    # 3 of warm-up and 4 of decay in a run of 5: the decay begins at 1.
+    ("wsd_schedule", (3, 4, 5), {"decay_type": "linear"}, [0, 1 / 3, 2 / 3, 0.5, 0.25, 0, 0]),
+    ("wsd_schedule", (3, 1, 2), {}, [0, 1 / 3, 2 / 3, 0, 0]),
+    ("wsd_schedule", (2, 0, 4), {"min_lr_ratio": 0.5}, [0.5, 0.75, 1, 1, 0.5, 0.5]),
+    ("wsd_schedule", (0, 0, 0), {"min_lr_ratio": 0.5}, [0.5, 0.5]),
+    ("wsd_schedule", (1, 3, 5), {"num_cycles": 0}, [0, 1, 1, 1, 1, 0, 0]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "lengths", "options", "wanted"), PINNED_OF_HUGGING_FACE)
+def test_pinned_edges_of_hugging_face(name, lengths, options, wanted):
+    make = getattr(compat.huggingface, f"get_{name}")
+    if wanted is None:
+        with pytest.raises(ValueError, match=r"(num_training_steps|lr_end|timescale): got "):
+            make(1.0, *lengths, **options)
+        return
+    s = make(1.0, *lengths, **options)
+    for t, value in enumerate(wanted):
+        if value is None:
+            with pytest.raises(ValueError, match="t: got "):
+                s(t)
+        else:
+            assert s(t) == pytest.approx(value, abs=1e-12), (t, s)
+    assert eval(repr(s), {"schedules": schedules}) == s
+    assert gs.Schedule.from_json(s.to_json()) == s
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (
+            lambda hf: hf.get_linear_schedule_with_warmup(1.0, 0.5, 10), TypeError,
+            r"num_warmup_steps: got 0.5 \(float\), wanted a whole number of updates",
+        ),
+        (
+            lambda hf: hf.get_cosine_schedule_with_warmup(1.0, 1, None), TypeError,
+            r"num_training_steps: got None \(NoneType\), wanted a whole number",
+        ),
+        (
+            lambda hf: hf.get_wsd_schedule(1.0, 1, 2, num_stable_steps="3"), TypeError,
+            r"num_stable_steps: got '3' \(str\), wanted a whole number",
+        ),
+        (
+            lambda hf: hf.get_linear_schedule_with_warmup(1.0, 0, 2**53), ValueError,
+            r"num_training_steps: got 9007199254740992, wanted less than 2\*\*52",
+        ),
+        (
+            lambda hf: hf.get_cosine_schedule_with_warmup(1.0, 1, 9, "1"), TypeError,
+            "num_cycles: got '1', wanted a number",
+        ),
+        (
+            lambda hf: hf.get_cosine_with_hard_restarts_schedule_with_warmup(1.0, 1, 9, -1),
+            ValueError, "num_cycles: got -1, wanted 0 to 65536",
+        ),
+    ],
+)  # fmt: skip
+def test_what_lengths_of_hugging_face_may_not_be(make, error, message):
+    with pytest.raises(error, match=message):
+        make(compat.huggingface)
+
+
 def test_the_end_rate_of_hugging_face_does_not_depend_on_other_groups():
     """The original divides it by the optimizer's default rate, also for groups with another."""
     for lr in (0.1, 0.001):
@@ -487,6 +873,10 @@ def test_imported_schedules_are_values():
         (lambda: compat.optax.warmup_cosine_decay_schedule(0, 1, 9, 9), "decay_steps: got 9"),
         (lambda: compat.keras.PiecewiseConstantDecay([1], [1]), "values: got 1, wanted 2"),
         (lambda: compat.keras.CosineDecayRestarts(0.1, 9, 0.5), "t_mul: got 0.5"),
+        (lambda: compat.keras.CosineDecayRestarts(0.1, 0), "first_decay_steps: got 0, wanted an"),
+        (lambda: compat.keras.CosineDecay(0.1, 0), "decay_steps: got 0, wanted an integer > 0"),
+        (lambda: compat.keras.PolynomialDecay(0.1, 0), "decay_steps: got 0, wanted an int"),
+        (lambda: compat.keras.PolynomialDecay(0.1, -3), "decay_steps: got -3, wanted an integer"),
         (
             lambda: compat.huggingface.get_cosine_with_min_lr_schedule_with_warmup(0.1, 1, 9),
             "min_lr: got None and min_lr_rate=None",

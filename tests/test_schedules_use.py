@@ -1,6 +1,7 @@
 """Schedules at work: in arrays of ours, in optimizers, with a metric, in units; and the failures
 of mutable schedulers, one by one, which none of them can have."""
 
+import array
 import copy
 import json
 import math
@@ -55,6 +56,121 @@ def test_what_out_may_not_be(out, error, message):
     for call in (lambda: s(np.arange(3), out=out), lambda: s.range(3, out=out)):
         with pytest.raises(error, match=message):
             call()
+
+
+class Column:
+    """An array of another library, which NumPy reads by a method: a table's column, say."""
+
+    def __init__(self, values, dtype=None):
+        self.values = np.array(values, dtype)
+        self.dtype = f"column of {self.values.dtype}"
+
+    def __array__(self, dtype=None, copy=None):
+        return self.values
+
+
+class Elsewhere:
+    """One in the memory of another device."""
+
+    def __array__(self, dtype=None, copy=None):
+        raise TypeError("can't convert cuda:0\ndevice type")
+
+
+class Index:
+    def __index__(self):
+        return 3
+
+
+def of(module, make):
+    """A call that skips the test where a library is missing."""
+    return lambda: make(pytest.importorskip(module))
+
+
+OTHER_STEPS = {
+    "a list": lambda: [0, 3, 5],
+    "a tuple": lambda: (np.int8(0), 3, np.uint64(5)),
+    "lists": lambda: [[0, 3], [5, 7]],
+    "a list of arrays": lambda: [np.arange(3), np.arange(3)],
+    "an empty list": list,
+    "a range": lambda: range(2, 9, 3),
+    "an empty range": lambda: range(0),
+    "a buffer": lambda: memoryview(np.arange(4, dtype=np.int16)),
+    "an array of Python's": lambda: array.array("q", [3, 4]),
+    "a column": lambda: Column([3, 4], np.int32),
+    "a column of objects": lambda: Column([3, 4], object),
+    "a column of no dimension": lambda: Column(3),
+    "an index": Index,
+    "torch": of("torch", lambda torch: torch.arange(5)),
+    "torch, every second": of("torch", lambda torch: torch.arange(9, dtype=torch.int32)[::2]),
+    "torch, one element": of("torch", lambda torch: torch.tensor([3])),
+    "torch, no dimension": of("torch", lambda torch: torch.tensor(3)),
+    "jax": of("jax.numpy", lambda jax: jax.arange(5)),
+    "jax, no dimension": of("jax.numpy", lambda jax: jax.array(3)),
+    "pandas": of("pandas", lambda pandas: pandas.Series([3, 4])),
+    "pandas, an index": of("pandas", lambda pandas: pandas.RangeIndex(4)),
+    "pandas, nullable": of("pandas", lambda pandas: pandas.Series([3, 4], dtype="Int64")),
+    "polars": of("polars", lambda polars: polars.Series([3, 4])),
+}
+
+
+@pytest.mark.parametrize("make", OTHER_STEPS.values(), ids=OTHER_STEPS)
+def test_steps_of_other_kinds(make):
+    s, t = schedules.cosine(1.0, total=20), make()
+    if np.ndim(t) == 0:
+        assert type(s(t)) is float
+        assert s(t) == s(3)
+        return
+    got = s(t)
+    wanted = s(np.asarray(t).astype(np.int64))
+    assert type(got) is np.ndarray
+    assert (got.dtype, got.shape, got.tobytes()) == (np.float64, wanted.shape, wanted.tobytes())
+    out = np.full(wanted.shape, np.nan)
+    assert s(t, out=out) is out
+    assert out.tobytes() == wanted.tobytes()
+
+
+STEPS = "wanted an integer or an array of integers"
+WHOLE = " (numpy.asarray(t, dtype='int64') where all are whole)"
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: [1, 2.0], TypeError, f"t: got list with 2.0 in it, {STEPS}{WHOLE}"),
+        (lambda: [True, 2], TypeError, "t: got list with True in it"),
+        (lambda: [[1], [None]], TypeError, "t: got list with None in it"),
+        (lambda: [[1], [2, 3]], TypeError, "t: got list that NumPy cannot read (setting an array"),
+        (lambda: [2**70], ValueError, f"t: got {2**70}, wanted 0 <= t < 2**52"),
+        (lambda: [2**63, -1], ValueError, f"t: got {2**63}, wanted 0 <= t < 2**52"),
+        (lambda: [0, -1], ValueError, "t: got -1, wanted 0 <= t < 2**52"),
+        (lambda: range(-2, 2), ValueError, "t: got -2 at index 0, wanted 0 <= t < 2**52"),
+        (lambda: {1: 2}, TypeError, "t: got dict ({1: 2}), wanted an integer or an array of"),
+        (lambda: b"ab", TypeError, "t: got bytes (b'ab'), wanted an integer or an array"),
+        (lambda: np.arange(3.0), TypeError,
+         f"t: got an array of float64, {STEPS} (t.astype('int64') where all are whole)"),
+        (lambda: Column([1.0]), TypeError, f"Column of column of float64, {STEPS}{WHOLE}"),
+        (lambda: Column([1, None], object), TypeError, "Column with None in it"),
+        (lambda: Column([1, 2.5], object), TypeError, "Column with 2.5 in it"),
+        (Elsewhere, TypeError,
+         f"Elsewhere that NumPy cannot read (can't convert cuda:0 device type), {STEPS} in the me"),
+        (of("torch", lambda torch: torch.ones(2)), TypeError,
+         f"t: got torch.Tensor of torch.float32, {STEPS}{WHOLE}"),
+        (of("torch", lambda torch: torch.tensor(1.0)), TypeError, "got torch.Tensor of"),
+        (of("torch", lambda torch: torch.tensor(True)), TypeError, "torch.Tensor of torch.bool"),
+        (of("torch", lambda torch: torch.empty(2, dtype=torch.int64, device="meta")), TypeError,
+         "t: got torch.Tensor that NumPy cannot read"),
+        (of("torch", lambda torch: torch.tensor([3, -1])), ValueError, "t: got -1 at index 1"),
+        (of("jax.numpy", lambda jax: jax.ones(2)), TypeError, "of float32, wanted an integer"),
+        (of("pandas", lambda pandas: pandas.Series([1, None])), TypeError, "Series of float64"),
+        (of("pandas", lambda pandas: pandas.Series([1, None], dtype="Int64")), TypeError,
+         "Series of Int64, wanted"),
+        (of("polars", lambda polars: polars.Series([1, None])), TypeError, "Series of Int64"),
+    ],
+)  # fmt: skip
+def test_steps_that_are_no_integers(make, error, message):
+    s, t = schedules.cosine(1.0, total=20), make()
+    with pytest.raises(error, match=re.escape(message)):
+        s(t)
 
 
 def test_out_shares_no_memory_with_the_steps():

@@ -48,6 +48,7 @@ PYTHON_ROOMS = [
     "_core",
     "extras",
     "tables",
+    "checks",
     "arrays",
     "schedules.arguments",
     "schedules.base",

@@ -33,8 +33,8 @@ const Schedule& schedule_of(PyObject* self) {
     throw py::value_error("t: got " + got + ", wanted 0 <= t < 2**52");
 }
 
-[[noreturn]] void refuse_type(const std::string& got) {
-    throw py::type_error("t: got " + got + ", wanted an integer or an array of integers");
+[[noreturn]] void refuse_type(const std::string& got, const std::string& instead = "") {
+    throw py::type_error("t: got " + got + ", wanted an integer or an array of integers" + instead);
 }
 
 PyObject* value_at(const Schedule& schedule, PyObject* integer) {
@@ -46,10 +46,12 @@ PyObject* value_at(const Schedule& schedule, PyObject* integer) {
 
 py::array_t<int64_t> steps_of(const py::array& t) {
     const py::dtype dtype = t.dtype();
+    const char kind = dtype.kind();
     if (py::hasattr(t, "mask")) refuse_type("a masked array");
-    if (dtype.kind() != 'i' && dtype.kind() != 'u')
-        refuse_type("an array of " + std::string(py::str(dtype)));
-    if (dtype.kind() == 'u' && dtype.itemsize() == 8 && t.size() > 0) {
+    if (kind != 'i' && kind != 'u')
+        refuse_type("an array of " + std::string(py::str(dtype)),
+                    kind == 'f' || kind == 'O' ? " (t.astype('int64') where all are whole)" : "");
+    if (kind == 'u' && dtype.itemsize() == 8 && t.size() > 0) {
         const py::object largest = t.attr("max")();
         if (largest.cast<uint64_t>() >= uint64_t(step_limit)) refuse_step(py::str(largest));
     }
@@ -105,18 +107,20 @@ PyObject* values_at(const Schedule& schedule, const py::array& t, py::handle out
     return values.release().ptr();
 }
 
-// The step or steps in `t`, an integer or an array.
-PyObject* value_or_values(const Schedule& schedule, PyObject* t, py::handle out) {
-    if (py::isinstance<py::array>(t))
-        return values_at(schedule, py::reinterpret_borrow<py::array>(t), out);
+bool is_integer(PyObject* t) {
+    if (PyLong_Check(t)) return !PyBool_Check(t);
+    return py::isinstance(t, py::module_::import("numpy").attr("integer"));
+}
+
+// The step or steps in `t`, an integer or an array; of anything else Python makes one of the two.
+PyObject* value_or_values(const Schedule& schedule, PyObject* self, PyObject* t, py::handle out) {
+    py::object given = py::reinterpret_borrow<py::object>(t);
+    if (!py::isinstance<py::array>(given) && !is_integer(t))
+        given = py::handle(self).attr("_steps")(given);
+    if (py::isinstance<py::array>(given)) return values_at(schedule, given, out);
     if (out && !out.is_none())
         throw py::type_error("out: got an array for a single step, wanted an array of steps");
-    // Older NumPy takes its own booleans for indices and warns.
-    if (PyBool_Check(t) || !PyIndex_Check(t) ||
-        py::isinstance(t, py::module_::import("numpy").attr("bool_")))
-        refuse_type(std::string(Py_TYPE(t)->tp_name) + " (" + std::string(py::repr(py::handle(t))) +
-                    ")");
-    const auto integer = py::reinterpret_steal<py::object>(PyNumber_Index(t));
+    const auto integer = py::reinterpret_steal<py::object>(PyNumber_Index(given.ptr()));
     if (!integer) throw py::error_already_set();
     return value_at(schedule, integer.ptr());
 }
@@ -134,7 +138,7 @@ PyObject* call(PyObject* self, PyObject* args, PyObject* kwargs) {
         const Schedule& schedule = schedule_of(self);
         PyObject* t = PyTuple_GET_ITEM(args, 0);
         if (!out && PyLong_CheckExact(t)) return value_at(schedule, t);
-        return value_or_values(schedule, t, out);
+        return value_or_values(schedule, self, t, out);
     } catch (py::error_already_set& error) {
         error.restore();
     } catch (const py::builtin_exception& error) {

@@ -181,7 +181,11 @@ class Schedule:
     def __call__(self, t: int | np.integer[Any], /) -> float: ...
     @overload
     def __call__(
-        self, t: NDArray[np.integer[Any]], /, *, out: NDArray[np.float64] | None = None
+        self,
+        t: NDArray[np.integer[Any]] | Sequence[int] | Sequence[Sequence[int]],
+        /,
+        *,
+        out: NDArray[np.float64] | None = None,
     ) -> NDArray[np.float64]: ...
     def range(
         self,

@@ -55,6 +55,7 @@ def check(
         kind = type(array)
         raise TypeError(
             f"{argument}: got {kind.__module__}.{kind.__qualname__}, wanted numpy.ndarray"
+            + _instead(array, writable, dtypes)
         )
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(
@@ -86,6 +87,19 @@ def check(
     if writable and not array.flags.writeable:
         raise ValueError(f"{argument}: got a read-only array, wanted a writable one")
     return array.view(np.ndarray)
+
+
+def _instead(x: object, writable: bool, dtypes: Sequence[str]) -> str:
+    """How to make an array of what is none, where there is a way."""
+    if type(x).__module__.partition(".")[0] == "torch":
+        return " (x.detach().numpy() is one on the same memory; gradstep.torch takes tensors)"
+    buffer = isinstance(x, memoryview | bytearray) or hasattr(x, "__array__")
+    if isinstance(x, bool) or not (buffer or isinstance(x, list | tuple | float | int)):
+        return ""
+    dtype = f", dtype={dtypes[0]!r}" if len(dtypes) == 1 else ""
+    if writable:
+        return f" (x = numpy.array(x{dtype}) makes one, and is then what is updated)"
+    return f" (numpy.asarray(x{dtype}) makes one)"
 
 
 def byte_range(array: Array) -> tuple[int, int]:

@@ -26,6 +26,7 @@ NUMPY = "NumPy"
 MOVE = "only moving the bytes"
 
 LR, BETA1, BETA2, ALPHA, MOMENTUM, DECAY = 1e-3, 0.9, 0.999, 0.99, 0.9, 1e-2
+MOST_ARRAYS, MOST_ELEMENTS = 1_000_000, 1 << 40
 CHECKED_STEPS = 3
 TOLERANCE = 1e-3
 
@@ -83,7 +84,7 @@ class Rule:
 
     @property
     def bytes_moved(self) -> int:
-        """Bytes a float32 parameter: it and its states are read and written, its gradient read."""
+        """Bytes per parameter in float32: it and its states are read and written, g is read."""
         return 4 * (2 * (1 + self.states) + 1)
 
 
@@ -249,7 +250,7 @@ def _batch(racer: Racer, seconds: float, least: int) -> Iterator[float]:
 def race(
     racers: Sequence[Racer], *, rounds: int = 5, settle: float = 0.02, measure: float = 0.1
 ) -> dict[str, float]:
-    """Median seconds a step of each of `racers`, in rounds that take turns.
+    """Median seconds per step of each of `racers`, in rounds that take turns.
 
     Everyone runs a batch before the next one comes: idle workers of a team spin for some
     milliseconds and would take a core from whoever follows. So each batch first runs `settle`
@@ -312,9 +313,32 @@ def parse_size(text: str) -> tuple[int, ...]:
         if each.endswith(suffix):
             number, factor = each.removesuffix(suffix), value
     arrays, elements = int(count or 1), int(number) * factor
-    if arrays < 1 or elements < 1:
-        raise ValueError(f"size must be N or COUNTxN, at least 1 each, got {text!r}")
+    if not (1 <= arrays <= MOST_ARRAYS and 1 <= elements <= MOST_ELEMENTS):
+        raise ValueError(
+            f"size: got {text!r}, wanted N or COUNTxN, at least 1 each and at most "
+            f"{MOST_ARRAYS:,} arrays of {MOST_ELEMENTS:,}"
+        )
     return (elements,) * arrays
+
+
+def check_memory(rule: Rule, size: Sequence[int], rivals: int = 0) -> None:
+    """Raise MemoryError where a race needs more memory than the machine has left.
+
+    Args:
+        rule: the update.
+        size: elements of each array.
+        rivals: how many race besides ours and NumPy's.
+    """
+    # Each has parameters, states and perhaps a copy of the gradients; NumPy's needs room for what
+    # it computes on the way. What moves bytes has as much, and float64's twice as much.
+    each = 3 + rule.states
+    needed = 4 * sum(size) * (2 + (rivals + 3) * each + 2 * each + 2)
+    free = machine.free_memory()
+    if free is not None and needed > free:
+        raise MemoryError(
+            f"size: got {sum(size):,} parameters, whose race takes about {needed / 2**30:,.1f} GiB "
+            f"where {free / 2**30:,.1f} GiB are left, wanted fewer"
+        )
 
 
 DEFAULT_SIZES = tuple(map(parse_size, ("64Ki", "1Mi", "16Mi", "2000x1000")))
@@ -322,7 +346,7 @@ DEFAULT_SIZES = tuple(map(parse_size, ("64Ki", "1Mi", "16Mi", "2000x1000")))
 
 @dataclass(frozen=True)
 class Result:
-    """One row of a race: seconds a step, and `difference` from the parameters in float64."""
+    """One row of a race: seconds per step, and `difference` from the parameters in float64."""
 
     name: str
     seconds: float
@@ -342,7 +366,11 @@ def compete(
 
     Returns:
         The results, ours first and the mere moving of bytes last, and notes on who is missing.
+
+    Raises:
+        MemoryError: the machine has less memory left than the race takes.
     """
+    check_memory(rule, size, sum(map(present, rivals)))
     params, grads = problem(size)
     racers = [ours(rule, params, grads), plain_numpy(rule, params, grads)]
     notes = [f"{name}: not installed" for name in rivals if not present(name)]

@@ -3,19 +3,58 @@
 from __future__ import annotations
 
 import argparse
+import codecs
+import contextlib
 import math
 import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from . import bench, demo, machine, plots, runtime, schedules
 from .tables import table
 from .tuning import finding, watching
 
+# What may be counted up to: beyond, a command would run for hours or want too much memory.
+MOST = 1_000_000
+MOST_UPDATES = 100_000_000
 
-def at_least(minimum: int) -> Callable[[str], int]:
-    """An argument's type: a whole number that is not below `minimum`."""
+# What is printed besides ASCII, where the terminal or the file that reads it has nothing else.
+PLAIN = str.maketrans(
+    {
+        "×": "x", "÷": "/", "→": "->", "─": "-", "‖": "||", "±": "+-", "µ": "u", "²": "^2",
+        "√": "sqrt ", "≥": ">=", "…": "...", "·": "*", "η": "lr", "ε": "eps", "β": "beta",
+        "▁": "1", "▂": "2", "▃": "3", "▄": "4", "▅": "5", "▆": "6", "▇": "7", "█": "8",
+    }
+)  # fmt: skip
+
+
+def plainly(error: UnicodeError) -> tuple[str | bytes, int]:
+    """An error handler of codecs: what stands for characters that an encoding lacks.
+
+    Bytes of a file's name that are no text go out as they came in.
+    """
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    one, end = error.object[error.start], error.start + 1
+    if "\udc80" <= one <= "\udcff":
+        return one.encode("ascii", "surrogateescape"), end
+    plain = one.translate(PLAIN)
+    return plain.encode("ascii", "backslashreplace").decode("ascii"), end
+
+
+codecs.register_error("gradstep.plainly", plainly)
+
+
+def shown(text: str) -> str:
+    """A text as an error quotes it, cut short where it is long."""
+    return repr(text if len(text) <= 60 else f"{text[:50]}… ({len(text)} characters)")
+
+
+def at_least(minimum: int, maximum: int = MOST) -> Callable[[str], int]:
+    """An argument's type: a whole number from `minimum` to `maximum`."""
 
     def parse(text: str) -> int:
         try:
@@ -24,8 +63,10 @@ def at_least(minimum: int) -> Callable[[str], int]:
             value = minimum - 1
         if value < minimum:
             raise argparse.ArgumentTypeError(
-                f"wanted a whole number of at least {minimum}, got {text!r}"
+                f"wanted a whole number of at least {minimum}, got {shown(text)}"
             )
+        if value > maximum:
+            raise argparse.ArgumentTypeError(f"wanted at most {maximum:,}, got {shown(text)}")
         return value
 
     return parse
@@ -38,7 +79,7 @@ def positive(text: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"wanted a finite number above 0, got {text!r}")
+        raise argparse.ArgumentTypeError(f"wanted a finite number above 0, got {shown(text)}")
     return value
 
 
@@ -48,8 +89,24 @@ def size(text: str) -> tuple[int, ...]:
         return bench.parse_size(text)
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"wanted N or COUNTxN, N possibly with Ki or Mi (65536, 16Mi, 2000x1000), got {text!r}"
+            "wanted N or COUNTxN, N possibly with Ki or Mi (65536, 16Mi, 2000x1000), and at most "
+            f"{bench.MOST_ARRAYS:,} arrays of {bench.MOST_ELEMENTS:,}, got {shown(text)}"
         ) from None
+
+
+def folder(text: str) -> Path:
+    """An argument's type: the path of a folder, which is not nothing."""
+    if not text:
+        raise argparse.ArgumentTypeError("wanted the path of a folder, got nothing")
+    return Path(text)
+
+
+def picture(text: str) -> Path:
+    """An argument's type: the path of a picture that can be written, see `plots.check_path`."""
+    try:
+        return plots.check_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("path: ")) from None
 
 
 def schedule(text: str) -> schedules.Schedule:
@@ -78,8 +135,13 @@ def run_bench(arguments: argparse.Namespace) -> None:
 
 def run_plot(arguments: argparse.Namespace) -> None:
     for schedule in arguments.spec:
-        print(schedules.sparkline(schedule, arguments.total))
-        print(schedules.explain(schedule, arguments.total))
+        try:
+            line = schedules.sparkline(schedule, arguments.total)
+            words = schedules.explain(schedule, arguments.total)
+        except ValueError as error:  # it ends before, or overflows
+            raise finding.Refused(f"{schedule!r}: {error}") from None
+        print(line)
+        print(words)
     if arguments.out is not None:
         print(plots.schedules(arguments.spec, arguments.out, total=arguments.total))
 
@@ -102,10 +164,15 @@ def run_find(arguments: argparse.Namespace) -> None:
 
 
 def run_watch(arguments: argparse.Namespace) -> None:
-    watched = watching.watch(arguments.log, momentum=arguments.momentum)
+    workers = watching.workers_for(arguments.log)
+    watched = watching.watch(arguments.log, momentum=arguments.momentum, workers=workers)
     print(table(watching.describe(watched)))
     if arguments.out is not None:
         print(watched.plot(arguments.out))
+
+
+Add = Callable[..., argparse.Action]
+Command = Callable[..., Add]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -120,11 +187,21 @@ def parser() -> argparse.ArgumentParser:
 
     def command(
         name: str, run: Callable[[argparse.Namespace], None], brief: str, more: str = ""
-    ) -> argparse.ArgumentParser:
+    ) -> Add:
         made = commands.add_parser(name, help=brief, description=f"{brief} {more}".strip())
         made.set_defaults(run=run)
-        return made
+        return made.add_argument
 
+    for add_command in (add_demo, add_plot, add_find, add_watch, add_info, add_bench):
+        add_command(command)
+    return top
+
+
+def add_picture(add: Add, what: str = "the picture") -> None:
+    add("--out", type=picture, metavar="FILE", help=f"{what}; its ending names the format")
+
+
+def add_demo(command: Command) -> None:
     add = command(
         "demo",
         run_demo,
@@ -132,26 +209,30 @@ def parser() -> argparse.ArgumentParser:
         "For SGD, Adagrad, RMSprop and Adam: a rate that is too low, a sensible one, one that is "
         "too high, and four schedules. Prints tables, draws pictures, and times the step against "
         'NumPy. Needs the extra "demo".',
-    ).add_argument
-    add("--out", type=Path, default=Path("gradstep-demo"), metavar="DIR",
+    )
+    add("--out", type=folder, default=Path("gradstep-demo"), metavar="DIR",
         help="folder for the pictures, made where missing (default: ./gradstep-demo)")  # fmt: skip
-    add("--seed", type=at_least(0), default=0, metavar="N",
+    add("--seed", type=at_least(0, 1 << 128), default=0, metavar="N",
         help="seed of the first weights and the batches (default: 0)")  # fmt: skip
-    add("--epochs", type=at_least(1), default=demo.EPOCHS, metavar="N",
+    add("--epochs", type=at_least(1, 10_000), default=demo.EPOCHS, metavar="N",
         help="passes over the training images (default: %(default)s)")  # fmt: skip
 
+
+def add_plot(command: Command) -> None:
     add = command(
         "plot",
         run_plot,
         "Show schedules: a line of bars and what each does in words, and a picture.",
         'A SPEC is what Python would show, such as "cosine(0.1, total=1000).warmup(100)", or JSON. '
         'A picture needs the extra "demo".',
-    ).add_argument
+    )
     add("spec", nargs="+", type=schedule, metavar="SPEC", help="a schedule")
-    add("--total", type=at_least(1), default=1000, metavar="N",
+    add("--total", type=at_least(1, MOST_UPDATES), default=1000, metavar="N",
         help="updates to show (default: %(default)s)")  # fmt: skip
-    add("--out", type=Path, metavar="FILE", help="the picture; its ending names the format")
+    add_picture(add)
 
+
+def add_find(command: Command) -> None:
     add = command(
         "find",
         run_find,
@@ -161,73 +242,123 @@ def parser() -> argparse.ArgumentParser:
         "does not set the rate. optimizer is one of gradstep or torch, or has set_lr(rate), "
         "snapshot() and restore(snapshot). Prints the interval of rates, one suggestion, and the "
         "confidence with its reason; all of it takes --points times --sweeps steps.",
-    ).add_argument
+    )
     add("target", metavar="SCRIPT.py:FUNCTION", help="the script and the function in it")
     add("--low", type=positive, default=1e-7, metavar="RATE",
         help="the first rate (default: %(default)g)")  # fmt: skip
     add("--high", type=positive, default=10.0, metavar="RATE",
         help="the last rate (default: %(default)g)")  # fmt: skip
-    add("--points", type=at_least(10), default=100, metavar="N",
+    add("--points", type=at_least(10, 10_000), default=100, metavar="N",
         help="steps of a sweep (default: %(default)s)")  # fmt: skip
-    add("--sweeps", type=at_least(1), default=1, metavar="N",
+    add("--sweeps", type=at_least(1, 1000), default=1, metavar="N",
         help="how often to sweep, always from the same start (default: %(default)s)")  # fmt: skip
-    add("--out", type=Path, metavar="FILE",
-        help="the picture; its ending names the format")  # fmt: skip
+    add_picture(add)
 
+
+def add_watch(command: Command) -> None:
     add = command(
         "watch",
         run_watch,
         "Say of a training that was logged whether its rate was too high or too low.",
-        "LOG.jsonl has one JSON object a line, one line a step, in order: the keys of a step's "
+        "LOG.jsonl has one JSON object per line, one line per step, in order: the keys of a step's "
         'report (report.to_json()) and "loss", of the batch before the update. Needed are loss, t, '
         "update_norm, param_norm and grad_norm; cosine, g2_over_v, lr and skipped are used where "
-        "they are there; all others are passed over. null stands for what is not finite. Prints "
-        "the verdict (too high, too low, diverging, fine or inconclusive), why, what to try, and "
-        "the numbers. It looks at the first 100 updates together, later at windows of 100 steps.",
-    ).add_argument
+        "they are there; all others are passed over. null stands for what is not known, and is not "
+        "judged. Prints the verdict (too high, too low, diverging, fine or inconclusive), why, "
+        "what to try, and the numbers. It looks at the first 100 updates together, later at "
+        "windows of 100 steps.",
+    )
     add("log", type=Path, metavar="LOG.jsonl", help="the log")
     add("--momentum", action=argparse.BooleanOptionalAction, default=None,
         help="whether the rule has a momentum (default: found out from the log, which clipped "
         "gradients can mislead)")  # fmt: skip
-    add("--out", type=Path, metavar="FILE",
-        help="a picture of loss, rate and updates; its ending names the format")  # fmt: skip
+    add_picture(add, "a picture of loss, rate and updates")
 
+
+def add_info(command: Command) -> None:
     command("info", run_info, "Show targets, threads, caches, processor and build.")
 
+
+def add_bench(command: Command) -> None:
     add = command(
         "bench",
         run_bench,
         "Race the step against NumPy, torch and optax, as far as they are installed.",
-        "Checks first that all compute the same update. Prints nanoseconds a parameter, GB/s, and "
-        "the share of the bandwidth that a bare loop over the same bytes reaches on this machine.",
-    ).add_argument
+        "Checks first that all compute the same update. Prints nanoseconds per parameter, GB/s, "
+        "and the share of the bandwidth that a bare loop over the same bytes reaches on this "
+        "machine.",
+    )
     add("--rule", action="append", choices=list(bench.RULES),
         help="the update; may be given several times (default: AdamW)")  # fmt: skip
     add("--size", action="append", type=size, metavar="N|COUNTxN",
         help="parameters of one array, or COUNT arrays of N; Ki and Mi are allowed; may be given "
         "several times (default: 64Ki, 1Mi, 16Mi and 2000x1000)")  # fmt: skip
-    add("--rounds", type=at_least(1), default=5, metavar="N",
+    add("--rounds", type=at_least(1, 10_000), default=5, metavar="N",
         help="how often everyone takes a turn (default: %(default)s)")  # fmt: skip
-    return top
+
+
+def prepare_streams() -> None:
+    """Have stdout and stderr take all that is printed: they may be closed, or not know a sign."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed: a file that is opened later must not take its place
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
+        elif name == "stdout" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="gradstep.plainly")
+
+
+def is_unread(stream: Any) -> bool:
+    """Whether nobody reads what is written there, as after `| head`."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), select.POLLOUT)
+        return any(event & (select.POLLERR | select.POLLNVAL) for _, event in poll.poll(0))
+    except (AttributeError, OSError, ValueError):  # no such call on this system, no file behind it
+        return True
+
+
+def silence(stream: Any) -> None:
+    """Write what is left in a stream nowhere, so that nothing is said of it at the end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def run(argv: Sequence[str] | None) -> int:
+    """Parse and run a command; see :func:`main`."""
+    try:
+        arguments = parser().parse_args(argv)
+        arguments.run(arguments)
+        return 0
+    except (ImportError, OSError, finding.Refused) as error:
+        if isinstance(error, BrokenPipeError) and is_unread(sys.stdout):
+            raise  # not the script's own
+        print(f"gradstep: {error}", file=sys.stderr)
+    except MemoryError as error:
+        text = str(error) or "the memory of this machine is not enough"
+        print(f"gradstep: {text}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("gradstep: interrupted", file=sys.stderr)
+        return 130
+    return 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; `argv` defaults to the process's own arguments.
 
     Returns:
-        0 when all went well, 1 when a package, a file or a script got in the way (the reason
-        goes to stderr), 130 when interrupted. Bad usage exits with 2 by itself.
+        0 when all went well, 1 when a package, a file, a script or the memory got in the way (the
+        reason goes to stderr), 130 when interrupted. Bad usage exits with 2 by itself.
     """
-    arguments = parser().parse_args(argv)
+    prepare_streams()
     try:
-        arguments.run(arguments)
-        sys.stdout.flush()
+        try:
+            return run(argv)
+        finally:  # what argparse printed before it exits, too
+            sys.stdout.flush()
     except BrokenPipeError:  # whoever reads has seen enough, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ImportError, OSError, finding.Refused) as error:
+        silence(sys.stdout)
+        return 0
+    except OSError as error:  # stdout could not be written to
+        silence(sys.stdout)
         print(f"gradstep: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("gradstep: interrupted", file=sys.stderr)
-        return 130
-    return 0

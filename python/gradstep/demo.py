@@ -356,44 +356,33 @@ class Outcome:
     pictures: list[Path]
 
 
-def run(
-    out: Path,
-    *,
-    seed: int = 0,
-    epochs: int = EPOCHS,
-    rules: Sequence[str] = tuple(RATES),
-    per_decade: int = PER_DECADE,
-    speed_size: int = SPEED_SIZE,
-    say: Callable[[str], object] = print,
-    quiet: bool = False,
-) -> Outcome:
-    """Train with every rule, rate and schedule; tell the results and draw them.
+Runs = dict[str, list[Run]]  # by rule
+Scheduled = dict[str, dict[str, Run]]  # by rule, and by schedule
+
+
+def train_all(
+    data: Digits,
+    rules: Sequence[str],
+    per_decade: int,
+    steps: int,
+    seed: int,
+    epochs: int,
+    tqdm: Any,
+    quiet: bool,
+) -> tuple[Runs, Runs, Scheduled]:
+    """Train with the three rates of every rule, with further ones, and with its schedules.
 
     Args:
-        out: the folder for the pictures, made where missing.
-        seed: of weights and batches.
-        epochs: passes over the training images of each run, at least 1.
+        data: the digits.
         rules: which of the rules in `RATES`.
-        per_decade: how many further rates a decade the picture of accuracy by rate gets.
-        speed_size: parameters of the larger of the two speed measurements.
-        say: gets each piece of text.
-        quiet: no progress bar; there is none anyway where stderr is no terminal.
-
-    Raises:
-        ImportError: a package of the extra `demo` is missing.
-        OSError: `out` cannot be written.
+        per_decade: how many further rates per decade.
+        steps: updates of a run.
+        seed: of weights and batches.
+        epochs: passes over the training images.
+        tqdm: makes the progress bar.
+        quiet: whether there is to be none.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    tqdm = need("tqdm", "the demo's progress bar", "demo").tqdm
-    need("matplotlib", "plots", "demo")  # before training, not after it
-    data = load()
-    per_epoch = len(data.train_y) // BATCH
-    say(
-        f"{len(data.train_y):,} handwritten digits to train on, {len(data.held_y)} held out. "
-        f"Epochs: {epochs}, each of {per_epoch} updates\nwith batches of {BATCH}. Seed: {seed}."
-    )
-
-    plans = {rule: scheduled_rates(RATES[rule][1], epochs * per_epoch) for rule in rules}
+    plans = {rule: scheduled_rates(RATES[rule][1], steps) for rule in rules}
     further = {rule: further_rates(RATES[rule], per_decade) if per_decade else [] for rule in rules}
     count = sum(len(RATES[rule]) + len(further[rule]) + len(plans[rule]) - 1 for rule in rules)
     bar = tqdm(total=count * epochs, unit="epoch", disable=quiet or None, leave=False)
@@ -413,28 +402,25 @@ def run(
             }
             for rule in rules
         }
-    told = [run for runs in rates.values() for run in runs]
-    say("\n" + rate_table(told))
-    say("\n" + schedule_table(scheduled))
-    say(
-        f"\nHeld-out accuracy is known to about ± {margin(told, len(data.held_y)):.1f} points "
-        f"({len(data.held_y)} images).\n"
-        "Verdicts come from the training losses alone: `good` ends below a tenth of the\n"
-        "first loss, `too low` falls steadily but not that far, `too high` goes uphill on\n"
-        "the way, `diverged` ends no lower than it began."
-    )
+    return rates, swept, scheduled
 
-    first = float(told[0].losses[0])
-    everything = {rule: [*rates[rule], *swept[rule]] for rule in rules}
+
+def draw(
+    out: Path, rates: Runs, swept: Runs, scheduled: Scheduled, epochs: int, per_epoch: int
+) -> list[Path]:
+    """Draw the four pictures of the runs into a folder, and return their paths."""
+    first = float(next(iter(rates.values()))[0].losses[0])
+    everything = {rule: [*runs, *swept[rule]] for rule, runs in rates.items()}
     steps = np.arange(epochs * per_epoch)
-    pictures = [
+    return [
         plots.losses(
-            {rule: {f"rate {r.rate:g}: {r.verdict}": r.losses for r in rates[rule]}
-             for rule in rules},
+            {rule: {f"rate {r.rate:g}: {r.verdict}": r.losses for r in runs}
+             for rule, runs in rates.items()},
             out / "loss-by-rate.png", title="Too low, sensible, too high", first=first,
         ),
         plots.losses(
-            {rule: {name: r.losses for name, r in scheduled[rule].items()} for rule in rules},
+            {rule: {name: r.losses for name, r in runs.items()}
+             for rule, runs in scheduled.items()},
             out / "loss-by-schedule.png", title="Fixed and scheduled rates", first=first,
         ),
         plots.schedules(
@@ -449,16 +435,76 @@ def run(
             chance=1 / CLASSES,
         ),
     ]  # fmt: skip
-    say("\nPictures: " + ", ".join(map(str, pictures)))
 
+
+def measure(
+    rules: Sequence[str], seed: int, speed_size: int
+) -> dict[tuple[str, int], list[bench.Result]]:
+    """The time of a step beside NumPy's, of the network and of one large array."""
     network = [p.size for p in initial(np.random.default_rng(seed)).values()]
-    speeds = {
+    return {
         (rule, sum(size)): bench.compete(
             bench.RULES[rule], size, rivals=(), rounds=3, settle=0.01, measure=0.04
         )[0]
         for size in (network, [speed_size])
         for rule in rules
     }
+
+
+def run(
+    out: Path,
+    *,
+    seed: int = 0,
+    epochs: int = EPOCHS,
+    rules: Sequence[str] = tuple(RATES),
+    per_decade: int = PER_DECADE,
+    speed_size: int = SPEED_SIZE,
+    say: Callable[[str], object] = print,
+    quiet: bool = False,
+) -> Outcome:
+    """Train with every rule, rate and schedule; tell the results and draw them.
+
+    Args:
+        out: the folder for the pictures, made where missing.
+        seed: of weights and batches.
+        epochs: passes over the training images of each run, at least 1.
+        rules: which of the rules in `RATES`.
+        per_decade: how many further rates per decade the picture of accuracy by rate gets.
+        speed_size: parameters of the larger of the two speed measurements.
+        say: gets each piece of text.
+        quiet: no progress bar; there is none anyway where stderr is no terminal.
+
+    Raises:
+        ImportError: a package of the extra `demo` is missing.
+        OSError: `out` cannot be written.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    tqdm = need("tqdm", "the demo's progress bar", "demo").tqdm
+    need("matplotlib", "plots", "demo")  # before training, not after it
+    data = load()
+    per_epoch = len(data.train_y) // BATCH
+    say(
+        f"{len(data.train_y):,} handwritten digits to train on, {len(data.held_y)} held out. "
+        f"Epochs: {epochs}, each of {per_epoch} updates\nwith batches of {BATCH}. Seed: {seed}."
+    )
+
+    steps = epochs * per_epoch
+    rates, swept, scheduled = train_all(data, rules, per_decade, steps, seed, epochs, tqdm, quiet)
+    told = [run for runs in rates.values() for run in runs]
+    say("\n" + rate_table(told))
+    say("\n" + schedule_table(scheduled))
+    say(
+        f"\nHeld-out accuracy is known to about ± {margin(told, len(data.held_y)):.1f} points "
+        f"({len(data.held_y)} images).\n"
+        "Verdicts come from the training losses alone: `good` ends below a tenth of the\n"
+        "first loss, `too low` falls steadily but not that far, `too high` goes uphill on\n"
+        "the way, `diverged` ends no lower than it began."
+    )
+
+    pictures = draw(out, rates, swept, scheduled, epochs, per_epoch)
+    say("\nPictures: " + ", ".join(map(str, pictures)))
+
+    speeds = measure(rules, seed, speed_size)
     say("\nA step, and the same update in NumPy, measured just now (medians):\n")
     say(speed_table(speeds))
     say(f"\n{machine.one_line()}")

@@ -56,6 +56,22 @@ def _count(cpu_list: str) -> int:
     return sum(int(span[-1]) - int(span[0]) + 1 for span in spans)
 
 
+def free_memory(
+    meminfo: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")
+) -> int | None:
+    """Bytes that can still be had, as far as the system says, and no more than a container may."""
+    free = None
+    for line in _read(meminfo).splitlines():
+        key, _, value = line.partition(":")
+        if key == "MemAvailable" and value.split()[:1]:
+            free = int(value.split()[0]) << 10
+    limit, used = _read(group / "memory.max"), _read(group / "memory.current")
+    if limit.isdecimal() and used.isdecimal():
+        left = max(0, int(limit) - int(used))
+        free = left if free is None else min(free, left)
+    return free
+
+
 def describe() -> dict[str, str]:
     """Everything that decides how fast a step is here, from label to text.
 

@@ -25,7 +25,22 @@ STYLES: tuple[dict[str, Any], ...] = (
     {"color": "#009E73", "linestyle": ":", "marker": "D"},
     {"color": "#CC79A7", "linestyle": (0, (6, 2, 1, 2, 1, 2)), "marker": "v"},
 )
-MARKS = 8  # markers a line
+MARKS = 8  # markers per line
+MOST_POINTS = 20_000  # per line of a run: no picture shows more
+MOST_MARKS = 50
+FORMATS = (
+    ".png",
+    ".svg",
+    ".pdf",
+    ".jpg",
+    ".jpeg",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".eps",
+    ".ps",
+    ".svgz",
+)
 LARGEST = 1e30  # what is beyond is drawn no more than what is not finite
 
 
@@ -60,8 +75,25 @@ def _line(
     axis.plot(x, values, label=label, linewidth=1.5, markersize=4, markevery=every, **style)
 
 
+def check_path(path: Path | str) -> Path:
+    """The path of a picture, if one can be written there: matplotlib would choose another name.
+
+    Raises:
+        ValueError: its ending names no format, or it is a folder.
+        ImportError: matplotlib is not installed.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in FORMATS:
+        raise ValueError(f"path: got {str(path)!r}, wanted one that ends with {', '.join(FORMATS)}")
+    if path.is_dir():
+        raise ValueError(f"path: got the folder {str(path)!r}, wanted a file")
+    need("matplotlib.figure", "plots", "demo")
+    return path
+
+
 def _save(figure: Any, path: Path) -> Path:
     """Write the figure, in the format that the ending of `path` names."""
+    check_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     return path
@@ -70,7 +102,7 @@ def _save(figure: Any, path: Path) -> Path:
 def losses(
     panels: Mapping[str, Mapping[str, ArrayLike]], path: Path, *, title: str, first: float
 ) -> Path:
-    """Loss over epochs on a logarithmic axis, one panel a rule, one line a run.
+    """Loss over epochs on a logarithmic axis, one panel per rule, one line per run.
 
     Args:
         panels: rule to label to losses, float, shape (epochs + 1,): before training, then after
@@ -114,14 +146,14 @@ def schedules(
     per_epoch: int | None = None,
     unit: str | None = None,
 ) -> Path:
-    """Values over updates, one line a schedule.
+    """Values over updates, one line per schedule.
 
     Args:
         lines: schedules; or label to schedule or to values, float, shape (updates,).
         path: the file to write; its ending names the format.
         total: how many updates to show of schedules.
         title: the headline.
-        per_epoch: updates an epoch, to show epochs on a second axis.
+        per_epoch: updates per epoch, to show epochs on a second axis.
         unit: what a value of 1 stands for, if not 1.
 
     Returns:
@@ -163,7 +195,7 @@ def by_rate(
     title: str,
     chance: float,
 ) -> Path:
-    """Held-out accuracy by rate on a logarithmic axis, one panel a rule, a marker a verdict.
+    """Held-out accuracy by rate on a logarithmic axis, one panel per rule, one marker per verdict.
 
     Args:
         panels: rule to rates, accuracies in [0, 1] and verdicts, all of one length.
@@ -216,7 +248,7 @@ def search(
 
     Args:
         rates: of the runs that finished, from low to high.
-        losses: their last losses, one array a rate, shape (seeds,).
+        losses: their last losses, one array per rate, shape (seeds,).
         others: what became of other rates, and which.
         path: the file to write; its ending names the format.
         title: the headline.
@@ -390,7 +422,7 @@ def run(
             1e30 is not drawn, nor are rates and ratios that are not above 0.
         path: the file to write; its ending names the format.
         title: the headline.
-        marks: steps, from 1, and what to write at them, such as verdicts.
+        marks: steps, from 1, and what to write at them, such as verdicts; of very many, some.
         smooth: the median of so many losses and ratios is drawn over each of them.
 
     Returns:
@@ -409,20 +441,23 @@ def run(
         y = np.asarray(values, dtype=np.float64)
         shown = (np.abs(y) < LARGEST) & ((y > 0) | (i == 0))
         t, y = np.flatnonzero(shown) + 1, y[shown]
+        few = -(-len(y) // MOST_POINTS)  # of so many steps one is drawn
         style = {"color": "black", "linewidth": 1.5}
         if i == 1:
-            axis.plot(t, y, drawstyle="steps-mid", **style)
+            axis.plot(t[:: few or 1], y[:: few or 1], drawstyle="steps-mid", **style)
         elif len(y):
-            axis.plot(t, y, color="0.7", linewidth=0.8, label="each step")
-            at, middles = _medians(y, smooth)
-            axis.plot(t[at], middles, label=f"median of {smooth}", **style)
+            every = "each step" if few == 1 else f"every {few}th step"
+            axis.plot(t[::few], y[::few], color="0.7", linewidth=0.8, label=every)
+            length = max(smooth, few)
+            at, middles = _medians(y, length)
+            axis.plot(t[at], middles, label=f"median of {length}", **style)
             axis.legend(frameon=False, fontsize=8)
         if len(y) and y.min() > 0:
             axis.set_yscale("log")
         axis.set_xlim(1, max(2, len(shown)))
         axis.set_xlabel("steps")
         axis.set_ylabel(label)
-        for at_step, text in marks:
+        for at_step, text in marks[:: -(-len(marks) // MOST_MARKS) or 1]:
             axis.axvline(at_step, color="0.4", linewidth=0.8, linestyle=":")
             if i == 0:
                 axis.annotate(

@@ -11,7 +11,7 @@ def table(rows: Iterable[Sequence[str]], header: Sequence[str] = (), right: str 
     Args:
         rows: the cells, all rows of one length; an empty row is an empty line.
         header: the columns' names, ruled off from the rows; none for a plain list.
-        right: one character a column: `>` aligns to the right, anything else to the left,
+        right: one character per column: `>` aligns to the right, anything else to the left,
             as do the columns beyond its end.
 
     Returns:

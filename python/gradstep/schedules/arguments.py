@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
+from array import array
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
-from numbers import Real
+from numbers import Integral
 from typing import Any, Literal, SupportsIndex, get_args
 
 import numpy as np
 
-from .. import _core
+from .. import _core, checks
 
 End = Literal["exclusive", "inclusive"]
 PastEnd = Literal["hold", "raise"]
@@ -25,12 +26,7 @@ FOREVER: int = _core.step_limit - 1
 
 
 def number(argument: str, x: object) -> float:
-    if isinstance(x, bool) or not isinstance(x, Real):
-        raise TypeError(f"{argument}: got {x!r} ({type(x).__name__}), wanted a number")
-    try:
-        value = float(x)
-    except OverflowError:
-        value = math.inf
+    value = checks.real(argument, x, got=checks.with_type)
     if not math.isfinite(value):
         raise ValueError(f"{argument}: got {x!r}, wanted a finite number")
     return value
@@ -51,14 +47,8 @@ def factor(argument: str, x: object) -> float:
 
 
 def updates(argument: str, x: object, least: int = 0) -> int:
-    try:
-        if isinstance(x, bool):
-            raise TypeError
-        count = operator.index(x)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(
-            f"{argument}: got {x!r} ({type(x).__name__}), wanted an integer number of updates"
-        ) from None
+    wanted = "an integer number of updates"
+    count = checks.whole(argument, x, wanted=wanted, got=checks.with_type)
     if not least <= count <= FOREVER:
         raise ValueError(f"{argument}: got {count}, wanted {least} <= {argument} < 2**52")
     return count
@@ -84,6 +74,76 @@ def steps(argument: str, x: object) -> tuple[int, ...]:
     if any(a > b for a, b in pairwise(steps)):
         raise ValueError(f"{argument}: got {steps}, wanted steps that do not decrease")
     return steps
+
+
+# What NumPy makes an array of, besides lists and whatever has a buffer.
+_ARRAYS = ("__array__", "__array_interface__", "__dlpack__")
+_WANTED = "wanted an integer or an array of integers"
+_WHOLE = "numpy.asarray(t, dtype='int64') where all are whole"
+
+
+def as_steps(t: Any) -> Any:
+    """What a schedule is called with, where it is neither an int nor an array of NumPy's.
+
+    Returns:
+        An int, or an array of integers: of lists and ranges, and of the arrays, tensors and columns
+        of other libraries, where every element is an integer.
+
+    Raises:
+        TypeError: it is none of these.
+        ValueError: an element is out of range.
+    """
+    if isinstance(t, range):
+        return np.array(t, dtype=None if len(t) else np.int64)
+    nested = isinstance(t, list | tuple)
+    buffer = isinstance(t, memoryview | array)
+    if isinstance(t, np.generic) or not (
+        nested or buffer or any(hasattr(t, name) for name in _ARRAYS)
+    ):
+        if isinstance(t, bool | np.generic) or not hasattr(t, "__index__"):
+            raise TypeError(f"t: got {_name(t)} ({t!r}), {_WANTED}")
+        return operator.index(t)
+    try:
+        found = np.asarray(t)
+    except Exception as error:  # whatever the other library raises
+        text = " ".join(str(error).split())
+        raise TypeError(
+            f"t: got {_name(t)} that NumPy cannot read ({text}), {_WANTED} in the memory of the "
+            "CPU (numpy.asarray makes it)"
+        ) from None
+    if nested and not found.size:
+        return found.astype(np.int64)
+    if nested or found.dtype.kind == "O":
+        found = _whole_numbers(t if nested else found, _name(t), found.shape)
+    elif found.dtype.kind not in "iu":
+        raise TypeError(
+            f"t: got {_name(t)} of {getattr(t, 'dtype', found.dtype)}, {_WANTED} ({_WHOLE})"
+        )
+    return found if found.ndim else int(found)
+
+
+def _name(x: object) -> str:
+    kind = type(x)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+
+
+def _whole_numbers(nested: Any, name: str, shape: tuple[int, ...]) -> Any:
+    """An array of the integers in a list of lists, or in an array of objects."""
+
+    def leaves(x: Any) -> Iterator[Any]:
+        if isinstance(x, list | tuple | range | np.ndarray):
+            for item in x:
+                yield from leaves(item)
+        else:
+            yield x
+
+    items = list(leaves(nested))
+    for item in items:
+        if isinstance(item, bool) or not isinstance(item, Integral):
+            raise TypeError(f"t: got {name} with {item!r} in it, {_WANTED} ({_WHOLE})")
+        if not 0 <= item <= FOREVER:  # type: ignore[operator]
+            raise ValueError(f"t: got {item}, wanted 0 <= t < 2**52")
+    return np.array(items, dtype=np.int64).reshape(shape)
 
 
 def positive(argument: str, x: object) -> float:

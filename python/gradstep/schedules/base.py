@@ -34,7 +34,8 @@ class Schedule(_core.Schedule):
     """A pure function from the step to a value, made by the functions of this package.
 
     ``s(t)`` gives a ``float`` for an integer and, for an array of integers, a ``float64`` array of
-    the same shape, or fills the one given as ``out``. ``s.range(start, stop)`` gives the values of
+    the same shape, or fills the one given as ``out``. Steps may also be a list or a range, or an
+    array of another library's that NumPy can read. ``s.range(start, stop)`` gives the values of
     consecutive steps. A schedule is a value: immutable, hashable, equal to another that was made
     from the same arguments, and it can be pickled. ``repr(s)`` is the expression that makes it,
     after ``from gradstep import schedules``.
@@ -63,6 +64,7 @@ class Schedule(_core.Schedule):
     """
 
     __slots__ = ("_arguments", "_name")
+    _steps = staticmethod(check.as_steps)  # the compiled call asks it
     _name: str
     _arguments: dict[str, Any]
 
@@ -102,6 +104,9 @@ class Schedule(_core.Schedule):
         if not isinstance(name, str) or name not in MAKERS:
             raise ValueError(f"schedule: got {name!r}, wanted one of {', '.join(MAKERS)}")
         of = [arguments.pop("of")] if "of" in arguments else []
+        if hasattr(Schedule, name) and not (of and isinstance(of[0], Schedule)):
+            got = f"{of[0]!r} ({type(of[0]).__name__})" if of else "nothing"
+            raise TypeError(f"of: got {got}, wanted the schedule that {name} is of")
         return MAKERS[name](*of, **arguments)
 
     def to_json(self) -> str:
@@ -424,8 +429,10 @@ def _added(a: Any, b: Any) -> Any:
 
 
 def _pair(name: str, schedules: Sequence[Schedule]) -> Schedule:
-    a, b = _schedules(schedules)
-    return _both(name, a, b)
+    both = _schedules(schedules)
+    if len(both) != 2:
+        raise ValueError(f"schedules: got {len(both)}, wanted the two that are combined")
+    return _both(name, *both)
 
 
 def _schedules(schedules: Sequence[Schedule]) -> tuple[Schedule, ...]:

@@ -700,6 +700,17 @@ def tanh(
     return formed("tanh", arguments, "tanh", [value, end_value, length, *places.values()], last)
 
 
+def _tail(tail: Tail, value: float, end_value: float, total: int, power: float | None) -> Schedule:
+    """The way down at the end of :func:`wsd`."""
+    if tail == "linear":
+        return linear(value, end_value, total)
+    if tail == "cosine":
+        return cosine(value, total, end_value=end_value)
+    if tail == "exponential":
+        return geometric(value, end_value, total)
+    return power_decay(value, total, 0.5 if power is None else power, end_value=end_value)
+
+
 @maker
 def wsd(
     value: SupportsFloat,
@@ -772,15 +783,7 @@ def wsd(
         **until,
     }
     begin = until["total"] - falling
-    how: dict[str, Any] = {"total": max(0, falling - (end == "inclusive"))}
-    if tail == "linear":
-        down = linear(value, end_value, **how)
-    elif tail == "cosine":
-        down = cosine(value, end_value=end_value, **how)
-    elif tail == "exponential":
-        down = geometric(value, end_value, **how)
-    else:
-        down = power_decay(value, power=0.5 if power is None else power, end_value=end_value, **how)
+    down = _tail(tail, value, end_value, max(0, falling - (end == "inclusive")), power)
     up = linear(start, value, total=rising)
     parts, at = [up, constant(value), down], [rising, begin]
     if last is None:
@@ -965,6 +968,23 @@ def sample(function: Callable[[int], SupportsFloat], total: SupportsIndex) -> Sc
     return table([function(t) for t in range(check.updates("total", total, 1))])
 
 
+def _check_policy(policy: Policy, step_size_down: object, anneal: Anneal, end: End) -> None:
+    """Raise ValueError for an argument that belongs to another policy."""
+    if policy == "annealing":
+        if step_size_down is not None:
+            raise ValueError(
+                f'step_size_down: got {step_size_down!r} with policy="annealing", '
+                "whose cycle is step_size updates long, wanted None"
+            )
+        return
+    for argument, given, unset in (("anneal", anneal, "linear"), ("end", end, "exclusive")):
+        if given != unset:
+            raise ValueError(
+                f"{argument}: got {given!r} with policy={policy!r}, "
+                'which has none, wanted policy="annealing"'
+            )
+
+
 @maker
 def cyclic(
     lower: SupportsFloat,
@@ -1030,24 +1050,9 @@ def cyclic(
             f"gamma: got {gamma!r} with policy={policy!r}, wanted "
             + ("a number in [0, 1]" if decay is None else 'policy="exp_range"')
         )
-    if policy == "annealing":
-        if step_size_down is not None:
-            raise ValueError(
-                f'step_size_down: got {step_size_down!r} with policy="annealing", '
-                "whose cycle is step_size updates long, wanted None"
-            )
-        down = None
-    else:
-        for argument, given, unset in (("anneal", anneal, "linear"), ("end", end, "exclusive")):
-            if given != unset:
-                raise ValueError(
-                    f"{argument}: got {given!r} with policy={policy!r}, "
-                    'which has none, wanted policy="annealing"'
-                )
-        if step_size_down is not None:
-            step_size_down = check.updates("step_size_down", step_size_down, 1)
-        down = step_size if step_size_down is None else step_size_down
-        check.updates("step_size + step_size_down", step_size + down)
+    _check_policy(policy, step_size_down, anneal, end)
+    if step_size_down is not None:
+        step_size_down = check.updates("step_size_down", step_size_down, 1)
     arguments = {
         "lower": lower,
         "upper": upper,
@@ -1058,9 +1063,11 @@ def cyclic(
         "anneal": anneal,
         "end": end,
     }
-    if down is None:
+    if policy == "annealing":
         cycle = _core.Schedule(anneal, [upper, lower, step_size - (end == "inclusive")])
         return composed("cyclic", arguments, [cycle], [step_size], operation="repeat")
+    down = step_size if step_size_down is None else step_size_down
+    check.updates("step_size + step_size_down", step_size + down)
     numbers = [lower, upper, step_size, down]
     if policy == "triangular":
         return formed("cyclic", arguments, "cyclic", numbers)

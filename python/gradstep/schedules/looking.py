@@ -16,6 +16,7 @@ from .base import MAKERS, Schedule
 _AT_ONCE = 1 << 20  # steps looked at in one go
 _BARS = " ▁▂▃▄▅▆▇█"
 _JUMPS = 10  # told of
+_SHOWN = 200  # characters of a text that an error quotes
 
 
 @dataclass(frozen=True)
@@ -248,7 +249,8 @@ def sparkline(schedule: Schedule, total: SupportsIndex, width: SupportsIndex = 6
 
     Raises:
         TypeError: ``schedule`` is none.
-        ValueError: ``total`` or ``width`` is not at least 1, or the schedule ends before.
+        ValueError: ``total`` or ``width`` is not at least 1, the schedule ends before, or its
+            values are not finite.
 
     Example:
         >>> from gradstep import schedules
@@ -261,6 +263,8 @@ def sparkline(schedule: Schedule, total: SupportsIndex, width: SupportsIndex = 6
     values = schedule(t)
     low = min(0.0, float(values.min()))
     span = float(values.max()) - low
+    if not np.isfinite(span):
+        raise ValueError(f"schedule: got values up to {values.max():g}, wanted finite ones")
     places = (values - low) / span * (len(_BARS) - 1) if span else np.zeros_like(values)
     return "".join(_BARS[i] for i in np.ceil(places).astype(int).tolist())
 
@@ -280,17 +284,21 @@ def parse(text: str) -> Schedule:
         >>> schedules.parse("0.5 * cosine(0.1, total=1000).warmup(100)")
         schedules.cosine(0.1, total=1000).warmup(updates=100).scale(0.5)
     """
-    if text.lstrip().startswith("{"):
-        try:
-            return Schedule.from_json(text)
-        except (json.JSONDecodeError, KeyError) as error:
-            raise ValueError(f"text: got {text!r}, which is no schedule: {error}") from None
+    shown = repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
     try:
-        made = _evaluated(ast.parse(text.strip(), mode="eval").body)
-    except (SyntaxError, RecursionError) as error:
-        raise ValueError(f"text: got {text!r}, which cannot be read: {error}") from None
+        if text.lstrip().startswith("{"):
+            made = Schedule.from_json(text)
+        else:
+            made = _evaluated(ast.parse(text.strip(), mode="eval").body)
+        repr(made)  # whoever shows it would find out that it is too deep
+    except (json.JSONDecodeError, KeyError) as error:
+        raise ValueError(f"text: got {shown}, which is no schedule: {error}") from None
+    except (RecursionError, MemoryError):
+        raise ValueError(f"text: got {shown}, which is nested too deeply") from None
+    except (SyntaxError, OverflowError) as error:
+        raise ValueError(f"text: got {shown}, which cannot be read: {error}") from None
     if not isinstance(made, Schedule):
-        raise ValueError(f"text: got {text!r}, wanted a schedule such as 'cosine(0.1, total=100)'")
+        raise ValueError(f"text: got {shown}, wanted a schedule such as 'cosine(0.1, total=100)'")
     return made
 
 
@@ -305,11 +313,12 @@ def _evaluated(node: ast.expr) -> Any:
             return -value if isinstance(node.op, ast.USub) else value
     if isinstance(node, ast.BinOp):
         a, b = _evaluated(node.left), _evaluated(node.right)
-        if isinstance(node.op, ast.Add):
+        terms = all(isinstance(x, int | float | Schedule) for x in (a, b))  # no texts or lists
+        if isinstance(node.op, ast.Add) and terms:
             return a + b
-        if isinstance(node.op, ast.Mult):
+        if isinstance(node.op, ast.Mult) and terms:
             return a * b
-        numbers = isinstance(a, int | float) and isinstance(b, int | float)
+        numbers = all(isinstance(x, int | float) for x in (a, b))
         if isinstance(node.op, ast.Div) and numbers and b:
             return a / b
     if isinstance(node, ast.Call) and all(k.arg for k in node.keywords):

@@ -79,7 +79,7 @@ def linear_scaling(
     as long as the noise of the gradient dominates, and needs a warm-up for large κ.
 
     Args:
-        batch_size: to train with, samples an update, accumulation included.
+        batch_size: to train with, samples per update, accumulation included.
         base_batch_size: that the rate was chosen for.
         lr: a number or a schedule.
 
@@ -113,7 +113,7 @@ def sqrt_scaling(
     ``ε → ε/√κ``.
 
     Args:
-        batch_size: to train with, samples an update, accumulation included.
+        batch_size: to train with, samples per update, accumulation included.
         base_batch_size: that the hyperparameters were chosen for.
         lr: a number or a schedule.
         betas: the averages' decays, in [0, 1); left out if None.
@@ -162,7 +162,7 @@ def average_scaling(
     The average then spans as many samples as before.
 
     Args:
-        batch_size: to train with, samples an update, accumulation included.
+        batch_size: to train with, samples per update, accumulation included.
         base_batch_size: that the decay was chosen for.
         decay: in [0, 1].
 

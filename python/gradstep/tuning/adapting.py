@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, SupportsFloat
 
+from ..checks import real, whole
 from ..report import Report
 from ..schedules import Schedule
 from .handles import handle
@@ -129,9 +130,9 @@ class Adapter:
         self._handle = handle(optimizer)
         self._lr = lr
         self._cut = _number("cut", cut, 0, 1)
-        self._patience = _whole("patience", patience, 20)
-        self._keep = _whole("keep", keep, 20)
-        self._rollbacks = _whole("rollbacks", rollbacks, 0)
+        self._patience = whole("patience", patience, 20)
+        self._keep = whole("keep", keep, 20)
+        self._rollbacks = whole("rollbacks", rollbacks, 0)
         self._floor = _number("min_multiplier", min_multiplier, 0, 1)
         self._monitor = Monitor() if monitor is None else monitor
         self._callback = callback
@@ -166,7 +167,7 @@ class Adapter:
             TypeError, ValueError: as the monitor's.
         """
         verdict = self._monitor(report, loss)
-        t = report.t if isinstance(report, Report) else report["t"]
+        t = report.t if isinstance(report, Report) else report.get("t", self._step + 1)
         self._step = t
         if verdict.kind == "diverging":
             self._roll_back(verdict)
@@ -301,17 +302,7 @@ class _OnDisk:
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float:
-    if not isinstance(value, SupportsFloat) or isinstance(value, str | bool):
-        raise TypeError(f"{name}: got {value!r}, wanted a number")
-    number = float(value)
+    number = real(name, value, kinds=SupportsFloat)
     if not low < number < high:
         raise ValueError(f"{name}: got {value!r}, wanted a number between {low:g} and {high:g}")
     return number
-
-
-def _whole(name: str, value: Any, least: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name}: got {value!r}, wanted a whole number")
-    if value < least:
-        raise ValueError(f"{name}: got {value}, wanted at least {least}")
-    return value

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import median
-from typing import Any, Literal, SupportsFloat
+from operator import sub
+from typing import Any, Literal, NamedTuple, SupportsFloat
 
 from ..report import Report
 
@@ -39,6 +39,31 @@ LOST = 0.5  # the part of all progress that is lost by a run that diverges
 
 UP, FAR_UP, DOWN, FAR_DOWN = 3.0, 10.0, 1 / 3, 0.1
 FAR_ALIGNED = 0.7  # cosine from which a rate is far too low
+
+
+class Measured(NamedTuple):
+    """What one step says of itself; None where that is not known.
+
+    Attributes:
+        t: updates applied, this one included.
+        loss: of the batch that the gradients were of.
+        rate: the learning rate, or several.
+        moved, weights, grad: the norms of the update, of the weights after it and of the gradients.
+        cosine: of gradient and momentum.
+        ratio: the mean of g²/v.
+    """
+
+    t: int
+    loss: float | None
+    rate: Any
+    moved: float | None
+    weights: float | None
+    grad: float | None
+    cosine: float | None
+    ratio: float | None
+
+
+NORMS = ("update_norm", "param_norm", "grad_norm")
 
 
 @dataclass(frozen=True)
@@ -133,8 +158,8 @@ class Monitor:
             raise TypeError(f"callback: got {callback!r}, wanted a callable of step and dict")
         self._momentum = momentum
         self._callback = callback
-        self._start: float | None = None  # the first loss of all
-        self._second = -math.inf  # the least of the next four: the first may be low by chance
+        self._start: float | None = None  # the first finite loss of all
+        self._second = -math.inf  # the least of the next four: the first may happen to be low
         self._best = math.inf
         self._calm = math.inf  # the noise of the first losses: later it may be of a lost run
         self.restart()
@@ -145,7 +170,7 @@ class Monitor:
         What follows is judged as the start of a training only if the next report is of its first
         update.
         """
-        self._losses: deque[float] = deque(maxlen=WINDOW)
+        self._losses: deque[float] = deque(maxlen=WINDOW)  # NaN where it is not known
         self._cosines: deque[float] = deque(maxlen=TURN)
         self._n = self._lost = self._spikes = 0
         self._early = False
@@ -153,7 +178,7 @@ class Monitor:
         self._first_cosine = math.nan
         self._least, self._most = math.inf, 0.0
         self._ceiling = math.inf
-        self._last: tuple[Any, Any, Any, Any] = (None, None, None, None)
+        self._last = Measured(0, None, None, None, None, None, None, None)
         self._verdict = Verdict("inconclusive", 0, 1.0, "no step yet", {})
 
     @property
@@ -174,148 +199,213 @@ class Monitor:
             TypeError: `loss` is no number, or `report` no report.
             ValueError: the report has no statistics.
         """
-        try:
-            value = float(loss)
-        except (TypeError, ValueError):
-            raise TypeError(f"loss: got {loss!r}, wanted a number") from None
+        value = _number("loss", loss)
         rate: Any
         if isinstance(report, Report):
-            t, rate = report.t, report.lr
-            moved, weights, grad = report.update_norm, report.param_norm, report.grad_norm
-            cosine, ratio, skipped = report.cosine, report.g2_over_v, report.skipped
+            t, rate, skipped = report.t, report.lr, report.skipped
+            norms = (report.update_norm, report.param_norm, report.grad_norm)
+            cosine, ratio = report.cosine, report.g2_over_v
         elif isinstance(report, Mapping):
             get = report.get
-            t, rate = get("t", self._n + 1), get("lr")
-            moved, weights, grad = get("update_norm"), get("param_norm"), get("grad_norm")
-            cosine, ratio, skipped = get("cosine"), get("g2_over_v"), get("skipped", False)
+            t, rate, skipped = get("t", self._n + 1), get("lr"), get("skipped", False)
+            norms = (get("update_norm"), get("param_norm"), get("grad_norm"))
+            cosine, ratio = get("cosine"), get("g2_over_v")
         else:
             raise TypeError(f"report: got {type(report).__name__}, wanted a Report or its dict")
         if skipped:
-            return self._skip(t)
-        if moved is None or weights is None or grad is None:
+            return self.skip(t)
+        if None in norms:
             raise ValueError(
                 "report: got one without statistics, wanted that of an optimizer with "
                 "stats='sample'"
             )
-        n = self._n = self._n + 1
-        if self._start is None:
-            self._start = value
-        elif n == FIRST and self._second == -math.inf:
-            self._second = min(value, *list(self._losses)[1:])
-        if not math.isfinite(value + moved + weights + grad):
-            self._last = (moved, weights, grad, ratio)
-            what = "loss" if not math.isfinite(value) else "update"
-            return self._say("diverging", t, FAR_DOWN, f"the {what} is not finite", {"loss": value})
-        self._lost = 0
-        self._losses.append(value)
-        if cosine is not None:
-            self._cosines.append(cosine)
-        if n <= RECENT:
-            self._begin(n, t, rate, moved, weights, grad, ratio)
-        self._spikes = self._spikes + 1 if value > self._ceiling else 0
-        spike = 0 < self._spikes <= 2  # more are no spike, but where the loss is now
-        if n % EVERY == 0 or spike:
-            self._last = (moved, weights, grad, ratio)
-            if n % EVERY == 0:
-                self._look(t)
-            if spike:
-                return self._spike(t, value)
-        return self._verdict
+        moved, weights, grad = map(_number, NORMS, norms)
+        cosine = None if cosine is None else _number("cosine", cosine)
+        ratio = None if ratio is None else _number("g2_over_v", ratio)
+        return self.take(Measured(t, value, rate, moved, weights, grad, cosine, ratio))
 
     # ---- taking in ----
 
-    def _begin(
-        self,
-        n: int,
-        t: int,
-        rate: Any,
-        moved: float,
-        weights: float,
-        grad: float,
-        ratio: float | None,
-    ) -> None:
-        """What the first steps of a window are asked for once."""
-        if n == 1:
-            self._early, self._path = t == 1, 0.0
-        elif t != n:  # some were not shown
-            self._early = False
-        if n <= FIRST:
-            self._path += moved
-            self._first_updates = self._path / weights if weights > 0 else math.inf
+    def take(self, step: Measured) -> Verdict:
+        """Take in a step of which not everything need be known, as in a log.
+
+        What is not known is judged by nobody: it is neither a divergence nor a reason to take back
+        a verdict.
+        """
+        n = self._n = self._n + 1
+        loss = step.loss
+        known = loss is not None and math.isfinite(loss)
+        if known and self._start is None:
+            self._start = loss
+        self._losses.append(loss if known else math.nan)  # type: ignore[arg-type]
+        if n <= RECENT:
+            self._begin(n, step)
+        if loss is not None and not known:
+            return self._lose("loss", step, {"loss": loss})
+        if not _are_finite(step.moved, step.weights, step.grad):
+            return self._lose("update", step, {} if loss is None else {"loss": loss})
+        self._lost = 0
+        if step.cosine is not None and math.isfinite(step.cosine):
+            self._cosines.append(step.cosine)
         if n == RECENT:
             self._first_cosine = _mean(self._cosines)
+        if known:
+            self._spikes = self._spikes + 1 if loss > self._ceiling else 0  # type: ignore[operator]
+        spike = known and 0 < self._spikes <= 2  # more are no spike, but where the loss is now
+        if n % EVERY == 0 or spike:
+            self._last = step
+            if n % EVERY == 0:
+                self._look(step.t)
+            if spike:
+                return self._spike(step.t, loss)  # type: ignore[arg-type]
+        return self._verdict
+
+    @property
+    def until_look(self) -> int:
+        """Steps up to the next one after which everything is looked at."""
+        return EVERY - self._n % EVERY
+
+    def take_calm(
+        self, losses: Sequence[float], cosines: Sequence[float], last: Measured
+    ) -> Verdict | None:
+        """Take in some steps at once, as :meth:`take` would one by one, but faster.
+
+        Args:
+            losses, cosines: all of them finite; cosines may be fewer.
+            last: the last of the steps, of which everything is finite.
+
+        Returns:
+            The verdict; None, and nothing is taken in, where one of them is to be looked at alone.
+        """
+        n = self._n + len(losses)
+        alone = self._start is None or self._n < RECENT or max(losses) > self._ceiling
+        if alone or self._n % EVERY + len(losses) > EVERY:
+            return None
+        self._n, self._lost, self._spikes = n, 0, 0
+        self._losses.extend(losses)
+        self._cosines.extend(cosines)
+        if n % EVERY == 0:
+            self._last = last
+            self._look(last.t)
+        return self._verdict
+
+    def _begin(self, n: int, step: Measured) -> None:
+        """What the first steps of a window are asked for once."""
+        if n == 1:
+            self._early, self._path = step.t == 1, 0.0
+        elif step.t != n:  # some were not shown
+            self._early = False
+        if n == FIRST and self._second == -math.inf:
+            after = [loss for loss in list(self._losses)[1:] if math.isfinite(loss)]
+            self._second = min(after, default=-math.inf)
+        moved, weights, grad = (_or_nan(x) for x in (step.moved, step.weights, step.grad))
+        if n <= FIRST:
+            self._path += moved
+            self._first_updates = self._path / weights if weights != 0 else math.inf
         # Without a momentum an update is lr·g, or lr·g/√v: the quotient stays as it is.
-        if isinstance(rate, int | float) and rate > 0:
-            size = rate * (grad if ratio is None else math.sqrt(max(ratio, 0.0)))
-            if size > 0 and moved > 0:
+        if isinstance(step.rate, int | float) and step.rate > 0:
+            size = _number("lr", step.rate) * (
+                grad if step.ratio is None else math.sqrt(max(step.ratio, 0.0))
+            )
+            if 0 < size < math.inf and 0 < moved < math.inf:
                 self._least = min(self._least, moved / size)
                 self._most = max(self._most, moved / size)
 
-    def _skip(self, t: int) -> Verdict:
+    def skip(self, t: int) -> Verdict:
+        """Pass over a step that was skipped."""
         self._lost += 1
         if self._lost >= RECENT:
             return self._say("diverging", t, DOWN, f"{self._lost} steps in a row were skipped", {})
         return self._verdict
 
+    def _lose(self, what: str, step: Measured, numbers: dict[str, float]) -> Verdict:
+        self._last = step
+        return self._say("diverging", step.t, FAR_DOWN, f"the {what} is not finite", numbers)
+
     # ---- judging ----
 
     def _look(self, t: int) -> Verdict:
         """Everything that is looked at every 10 steps."""
-        n, losses = self._n, list(self._losses)
-        numbers = self._numbers(losses)
-        recent, noise = numbers["loss"], numbers["noise"]
-        start = numbers["loss_start"]
+        n = self._n
+        losses, recents = self._known()
+        numbers = self._numbers(losses, recents)
         if n >= RECENT:
-            tail = losses[-TURN:]
-            middle = median(tail)
-            spread = 1.4826 * median(abs(loss - middle) for loss in tail)
-            self._ceiling = middle + SPIKE * max(spread, 1e-6 * abs(middle))
-            if math.isinf(self._calm):
-                self._calm = noise
-            if recent > max(start, self._second) + RISEN * min(noise, 2 * self._calm):
-                reason = f"the loss, {recent:.3g}, is above the first, {start:.3g}"
-                factor = FAR_DOWN if self._early and n <= WINDOW else DOWN
-                return self._say("diverging", t, factor, reason, numbers)
-            gained = start - self._best
-            if recent - self._best > max(LOST * gained, SPIKE * noise) and gained > 0:
-                reason = f"the loss rose from {self._best:.3g} to {recent:.3g}"
-                return self._say("diverging", t, DOWN, reason, numbers)
-            self._best = min(self._best, recent)
+            if not recents:  # nothing new is known of the loss
+                return self._verdict
+            if self._diverges(t, losses, numbers):
+                return self._verdict
         if n < WINDOW:
             reason = f"{n} of {WINDOW} steps seen"
             return self._say("inconclusive", t, 1.0, reason, numbers)
+        if len(losses) < WINDOW // 2:
+            reason = f"only {len(losses)} of the last {WINDOW} losses are known"
+            return self._say("inconclusive", t, 1.0, reason, numbers)
         if n == WINDOW and self._early:
             return self._judge_start(t, losses, numbers)
-        if self._early and n < 2 * WINDOW:  # all of the window is after the start
-            kept = self._verdict
-            if kept.kind not in ("diverging", "inconclusive"):
-                return self._say(kept.kind, t, kept.factor, kept.reason, numbers)
-        if n % TURN == 0 or self._verdict.kind == "diverging":
-            return self._judge_later(t, numbers)
         kept = self._verdict
+        if self._early and n < 2 * WINDOW and kept.kind not in ("diverging", "inconclusive"):
+            # Not all of the window is after the start.
+            return self._say(kept.kind, t, kept.factor, kept.reason, numbers)
+        if n % TURN == 0 or kept.kind == "diverging":
+            return self._judge_later(t, numbers)
         return self._say(kept.kind, t, kept.factor, kept.reason, numbers)
 
-    def _numbers(self, losses: list[float]) -> dict[str, float]:
-        moved, weights, grad, ratio = self._last
-        steps = [abs(b - a) for a, b in pairwise(losses[-TURN:])]
-        noise = 1.4826 * median(steps) / math.sqrt(2) if steps else 0.0
-        recent = median(losses[-RECENT:])
-        assert self._start is not None
-        numbers = {"loss_start": self._start, "loss": recent, "noise": noise}
-        if self._n >= 2 * RECENT:
-            fell = median(losses[:RECENT]) - recent
-            numbers["fall"] = fell / noise if noise > 0 else math.copysign(math.inf, fell)
+    def _known(self) -> tuple[list[float], list[float]]:
+        """The losses of the window that are known, and those of the last 20 steps."""
+        losses = list(self._losses)
+        recents = losses[-RECENT:]
+        if not math.isnan(sum(losses)):  # none of them is
+            return losses, recents
+        return [x for x in losses if not math.isnan(x)], [x for x in recents if not math.isnan(x)]
+
+    def _diverges(self, t: int, losses: list[float], numbers: dict[str, float]) -> bool:
+        """Whether the loss is lost, which is said then; and what a spike would be from here."""
+        start, recent, noise = (numbers[key] for key in ("loss_start", "loss", "noise"))
+        tail = losses[-TURN:]
+        middle = median(tail)
+        spread = 1.4826 * median([abs(loss - middle) for loss in tail])
+        self._ceiling = middle + SPIKE * max(spread, 1e-6 * abs(middle))
+        if math.isinf(self._calm):
+            self._calm = noise
+        if recent > max(start, self._second) + RISEN * min(noise, 2 * self._calm):
+            reason = f"the loss, {recent:.3g}, is above the first, {start:.3g}"
+            factor = FAR_DOWN if self._early and self._n <= WINDOW else DOWN
+            self._say("diverging", t, factor, reason, numbers)
+            return True
+        gained = start - self._best
+        if recent - self._best > max(LOST * gained, SPIKE * noise) and gained > 0:
+            reason = f"the loss rose from {self._best:.3g} to {recent:.3g}"
+            self._say("diverging", t, DOWN, reason, numbers)
+            return True
+        self._best = min(self._best, recent)
+        return False
+
+    def _numbers(self, losses: list[float], recents: list[float]) -> dict[str, float]:
+        """What is known, by name: of the losses in the window and of the last 20 of them."""
+        numbers: dict[str, float] = {}
+        if self._start is not None and recents:
+            tail = losses[-TURN:]
+            steps = list(map(abs, map(sub, tail[1:], tail)))
+            noise = 1.4826 * median(steps) / math.sqrt(2) if steps else 0.0
+            recent = median(recents)
+            numbers |= {"loss_start": self._start, "loss": recent, "noise": noise}
+            if self._n >= 2 * RECENT:
+                fell = median(losses[:RECENT]) - recent
+                numbers["fall"] = fell / noise if noise > 0 else math.copysign(math.inf, fell)
         if self._n >= RECENT:
             aligned = _mean(self._cosines)
             if self._early and self._n <= WINDOW:
                 aligned = (aligned + self._first_cosine) / 2
             numbers["alignment"] = aligned
-        if self._early and self._n <= WINDOW:
+        if self._early and self._n <= WINDOW and not math.isnan(self._first_updates):
             numbers["first_updates"] = self._first_updates
-        numbers["update_to_weight"] = moved / weights if weights else math.inf
-        numbers["grad_norm"] = grad
-        if ratio is not None:
-            numbers["g2_over_v"] = ratio
+        last = self._last
+        if last.moved is not None and last.weights is not None:
+            numbers["update_to_weight"] = last.moved / last.weights if last.weights else math.inf
+        if last.grad is not None:
+            numbers["grad_norm"] = last.grad
+        if last.ratio is not None:
+            numbers["g2_over_v"] = last.ratio
         return numbers
 
     def _judge_start(self, t: int, losses: list[float], numbers: dict[str, float]) -> Verdict:
@@ -370,11 +460,12 @@ class Monitor:
         return self._say("inconclusive", t, 1.0, f"between two verdicts: {words}", numbers)
 
     def _spike(self, t: int, loss: float) -> Verdict:
-        tail = list(self._losses)[-TURN:-1]
+        losses, recents = self._known()
+        tail = losses[-TURN:-1]
         middle = median(tail)
-        spread = 1.4826 * median(abs(one - middle) for one in tail)
+        spread = 1.4826 * median([abs(one - middle) for one in tail])
         z = (loss - middle) / spread if spread > 0 else math.inf
-        numbers = {**self._numbers(list(self._losses)), "z": z}
+        numbers = {**self._numbers(losses, recents), "z": z}
         reason = f"loss {loss:.3g} where {middle:.3g} was usual, z = {z:.3g}"
         verdict = Verdict("spike", t, 1.0, reason, numbers)
         if self._callback is not None:
@@ -388,6 +479,31 @@ class Monitor:
         if self._callback is not None:
             self._callback(t, verdict.to_dict())
         return verdict
+
+
+def _number(argument: str, x: Any) -> float:
+    """A number of any type, infinite where it is too large for a float."""
+    try:
+        return float(x)
+    except OverflowError:
+        return math.inf
+    except (TypeError, ValueError):
+        raise TypeError(f"{argument}: got {x!r}, wanted a number") from None
+
+
+def _or_nan(x: float | None) -> float:
+    return math.nan if x is None else x
+
+
+def _are_finite(*values: float | None) -> bool:
+    """Whether none is known not to be."""
+    return all(value is None or math.isfinite(value) for value in values)
+
+
+def median(values: list[float]) -> float:
+    """The same as the one of `statistics`, in half the time: logs are long."""
+    ordered, half = sorted(values), len(values) // 2
+    return ordered[half] if len(values) % 2 else (ordered[half - 1] + ordered[half]) / 2
 
 
 def _mean(values: deque[float]) -> float:

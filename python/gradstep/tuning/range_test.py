@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checks import real, type_name, whole
 from .handles import ADAPTIVE, MOMENTUM, PLAIN, handle
 
 Array = NDArray[np.float64]
@@ -34,7 +35,7 @@ STOP = 4.0  # nothing more to learn: above the first loss by so many times the f
 FALL = 4.0  # σ of a smoothed loss: a fall below it is noise
 CLEAR = 12.0  # the same, for a high confidence
 WIDE = 10**1.6  # so many rates in the band tell little of which is best
-DENSE = 10.0  # points a decade
+DENSE = 10.0  # points per decade
 LEAST = 10  # points
 
 
@@ -201,7 +202,7 @@ def range_test(
                 _all(back)
             for i, rate in enumerate(rates.tolist()):
                 target.set_lr(rate)
-                losses[sweep, i] = _loss(train_step, first=i == 0)
+                losses[sweep, i] = _loss(train_step, steps, first=i == 0)
                 steps += 1
                 if progress is not None:
                     progress(steps)
@@ -213,19 +214,15 @@ def range_test(
 
 
 def _rate(argument: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{argument}: got {type(value).__name__}, wanted a finite number > 0")
-    if not 0 < float(value) < math.inf:
-        raise ValueError(f"{argument}: got {value}, wanted a finite number > 0")
-    return float(value)
+    wanted = "a finite number > 0"
+    rate = real(argument, value, wanted, got=type_name)
+    if not 0 < rate < math.inf:
+        raise ValueError(f"{argument}: got {value}, wanted {wanted}")
+    return rate
 
 
 def _count(argument: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{argument}: got {type(value).__name__}, wanted an integer ≥ {least}")
-    if value < least:
-        raise ValueError(f"{argument}: got {value}, wanted at least {least}")
-    return int(value)
+    return whole(argument, value, least, f"an integer ≥ {least}", got=type_name)
 
 
 def _check_function(argument: str, value: Any) -> None:
@@ -249,14 +246,20 @@ def _all(actions: list[Callable[[], object]]) -> None:
         raise raised
 
 
-def _loss(train_step: Callable[[], Any], first: bool) -> float:
-    """The loss of one step: NaN where the numbers ran out, but for the first."""
+def _loss(train_step: Callable[[], Any], step: int, first: bool) -> float:
+    """The loss of one step: NaN where the numbers ran out, except for the first."""
     try:
         value = train_step()
     except ArithmeticError:
         if first:
             raise
         return math.nan
+    except StopIteration:
+        raise ValueError(
+            f"train_step: got StopIteration from it at step {step + 1}, where its minibatches came "
+            "to an end, wanted one that begins again with them: next() of an iterator that is "
+            "made anew, or of itertools.cycle"
+        ) from None
     if isinstance(value, bool) or not isinstance(value, Real):
         kind = type(value).__name__
         if value is None:
@@ -347,7 +350,7 @@ def read(rates: Array, losses: Array, kind: str | None = None) -> RangeTest:
     Returns:
         The :class:`RangeTest`.
     """
-    density = (len(rates) - 1) / math.log10(rates[-1] / rates[0])  # points a decade
+    density = (len(rates) - 1) / math.log10(rates[-1] / rates[0])  # points per decade
     width = max(1.0, SMOOTH * density)
     smoothed = np.full(len(rates), np.nan)
     middle = np.median(losses, axis=0)
@@ -382,20 +385,30 @@ def read(rates: Array, losses: Array, kind: str | None = None) -> RangeTest:
     suggestion = math.sqrt(begin * end) / DIVISOR[kind]
     factor = MARGIN * (end / begin) ** 0.25
     interval = suggestion / factor, suggestion * factor
+    found = _doubts(rates, curve, density)
+    if fall < CLEAR * error:
+        found.append("the loss fell by little more than its noise: try more sweeps")
+    if not found:
+        text = f"the loss fell by {fall:.2g}, {fall / error:.0f} times its noise, and rose again"
+        return said("high", text, interval, suggestion)
     falling = curve.begin < _head(len(rates))
+    confidence: Confidence = "low" if falling or len(found) > 1 else "medium"
+    return said(confidence, "; ".join(found), interval, suggestion)
+
+
+def _doubts(rates: Array, curve: _Curve, density: float) -> list[str]:
+    """What of the rates that were tried leaves the curve's bottom in doubt."""
+    wide = float(rates[curve.end] / rates[curve.begin])
     doubts = [
-        (falling, f"the loss fell from the start: begin at a rate below {rates[0]:.2g}"),
+        (
+            curve.begin < _head(len(rates)),
+            f"the loss fell from the start: begin at a rate below {rates[0]:.2g}",
+        ),
         (
             curve.end == len(rates) - 1,
             f"the loss never rose: above {rates[-1]:.2g} it may be as low",
         ),
-        (end / begin > WIDE, f"the loss is alike over {math.log10(end / begin):.1f} decades"),
-        (fall < CLEAR * error, "the loss fell by little more than its noise: try more sweeps"),
-        (density < DENSE, f"there are only {density:.1f} points a decade"),
+        (wide > WIDE, f"the loss is alike over {math.log10(wide):.1f} decades"),
+        (density < DENSE, f"there are only {density:.1f} points per decade"),
     ]
-    found = [text for holds, text in doubts if holds]
-    if not found:
-        text = f"the loss fell by {fall:.2g}, {fall / error:.0f} times its noise, and rose again"
-        return said("high", text, interval, suggestion)
-    confidence: Confidence = "low" if falling or len(found) > 1 else "medium"
-    return said(confidence, "; ".join(found), interval, suggestion)
+    return [text for holds, text in doubts if holds]

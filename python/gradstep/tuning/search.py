@@ -24,6 +24,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from ..checks import whole
 from ..extras import need
 from . import sharing
 from .searched import Method, Outcome, SearchResult, Tried
@@ -83,32 +84,23 @@ def _plan(
         raise ValueError(wanted + (": the lower rate first" if 0 < high < low else ""))
     if method not in METHODS:
         raise ValueError(f"method: got {method!r}, wanted one of {', '.join(METHODS)}")
-    trials = _whole("trials", trials)
+    trials = whole("trials", trials)
     least = {"grid": 2, "random": 1, "tpe": STARTUP + 1}[method]
     if trials < least:
         why = {"grid": "both ends of lr", "random": "a rate", "tpe": f"{STARTUP} are random"}
         raise ValueError(f"trials: got {trials}, wanted at least {least}: {why[method]}")
     if isinstance(seeds, Iterable):
-        listed = tuple(_whole("seeds", one) for one in seeds)
+        listed = tuple(whole("seeds", one) for one in seeds)
     else:
-        listed = tuple(range(_whole("seeds", seeds)))
+        listed = tuple(range(whole("seeds", seeds)))
     if not listed or len(set(listed)) < len(listed):
         raise ValueError(f"seeds: got {seeds!r}, wanted how many, or different ones")
     if not isinstance(prune, bool) and not callable(getattr(prune, "prune", None)):
         raise TypeError(f"prune: got {prune!r}, wanted True, False or a pruner of Optuna's")
-    seed = _whole("seed", seed)
+    seed = whole("seed", seed)
     if seed < 0:
         raise ValueError(f"seed: got {seed}, wanted 0 or more")
     return _Plan(low, high, method, trials, listed, _storage(storage), prune, seed)
-
-
-def _whole(name: str, value: Any) -> int:
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name}: got {value!r}, wanted a whole number") from None
 
 
 def _storage(storage: Any) -> Any:
@@ -181,7 +173,7 @@ def _rate(study: Any, trial: Any, plan: _Plan) -> float:
     optuna = sharing.optuna()
     rate = trial.user_attrs.get("lr")
     if rate is None:
-        # A sampler a trial: what it draws depends on the seed and the trials before, not on who
+        # One sampler per trial: what it draws depends on the seed and the trials before, not on who
         # asks, so that a search that is continued goes on as one that was not interrupted.
         place = len(sharing.below(study, trial))
         mixed = np.random.SeedSequence([plan.seed, place]).generate_state(1)
@@ -497,9 +489,7 @@ def search(
         1.0
     """
     plan = _plan(lr, method, trials, seeds, storage, prune, seed)
-    workers = _whole("workers", workers)
-    if workers < 1:
-        raise ValueError(f"workers: got {workers}, wanted at least 1")
+    workers = whole("workers", workers, 1)
     if workers > 1 and not isinstance(plan.storage, Path | None):
         raise TypeError(f"storage: got {storage!r}, wanted a path, for {workers} workers share it")
     _takes_rate_and_seed(objective)

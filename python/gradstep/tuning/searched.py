@@ -65,7 +65,7 @@ class SearchResult:
         return "low" if self.tried[0].rate > self.best / EDGE else ""
 
     def __str__(self) -> str:
-        """A table, one line a rate."""
+        """A table, one line per rate."""
         several = len(self.seeds) > 1
         rows = [
             (
@@ -104,7 +104,7 @@ class SearchResult:
         }
 
     def to_csv(self, path: Path | str) -> Path:
-        """Write one line a rate: rate, outcome, step, mean loss, and the last loss by seed.
+        """Write one line per rate: rate, outcome, step, mean loss, and the last loss by seed.
 
         Cells of runs that were not made are empty; a loss may be `inf` or `nan`.
         """

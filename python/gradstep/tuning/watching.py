@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+import multiprocessing
+import os
+import signal
+import threading
+from array import array
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from itertools import chain
+from operator import itemgetter, le, truediv
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import plots
 from .finding import Refused
-from .monitor import Monitor, Verdict
+from .monitor import NORMS, Measured, Monitor, Verdict
 
-NEEDED = ("loss", "t", "update_norm", "param_norm", "grad_norm")
+NEEDED = ("loss", "t", *NORMS)
 OPTIONAL = ("cosine", "g2_over_v")
+BLOCK = 1 << 18  # characters read at once
+SHARED = 1 << 26  # bytes from which on a log is read by several processes
+LONGEST = 1 << 20  # characters of a line
+LAST_STEP = 1 << 52
 
 
 @dataclass(frozen=True)
@@ -24,16 +38,17 @@ class Watched:
     `verdict`: the last. `history`: each that was another than the one before, and after how many
     lines; spikes and those that say nothing are left out. `spikes`: how many there were. `steps`,
     `losses`, `rates`, `ratios`: of every line, the rate of the first group and update over weights;
-    NaN where unknown. `unfinished`: whether the last line had no end and was left out.
+    NaN where unknown; arrays, since a log may be long. `unfinished`: whether the last line had no
+    end and was left out.
     """
 
     verdict: Verdict
     history: tuple[tuple[int, Verdict], ...]
     spikes: int
-    steps: tuple[int, ...]
-    losses: tuple[float, ...]
-    rates: tuple[float, ...]
-    ratios: tuple[float, ...]
+    steps: Sequence[int]
+    losses: Sequence[float]
+    rates: Sequence[float]
+    ratios: Sequence[float]
     unfinished: bool
 
     def plot(self, path: Path | str, *, title: str = "A run and its verdict") -> Path:
@@ -46,95 +61,297 @@ class Watched:
         return plots.run(self.losses, self.rates, self.ratios, path, title=title, marks=marks)
 
 
-def watch(path: Path | str, *, momentum: bool | None = None) -> Watched:
+def watch(path: Path | str, *, momentum: bool | None = None, workers: int = 1) -> Watched:
     """Have a :class:`Monitor` look at a log.
 
     Args:
-        path: a file with one JSON object a line: ``loss`` and the keys of a report, of every step.
-            null stands for what is not finite, or not known.
+        path: a file with one JSON object per line, that of a step: ``loss`` and a report's keys.
+            null stands for what is not known, and is not judged; NaN and Infinity, as Python writes
+            them, for what is not finite.
         momentum: see :class:`Monitor`.
+        workers: processes that read the JSON of a long log, which takes most of the time; 1: this
+            one.
 
     Raises:
         Refused: a line is no such object; it is named.
         OSError: the file cannot be read.
     """
-    monitor = Monitor(momentum=momentum)
-    history: list[tuple[int, Verdict]] = []
-    kind, spikes = "inconclusive", 0
-    rows: list[tuple[int, float, float, float]] = []
+    log = _Log(Monitor(momentum=momentum))
     unfinished = False
-    for number, text, ended in _lines(Path(path)):
-        try:
-            entry = _entry(text)
-        except ValueError as error:
-            if not ended:
-                unfinished = True
-                break
-            raise Refused(f"{path}, line {number}: {error}") from None
-        loss = entry.pop("loss")
-        if rows and entry["t"] < rows[-1][0]:  # it went back to an earlier state
-            monitor.restart()
-        verdict = monitor(entry, loss)
-        if verdict.kind == "spike":
-            spikes += 1
-        elif verdict.kind != kind:
-            kind = verdict.kind
-            history.append((len(rows) + 1, verdict))
-        weights = entry.get("param_norm", math.nan)
-        ratio = entry.get("update_norm", math.nan) / weights if weights else math.nan
-        rate = entry.get("lr")
-        if isinstance(rate, list):
-            rate = rate[0] if rate else None
-        rows.append((entry["t"], loss, math.nan if rate is None else float(rate), ratio))
-    if not rows:
+    for block, columns in _read(Path(path), workers):
+        if columns is not None:
+            log.take_columns(columns)
+            continue
+        for number, text in zip(block.numbers, block.lines, strict=True):
+            try:
+                log.take(*_step(_object(text)))
+            except ValueError as error:
+                if not block.ended and number == block.numbers[-1] and len(text) < LONGEST:
+                    unfinished = True
+                    break
+                raise Refused(f"{path}, line {number}: {error}") from None
+    if not log.steps:
         raise Refused(f"{path}: got no complete line, wanted one JSON object for each step")
-    steps, losses, rates, ratios = zip(*rows, strict=True)
-    told = tuple(one for one in history if one[1].kind != "inconclusive")
+    told = tuple(one for one in log.history if one[1].kind != "inconclusive")
     return Watched(
-        monitor.verdict, told, spikes, steps, losses, rates, ratios, unfinished
+        log.monitor.verdict, told, log.spikes, log.steps, log.losses, log.rates, log.ratios,
+        unfinished,
     )  # fmt: skip
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str, bool]]:
-    """Number, text and whether it ends, of each line that is not empty."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield number, line, line.endswith("\n")
+class _Log:
+    """What is gathered of a log, from its first line on; see :class:`Watched`."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self.monitor = monitor
+        self.history: list[tuple[int, Verdict]] = []
+        self.spikes = 0
+        self.steps, self.losses = array("q"), array("d")
+        self.rates, self.ratios = array("d"), array("d")
+        self._kind = "inconclusive"
+
+    def take(self, step: Measured, skipped: bool) -> None:
+        if self.steps and step.t < self.steps[-1]:  # it went back to an earlier state
+            self.monitor.restart()
+        self.steps.append(step.t)
+        self._hear(self.monitor.skip(step.t) if skipped else self.monitor.take(step))
+        self.losses.append(_or_nan(step.loss))
+        self.rates.append(_or_nan(step.rate))
+        weights = _or_nan(step.weights)
+        self.ratios.append(_or_nan(step.moved) / weights if weights else math.nan)
+
+    def take_columns(self, columns: _Columns) -> None:
+        """The same for many lines, of which everything is known and finite."""
+        count, begin = len(columns.t), 0
+        while begin < count:
+            if self.steps and columns.t[begin] < self.steps[-1]:
+                self.monitor.restart()
+            end = min(count, begin + self.monitor.until_look)
+            part = slice(begin, end)
+            cosines = [cosine for cosine in columns.cosines[part] if cosine is not None]
+            losses = columns.losses[part]
+            verdict = self.monitor.take_calm(losses, cosines, columns.row(end - 1))
+            if verdict is None:
+                for i in range(begin, end):
+                    self.take(columns.row(i), skipped=False)
+            else:
+                self.steps.extend(columns.t[part])
+                self.losses.extend(losses)
+                self.rates.extend(columns.rates[part])
+                self.ratios.extend(columns.ratios[part])
+                self._hear(verdict)
+            begin = end
+
+    def _hear(self, verdict: Verdict) -> None:
+        if verdict.kind == "spike":
+            self.spikes += 1
+        elif verdict.kind != self._kind:
+            self._kind = verdict.kind
+            self.history.append((len(self.steps), verdict))
 
 
-def _entry(text: str) -> dict[str, Any]:
-    """A line's object, as the monitor wants it.
+class _Block(NamedTuple):
+    """Lines of a log that are not empty, their numbers, and whether the last of them ends."""
+
+    numbers: list[int]
+    lines: list[str]
+    ended: bool
+
+
+def _blocks(path: Path) -> Iterator[_Block]:
+    """A log, some hundred lines at a time: so many are read faster than each alone."""
+    first, rest = 1, ""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        while text := file.read(BLOCK):
+            lines = (rest + text).split("\n")
+            rest = lines.pop()
+            if len(rest) >= LONGEST:
+                lines.append(rest)
+            yield _block(first, lines, True)
+            first += len(lines)
+    if rest:
+        yield _block(first, [rest], False)
+
+
+def workers_for(path: Path) -> int:
+    """How many processes are to read a log: one for each processor, if it is long."""
+    try:
+        if path.stat().st_size < SHARED:
+            return 1
+        return min(4, len(os.sched_getaffinity(0)))
+    except (OSError, AttributeError):  # none there, or a system that does not tell
+        return 1
+
+
+def _read(path: Path, workers: int) -> Iterator[tuple[_Block, _Columns | None]]:
+    """The blocks of a log, and what their lines say."""
+    blocks = _blocks(path)
+    if workers > 1:
+        context = multiprocessing.get_context("spawn")
+        waiting: deque[tuple[_Block, Future[_Columns | None]]] = deque()
+        try:
+            with ProcessPoolExecutor(workers, context, _begin_worker) as pool:
+                for block in blocks:
+                    waiting.append((block, pool.submit(_columns, block)))
+                    if len(waiting) > 4 * workers:  # no more of the log is kept than that
+                        oldest, future = waiting.popleft()
+                        yield oldest, future.result()
+                for oldest, future in waiting:
+                    yield oldest, future.result()
+        except BrokenProcessPool:
+            raise Refused(f"{path}: a process that read it was ended by another") from None
+        return
+    for block in blocks:
+        yield block, _columns(block)
+
+
+def _begin_worker() -> None:
+    """Leave Ctrl-C, which goes to all processes, to the one that was started, and end with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _block(first: int, lines: list[str], ended: bool) -> _Block:
+    numbers = [number for number, line in enumerate(lines, first) if line.strip()]
+    return _Block(numbers, [lines[number - first] for number in numbers], ended)
+
+
+class _Columns(NamedTuple):
+    """The steps of a block, everything of which is known and finite; cosines may be missing."""
+
+    t: array[int]
+    losses: array[float]
+    norms: tuple[array[float], array[float], array[float]]
+    rates: array[float]
+    ratios: array[float]  # of the update and the weights
+    cosines: Sequence[float | None]
+    squares: Sequence[float | None]  # g²/v
+
+    def row(self, i: int) -> Measured:
+        moved, weights, grad = (norm[i] for norm in self.norms)
+        cosine, square = self.cosines[i], self.squares[i]
+        return Measured(
+            self.t[i], self.losses[i], self.rates[i], moved, weights, grad, cosine, square
+        )
+
+
+def _columns(block: _Block) -> _Columns | None:
+    """The columns of a block; None where its lines are to be looked at one by one."""
+    try:
+        # What lies between shows that each line is one value, and no part of one.
+        values = json.loads(f"[{',null,'.join(block.lines)}]")
+        entries = values[::2]
+        if len(entries) != len(block.lines) or any(values[1::2]):
+            return None
+        keys = tuple(entries[0])
+        rows = map(itemgetter(*keys), entries)  # a KeyError where one has others
+        table = dict(zip(keys, zip(*rows, strict=True), strict=True))
+        t, *needed = (table[key] for key in ("t", "loss", *NORMS))
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    unknown = (None,) * len(entries)
+    cosines, squares, skipped = (table.get(key, unknown) for key in (*OPTIONAL, "skipped"))
+    rates = table.get("lr", (math.nan,) * len(entries))
+    perhaps = set(map(type, chain(cosines, squares)))
+    if not (
+        set(map(len, entries)) == {len(keys)}
+        and set(map(type, t)) == {int}
+        and set(map(type, chain(*needed, rates))) <= {float, int}
+        and perhaps <= {float, int, type(None)}
+        and set(map(type, skipped)) <= {bool, type(None)}
+        and not any(skipped)
+    ):
+        return None
+    optional = (x for x in chain(cosines, squares) if x is not None)
+    try:
+        steps, losses, rate = array("q", t), array("d", needed[0]), array("d", rates)
+        moved, weights, grad = (array("d", norm) for norm in needed[1:])
+        finite = all(map(math.isfinite, chain(losses, moved, weights, grad, optional)))
+    except OverflowError:  # an integer that no float holds
+        return None
+    rises = steps[0] >= 0 and steps[-1] < LAST_STEP and all(map(le, steps, steps[1:]))
+    if not (finite and rises and all(weights)):
+        return None
+    ratios = array("d", map(truediv, moved, weights))
+    return _Columns(steps, losses, (moved, weights, grad), rate, ratios, cosines, squares)
+
+
+def _step(entry: dict[str, Any]) -> tuple[Measured, bool]:
+    """What a line says of a step, and whether that was skipped.
+
+    Raises:
+        ValueError: it is no object of a step.
+    """
+    get = entry.get
+    skipped = get("skipped")
+    if skipped is not None and not isinstance(skipped, bool):
+        raise ValueError(f"skipped: got {_kind(skipped)}, wanted true or false")
+    for key in NEEDED:
+        if key not in entry and not (skipped and key.endswith("norm")):
+            raise ValueError(f"got no {key!r}, wanted it, as an optimizer with stats reports it")
+    t = entry["t"]
+    if type(t) is not int or not 0 <= t < LAST_STEP:
+        got = _shown(t) if isinstance(t, int | float) and not isinstance(t, bool) else _kind(t)
+        raise ValueError(f"t: got {got}, wanted a whole number from 0, below 2**52")
+    loss, moved, weights, grad = (_number(key, get(key)) for key in ("loss", *NORMS))
+    cosine, ratio = (_number(key, get(key)) for key in OPTIONAL)
+    rate, wanted = get("lr"), "a number or a list of numbers"
+    rates = [_number("lr", one, wanted) for one in (rate if isinstance(rate, list) else [rate])]
+    first = rates[0] if rates else None
+    return Measured(t, loss, first, moved, weights, grad, cosine, ratio), bool(skipped)
+
+
+def _object(text: str) -> dict[str, Any]:
+    """A line's object.
 
     Raises:
         ValueError: it is none.
     """
+    if len(text) >= LONGEST:
+        raise ValueError(f"got {LONGEST:,} characters and more, wanted one JSON object of a step")
     try:
         entry = json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"got no JSON ({error.msg}), wanted an object") from None
+    except RecursionError:
+        raise ValueError("got JSON that is nested too deeply, wanted an object") from None
+    except ValueError:  # the only other one: Python reads no integer of so many digits
+        raise ValueError("got a number of thousands of digits, wanted an object") from None
     if not isinstance(entry, dict):
         raise ValueError(f"got {_kind(entry)}, wanted an object")
-    skipped = entry.get("skipped", False) is True
-    for key in NEEDED:
-        if key not in entry and not (skipped and key.endswith("norm")):
-            raise ValueError(f"got no {key!r}, wanted it, as an optimizer with stats reports it")
-    for key in (*NEEDED, *OPTIONAL):
-        if key not in entry:
-            continue
-        value = entry[key]
-        if value is None and key not in OPTIONAL and key != "t":
-            entry[key] = math.nan
-        elif isinstance(value, bool) or not isinstance(value, int | float | None):
-            raise ValueError(f"{key}: got {_kind(value)}, wanted a number")
-    if not isinstance(entry["t"], int) or entry["t"] < 0:
-        got = _kind(None) if entry["t"] is None else repr(entry["t"])
-        raise ValueError(f"t: got {got}, wanted a whole number from 0")
-    rate = entry.get("lr")
-    for one in rate if isinstance(rate, list) else [rate]:
-        if isinstance(one, bool) or not isinstance(one, int | float | None):
-            raise ValueError(f"lr: got {_kind(one)}, wanted a number or a list of numbers")
     return entry
+
+
+def _or_nan(x: float | None) -> float:
+    return math.nan if x is None else x
+
+
+def _number(key: str, value: Any, wanted: str = "a number") -> float | None:
+    """A value as a float; None for null, which is not known.
+
+    Raises:
+        ValueError: it is no number, or none that a float can hold.
+    """
+    if value is None or type(value) is float:
+        return value
+    if type(value) is not int:
+        raise ValueError(f"{key}: got {_kind(value)}, wanted {wanted}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{key}: got {_shown(value)}, wanted {wanted} below 1e308") from None
+
+
+def _shown(number: float) -> str:
+    text = repr(number)
+    return text if len(text) <= 25 else f"a number of {len(text)} digits"
 
 
 def _kind(value: Any) -> str:

@@ -10,6 +10,11 @@ from ..arguments import FOREVER
 from ..base import Schedule, join
 
 
+def _check_length(argument: str, steps: int) -> None:
+    if steps <= 0:
+        raise ValueError(f"{argument}: got {steps!r}, wanted an integer > 0")
+
+
 def ExponentialDecay(
     initial_learning_rate: SupportsFloat,
     decay_steps: int,
@@ -36,7 +41,10 @@ def PolynomialDecay(
     power: SupportsFloat = 1.0,
     cycle: bool = False,
 ) -> Schedule:
-    """``(η - e)·(1 - t/T)^p + e``."""
+    """``(η - e)·(1 - t/T)^p + e``; the rate stays at a power of 0."""
+    _check_length("decay_steps", decay_steps)
+    if power == 0:
+        return own.constant(initial_learning_rate)
     return own.polynomial(
         initial_learning_rate, decay_steps, power, end_value=end_learning_rate, cycle=cycle
     )
@@ -60,6 +68,7 @@ def CosineDecay(
     warmup_steps: int = 0,
 ) -> Schedule:
     """A cosine to a part α of its peak; a warm-up before it is added to ``decay_steps``."""
+    _check_length("decay_steps", decay_steps)
     peak = initial_learning_rate if warmup_target is None else warmup_target
     decay = own.cosine(peak, decay_steps, end_value=float(alpha) * float(peak))
     if warmup_target is None:
@@ -79,6 +88,7 @@ def CosineDecayRestarts(
 
     Cycles begin at the real sums of their lengths, between updates if ``t_mul`` is not an integer.
     """
+    _check_length("first_decay_steps", first_decay_steps)
     rate, floor = float(initial_learning_rate), float(initial_learning_rate) * float(alpha)
     if t_mul == 1:
         # η·((1 - α)·m^i·cos² + α)

@@ -23,8 +23,8 @@ def polynomial_schedule(
     transition_steps: int,
     transition_begin: int = 0,
 ) -> Schedule:
-    """``(I - E)·(1 - (t - B)/T)^p + E``; constant at ``init_value`` if there are no steps."""
-    if transition_steps <= 0:
+    """``(I - E)·(1 - (t - B)/T)^p + E``; constant at ``init_value`` without steps or a power."""
+    if transition_steps <= 0 or power == 0:
         return own.constant(init_value)
     decay = own.polynomial(init_value, transition_steps, power, end_value=end_value)
     return decay.shift(transition_begin) if transition_begin > 0 else decay
