@@ -84,11 +84,13 @@ def breakdown(_: str, count: int = 2000) -> dict[str, float]:
         "the core's step over NumPy arrays": cost(lambda: plain.step(flat)),
         "the adapter's step": cost(optimizer.step),
         "of it: p.grad of all": cost(lambda: [p.grad for p in params]),
-        "of it: the native call": cost(lambda: bound.engine._plan.step(grads)),
+        "of it: the native call": cost(lambda: bound.compiled.plan.step(grads)),
         "of it: autograd's version counters": cost(
             lambda: torch.autograd.graph.increment_version(params)
         ),
-        "of it: groups and parameters as they were": cost(lambda: bound.holds(optimizer)),
+        "of it: groups and parameters as they were": cost(
+            lambda: bound.holds(optimizer._holder.state.version, optimizer.param_groups)
+        ),
     }
 
 

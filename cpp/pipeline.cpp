@@ -98,7 +98,8 @@ public:
         for (size_t i = 0; i < tensors_.size(); ++i) {
             const Tensor& tensor = tensors_[i];
             const Group& group = groups_[size_t(tensor.group)];
-            // Without elements, as a shard may be, a tensor has its memory all the same.
+            // Without elements, as a shard may be, a tensor has its memory and its part in sums.
+            two_passes_ |= gradients_[i].data && !group.frozen && group.rule->gathered > 0;
             if (tensor.n == 0 && group.rule->memory_count == 0) continue;
             if (gradients_[i].data && !group.frozen)
                 add_update(i, factor);
@@ -161,7 +162,6 @@ private:
             choice = pipeline::choose(table_, *group.rule, tensor, gradients_[i].storage, options,
                                       clips);
         bytes_ += choice.bytes;
-        two_passes_ |= choice.kernel->gather != nullptr;
         scratch_.active.emplace_back();
         Scratch::Active& active = scratch_.active.back();
         active.tensor = i;

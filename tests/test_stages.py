@@ -327,7 +327,7 @@ def test_copies_show_what_is_to_be_evaluated(rule, dtype):
     """Within averaged() the model that reads a copy sees what the parameter shows."""
     w, low = normal(700, dtype), np.zeros(700, np.float32)
     options = {} if gs.rule.RULES[rule].shows else {"average": 0.5}
-    opt = getattr(gs, rule)(w, lr=0.1, copy_to=low, **options)
+    opt = getattr(gs, rule)(w, lr=10.0 if rule == "LARS" else 0.1, copy_to=low, **options)
     for _ in range(3):
         opt.step(normal(700, dtype))
     before, copied = w.copy(), low.copy()

@@ -36,6 +36,7 @@ public:
             return true;
         }
         static bool is_exact(PyObject*, const ArrayView&) { return true; }
+        static bool has_memory(PyObject*, const ArrayView&) { return true; }
         static bool is_plain(PyObject* object) {
             return Py_TYPE(object) == py::detail::npy_api::get().PyArray_Type_;
         }

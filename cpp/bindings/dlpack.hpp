@@ -37,7 +37,14 @@ public:
     // Who offers the functions, found once from a type.
     class Source {
     public:
-        explicit Source(const py::type& type) : type_(type) {
+        // handle: where the framework's own tensor lies in a tensor's object, in bytes, for its two
+        // functions that tell how many bytes a tensor's memory has and at which element it begins;
+        // -1: they are not known.
+        explicit Source(const py::type& type, int handle = -1, uintptr_t storage_size = 0,
+                        uintptr_t storage_offset = 0)
+            : type_(type), handle_(handle),
+              storage_size_(reinterpret_cast<Ask>(storage_size)),
+              storage_offset_(reinterpret_cast<Ask>(storage_offset)) {
             const py::capsule capsule = type.attr("__dlpack_c_exchange_api__");
             exchange_ = static_cast<const DlExchange*>(
                 PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
@@ -55,6 +62,15 @@ public:
             PyErr_Clear();
             return false;
         }
+        // Whether the memory was not shrunk behind the shape of a plain tensor.
+        bool has_memory(PyObject* object, const TensorView& view) const {
+            if (handle_ < 0 || view.size() == 0) return true;
+            void* const handle = reinterpret_cast<char*>(object) + handle_;
+            int64_t bytes = 0, offset = 0;
+            if (storage_size_(handle, &bytes) != 0 || storage_offset_(handle, &offset) != 0)
+                return false;
+            return offset * int64_t(view.itemsize()) + view.bytes() <= bytes;
+        }
         // PyTorch negates some numbers only when they are read: the imaginary part of a conjugate.
         // Those lie two apart in memory and are refused for it, unless there is only one.
         bool is_exact(PyObject* object, const TensorView& view) const {
@@ -66,8 +82,11 @@ public:
         }
 
     private:
+        using Ask = int (*)(void* tensor, int64_t* answer);    // 0: answered
         py::type type_;
         const DlExchange* exchange_;
+        int handle_;
+        Ask storage_size_, storage_offset_;
     };
 
     char* data() const { return static_cast<char*>(tensor_.data) + tensor_.byte_offset; }

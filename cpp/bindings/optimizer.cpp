@@ -136,16 +136,16 @@ void bind_plans(py::module_& m) {
     bind_plan<TensorView>(m, "TensorPlan")
         .def(py::init([](const Rules& rules, const Tensors& tensors, Counts counts, Counts clock,
                          Numbers settings, Shared controls, Numbers sums, Numbers gathered,
-                         Numbers averages, const py::type& type) {
+                         Numbers averages, const TensorView::Source& source) {
                  return std::make_unique<Plan<TensorView>>(
                      rules, tensors, std::move(counts), std::move(clock), std::move(settings),
                      std::move(controls), std::move(sums), std::move(gathered),
-                     std::move(averages), TensorView::Source(type));
+                     std::move(averages), source);
              }),
              py::kw_only(), py::arg("rules"), py::arg("tensors"), py::arg("counts").noconvert(),
              py::arg("clock").noconvert(), py::arg("settings").noconvert(), py::arg("controls"),
              py::arg("sums").noconvert(), py::arg("gathered").noconvert(),
-             py::arg("averages").noconvert(), py::arg("type"))
+             py::arg("averages").noconvert(), py::arg("source"))
         .def_readwrite("looks", &Plan<TensorView>::looks)
         .def("read_counts", &Plan<TensorView>::read_counts)
         .def("unshared", &Plan<TensorView>::unshared, py::arg("known"));
@@ -180,6 +180,16 @@ void bind_specs(py::module_& m) {
              py::arg("storages"), py::arg("memory"), py::arg("stochastic"), py::arg("group"),
              py::arg("key"), py::arg("start"), py::arg("first"), py::arg("average"),
              py::arg("copy"), py::arg("own") = py::none());
+    using Source = TensorView::Source;
+    py::class_<Source>(m, "TensorSource")
+        .def(py::init<const py::type&, int, uintptr_t, uintptr_t>(), py::arg("type"),
+             py::arg("handle") = -1, py::arg("storage_size") = 0, py::arg("storage_offset") = 0)
+        .def(
+            "has_memory",
+            [](const Source& source, const py::object& tensor) {
+                return source.has_memory(tensor.ptr(), source(tensor));
+            },
+            py::arg("tensor"));
     py::class_<Controls, std::shared_ptr<Controls>>(m, "Controls")
         .def(py::init<>())
         .def_readwrite("clip_norm", &Controls::clip_norm)
@@ -208,10 +218,10 @@ void bind_optimizer(py::module_& m) {
     m.def("norm", &norm, py::arg("arrays"));
     m.def(
         "sum_squares_of_tensors",
-        [](const py::list& tensors, const py::type& type, double scale) {
-            return sum_squares<TensorView>(tensors, scale, TensorView::Source(type));
+        [](const py::list& tensors, const TensorView::Source& source, double scale) {
+            return sum_squares<TensorView>(tensors, scale, source);
         },
-        py::arg("tensors"), py::arg("type"), py::arg("scale") = 1.0);
+        py::arg("tensors"), py::arg("source"), py::arg("scale") = 1.0);
     m.attr("overflow_scale") = pipeline::overflow_scale;
     m.attr("sample_elements") = pipeline::sample_blocks * block_elements;
     m.def("swap", &swap, py::arg("pairs"), py::arg("flag").noconvert());

@@ -293,7 +293,7 @@ private:
             }
             View g;
             if (!view_.is_plain(gradient) || !view_.look(gradient, g) ||
-                !view_.is_exact(gradient, g))
+                !view_.is_exact(gradient, g) || !view_.has_memory(gradient, g))
                 return int64_t(i);
             const int storage = storage_of(table, g);
             if (storage < 0 || !(zero_gradients ? g.writable() : g.readable()) ||

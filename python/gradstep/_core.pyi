@@ -123,7 +123,16 @@ class Plan:
     def show(self, index: int, out: Any) -> None: ...  # the point to evaluate, into `out`
     def direct(self) -> list[bool]: ...  # whether each parameter has a loop of its own
 
-# The same of tensors, whose type offers DLPack's exchange functions.
+# How the core looks into tensors, whose type offers DLPack's exchange functions. handle: where the
+# framework's own tensor lies in a tensor's object, in bytes, for its two C functions that tell how
+# many bytes a tensor's memory has and at which element it begins; -1: they are not known.
+class TensorSource:
+    def __init__(
+        self, type: type, handle: int = -1, storage_size: int = 0, storage_offset: int = 0
+    ) -> None: ...
+    def has_memory(self, tensor: Any) -> bool: ...
+
+# The same plan of tensors.
 class TensorPlan:
     threads: int
     advances: bool
@@ -147,7 +156,7 @@ class TensorPlan:
         sums: NDArray[Any],
         gathered: NDArray[Any],
         averages: NDArray[Any],
-        type: type,
+        source: TensorSource,
     ) -> None: ...
     def step(self, gradients: list[Any]) -> int: ...
     def staged_step(
@@ -161,7 +170,9 @@ class TensorPlan:
 # scale: a power of 2, by which numbers are multiplied before they are squared.
 def sum_squares(arrays: list[NDArray[Any]], scale: float = 1.0) -> float: ...
 def norm(arrays: list[NDArray[Any]]) -> float: ...
-def sum_squares_of_tensors(tensors: list[Any], type: type, scale: float = 1.0) -> float: ...
+def sum_squares_of_tensors(
+    tensors: list[Any], source: TensorSource, scale: float = 1.0
+) -> float: ...
 def swap(pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]], flag: NDArray[np.int64]) -> None: ...
 def assign(pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]], flag: NDArray[np.int64]) -> None: ...
 def move(arrays: Sequence[list[NDArray[Any]]], gradients: list[NDArray[Any]]) -> None: ...

@@ -26,8 +26,9 @@ if not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
         "be looked at from C++"
     )
 
+from .backward import step_in_backward
 from .classes import CLASSES
-from .optimizer import Optimizer, step_in_backward
+from .optimizer import Optimizer
 
 globals().update(CLASSES)
 

@@ -1,18 +1,18 @@
-"""One class a rule, made of what is known already: our catalogue and ``torch.optim``."""
+"""One class per rule, made of what is known already: our catalogue and ``torch.optim``."""
 
 from __future__ import annotations
 
 import inspect
 import re
-from operator import itemgetter
 from typing import Any
 
 import torch
 
 from .. import optimizers
-from ..engine import Engine
 from ..optimizer import Optimizer as NumpyOptimizer
-from .optimizer import EXECUTION, Optimizer
+from ..rule import RULES
+from .groups import EXECUTION
+from .optimizer import Optimizer
 
 
 def _parameters(function: Any) -> dict[str, inspect.Parameter]:
@@ -60,10 +60,6 @@ def _make(rule: type[NumpyOptimizer]) -> type[Optimizer]:
         Optimizer.__init__(self, params, {**extra, **given}, **own)
 
     __init__.__signature__ = signature  # type: ignore[attr-defined]
-    hyper_defaults = {key: parameter.default for key, parameter in hyper.items()}
-    engine = type(
-        f"{name}Engine", (Engine,), {"rule": rule.rule, "_check_group": rule._check_group}
-    )
     return type(
         name,
         (Optimizer,),
@@ -72,12 +68,7 @@ def _make(rule: type[NumpyOptimizer]) -> type[Optimizer]:
             "__doc__": _doc(rule, twin is not None),
             "__module__": "gradstep.torch",
             "rule": rule.rule,
-            "engine_class": engine,
-            "_hyper": {**hyper_defaults, "frozen": False},
             "_twin": {key: value for key, value in extra.items() if key not in hyper},
-            "_getter": staticmethod(
-                itemgetter(*hyper, *(key for key in extra if key not in (*hyper, *EXECUTION)))
-            ),
         },
     )
 
@@ -95,8 +86,4 @@ def _doc(rule: type[NumpyOptimizer], has_twin: bool) -> str:
     return text
 
 
-CLASSES: dict[str, type[Optimizer]] = {
-    rule.__name__: _make(rule)
-    for rule in vars(optimizers).values()
-    if isinstance(rule, type) and issubclass(rule, NumpyOptimizer) and rule is not NumpyOptimizer
-}
+CLASSES: dict[str, type[Optimizer]] = {name: _make(getattr(optimizers, name)) for name in RULES}

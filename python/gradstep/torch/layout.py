@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..hyperparameters import State
+from ..rule import State
 from ..storages import new_state
+from .private import is_zeros_without_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -78,7 +79,7 @@ def check_memory(argument: str, here: torch.Tensor) -> None:
     if here.layout != torch.strided:
         return
     held, reached = _memory(here)
-    if held < reached and not here._is_zerotensor():  # those have none, and are read as 0
+    if held < reached and not is_zeros_without_memory(here):  # those have none, and are read as 0
         raise ValueError(
             f"{argument}: got {max(held, 0)} bytes of memory, wanted the {reached} that shape "
             "and strides reach: it was freed"
@@ -86,11 +87,11 @@ def check_memory(argument: str, here: torch.Tensor) -> None:
 
 
 def check_param(argument: str, param: torch.Tensor) -> str:
-    """The same for a parameter, whose elements must each have a place in memory."""
+    """Like :func:`check`, for a parameter: in addition no two elements may share memory."""
     storage = check(argument, param)
     here = local(param)
     _, apart = _spread(here)
-    if not apart or here._is_zerotensor():
+    if not apart or is_zeros_without_memory(here):
         raise ValueError(
             f"{argument}: got strides {here.stride()} for shape {tuple(here.shape)}, several "
             "elements at one place, wanted a tensor with memory for each"
@@ -208,6 +209,14 @@ def zeros(
     return torch.from_numpy(array).clone()  # in memory of PyTorch's own
 
 
+def whole(param: torch.Tensor, low: torch.Tensor | None) -> torch.Tensor:
+    """A parameter's numbers, with the lower half of one that is split."""
+    if low is None or is_sharded(param):
+        return param
+    high = param.detach().view(torch.int16).to(torch.int32) << 16
+    return (high + low.to(torch.int32)).view(torch.float32)
+
+
 def realigned(argument: str, grad: torch.Tensor, param: torch.Tensor) -> torch.Tensor:
     """A gradient that the core takes for ``param``: itself where it is one, else a copy.
 
@@ -225,7 +234,7 @@ def realigned(argument: str, grad: torch.Tensor, param: torch.Tensor) -> torch.T
         mine == its or n == 1
         for mine, its, n in zip(grad.stride(), param.stride(), grad.shape, strict=True)
     )
-    physical = not grad.is_neg() and not grad._is_zerotensor()
+    physical = not grad.is_neg() and not is_zeros_without_memory(grad)
     if same and physical and grad.data_ptr() % grad.element_size() == 0:
         return plain
     copy = torch.empty_strided(param.shape, param.stride(), dtype=grad.dtype, device="cpu")

@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import functools
-import inspect
-import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from torch.autograd import profiler
-from torch.optim import optimizer as torch_optimizer
 
-from .. import optimizer as arrays
-from ..engine import Engine, check_stats
-from ..hyperparameters import Driven, Rule, call, compile_group
+from .. import _core
+from ..engine import ONE, Compiled, Engine
 from ..report import Report
-from ..stages import Stages, compile_stages
-from ..storages import Storages
-from . import layout
-from .bound import Bound, State
+from ..rule import Rule
+from ..stages import Stages
+from ..storages import StorageOptions, Use
+from ..turn import alone
+from . import layout, private
+from .bound import Bound
+from .exchange import Exchange
+from .groups import EXECUTION, Group, plain, rule_of
 from .held import Held, Keeping, Moved, Overlap, Param
-from .sharded import Norm, awaits_sum, check_group
+from .loading import Loading, complete
+from .sharded import Norm, check_group
+from .trust import Holder, State
 
 if TYPE_CHECKING:
+    from ..arguments import Value
+
     Params = Iterable[torch.Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, torch.Tensor]]
 
-# How a step is carried out by PyTorch: it changes no number. Kept in checkpoints for swapping back.
-EXECUTION = ("foreach", "fused", "capturable", "differentiable")
-UNUSED = (None, False)
+CLOCKS = ("call", "round")
 
 
 class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
@@ -40,7 +38,8 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
     Args:
         params: as for ``torch.optim``: tensors, pairs of name and tensor, or groups. On the CPU,
-            float32, float64, bfloat16 or float16, of any strides, or DTensors of such.
+            float32, float64, bfloat16 or float16, of any strides, or DTensors of such. A group may
+            name another ``rule`` than the class's.
         defaults: the hyperparameters, those of ``torch.optim``'s class of the same name included.
         states, rounding, split, seed, clip_norm, clip_value, nonfinite, average, stats: as
             :class:`gradstep.Optimizer` has them.
@@ -50,6 +49,9 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             for ``clip_norm``, ``nonfinite`` and ``stats`` in ``ZeroRedundancyOptimizer``. A
             ``ProcessGroup``, or ``"world"`` for all. What DTensors are sharded over is known
             without it.
+        clock: when the index that schedules get goes on: with each ``"call"`` of ``step``, or, for
+            an engine that steps a part of the parameters per call, when a tensor comes round again:
+            ``"round"``.
 
     Each numeric hyperparameter may also be a schedule, or a callable that takes the index of the
     step about to be made. ``param_groups`` then shows the value that was used last; another value
@@ -60,13 +62,9 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         stages: clipping and more by name; assign to its entries to change them.
     """
 
-    rule: ClassVar[str]
-    engine_class: ClassVar[type[Engine]]
-    _hyper: ClassVar[dict[str, Any]]  # the rule's hyperparameters with their defaults
+    rule: ClassVar[Rule]
     _twin: ClassVar[dict[str, Any]]  # what the class of torch.optim has besides in its groups
-    _getter: ClassVar[Any]  # their values in a group
     _step_supports_amp_scaling = True  # GradScaler leaves unscaling to us
-    _backward_over = False  # whether the backward pass that goes on has brought all gradients
 
     def __init__(
         self,
@@ -77,60 +75,56 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         rounding: str | Mapping[str, str] | None = None,
         split: bool = False,
         seed: int = 0,
-        clip_norm: arrays.Value | None = None,
-        clip_value: arrays.Value | None = None,
+        clip_norm: Value | None = None,
+        clip_value: Value | None = None,
         nonfinite: str = "allow",
-        average: arrays.Value | None = None,
+        average: Value | None = None,
         copy_to: Sequence[torch.Tensor] | None = None,
         stats: bool | str = False,
         norm_group: Any = None,
+        clock: str = "call",
     ) -> None:
         if not hasattr(self, "rule"):
             raise TypeError("Optimizer: got the base class, wanted a rule such as AdamW")
         check_group(norm_group)
-        check_stats(stats)
-        rule = Rule(self.rule)
-        self._stages = Stages(
-            {
-                "clip_norm": clip_norm,
-                "clip_value": clip_value,
-                "average": average,
-                "nonfinite": nonfinite,
-                "seed": seed,
-            }
-        )
-        compile_stages(self._stages, average is not None, single=False)
-        storages = Storages(rule, states, rounding, split)
-        self._keeping = Keeping(rule, storages, average is not None)
-        self._stats = stats
+        if clock not in CLOCKS:
+            raise ValueError(f"clock: got {clock!r}, wanted 'call' or 'round'")
+        stages = {
+            "clip_norm": clip_norm,
+            "clip_value": clip_value,
+            "average": average,
+            "nonfinite": nonfinite,
+            "seed": seed,
+        }
+        self._engine = Engine(stages, stats)
+        self._options = StorageOptions(states, rounding, split)
         self._norm_group = norm_group
+        self._rounds = clock == "round"
         self._copies = None if copy_to is None else list(copy_to)
-        # What drives hyperparameters of each group, and what stands in the group for it.
-        self._given: list[dict[str, Any]] = []
-        self._shown: list[dict[str, Any]] = []
-        self._known: list[dict[str, Any]] = []  # the groups
-        self._complete = False
+        self._groups: list[Group] = []
+        self._is_built = False
         self._start()
+        self._options.of(self.rule, [self.rule])  # before anything is made
         super().__init__(params, defaults)
-        self._complete = True
-        everything = self._params()
+        self._is_built = True
+        everything = self.params()
         if self._copies is not None:
             for i, (param, target) in enumerate(zip(everything, self._copies, strict=True)):
                 layout.check_copy(f"copy_to[{i}]", target, param.tensor)
         self._check_apart()
-        present = {
-            name
-            for group in self.param_groups
-            for name in self._keeping.present(self._hyperparameters(group))
-        }
         if everything:  # a process of several may have none
-            storages.check_used(present, [layout.STORAGES[p.tensor.dtype] for p in everything])
+            self._options.check_used(self._uses(everything))
         self._start_states()
 
     def _start(self) -> None:
+        """What neither a pickle nor a copy takes along."""
         self.report: Report | None = None
-        self._averaged = False
-        self._idle = [None]  # one at a time takes it, as in `gradstep.Optimizer`
+        self._turn = self._engine.turn
+        self._bounds: dict[torch.Tensor | None, Bound] = {}  # over all, or of one parameter
+        self._fresh: set[torch.Tensor] = set()  # whose averages no step has moved
+        self._stepped: set[int] = set()  # the tensors since the clock went on, where it goes round
+        self._backward = -1  # the backward pass that the clock has counted
+        self._is_backward_over = False  # it goes on, but has brought all gradients
 
     # ---- what a person reads ----
 
@@ -138,66 +132,97 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
     def state(self) -> Any:
         """For each parameter that has had a gradient its arrays by name, live, and its ``step``.
 
-        Any of them may be replaced, now or later: steps look at them for as long as somebody
-        holds one, and some more, which costs up to a microsecond a parameter. Who finds them in
-        another way, as ``gc.get_objects()`` is one, must not put other memory behind them.
+        Any of them may be replaced, now or later: each step re-checks the states while anything
+        outside holds a reference (and for a few steps after), which costs up to a microsecond per
+        parameter. Code that reaches them otherwise, e.g. through ``gc.get_objects()``, must not
+        replace their memory.
         """
-        return self._state.hand_out()
+        return self._holder.state.hand_out()
 
     @state.setter
     def state(self, values: Mapping[Any, Any]) -> None:
-        self._state = values if isinstance(values, State) else State(values)
-        self._state.changed = True
-        self._bounds: dict[torch.Tensor | None, Bound] = {}  # over all, or of one parameter
+        state = values if isinstance(values, State) else State(values)
+        state.note()
+        self._holder = Holder(state)
+        self._bounds = {}
 
     @property
     def stages(self) -> Stages:
         """What a step does besides the rule, by name, see :attr:`gradstep.Optimizer.stages`."""
-        return self._stages
+        return self._engine.stages
 
-    @contextlib.contextmanager
-    def averaged(self) -> Iterator[None]:
+    @property
+    def engine(self) -> Engine:
+        """The optimizer's life: its turn, clock and stages."""
+        return self._engine
+
+    @property
+    def groups(self) -> list[Group]:
+        """What stands behind each entry of ``param_groups``, in its order."""
+        self._follow_groups()
+        return self._groups
+
+    def averaged(self) -> AbstractContextManager[None]:
         """Have the averages in the parameters for a ``with`` block, to evaluate or save them.
 
-        At its end, also by an exception, each parameter is again what it was, to the bit.
+        Of a rule whose point to evaluate is another than its parameter, such as
+        ``ScheduleFreeAdamW``, that point. The tensors of ``copy_to`` follow. At its end, also by an
+        exception, each of them is again what it was, to the bit.
 
         Raises:
             RuntimeError: without averages; or, within the block, for a step or a state dict.
         """
-        if not self._keeping.averaging:
+        if not self._engine.averaging and not any(group.rule.shows for group in self.groups):
             raise RuntimeError(
                 f"averaged: got {type(self).__name__} without averages, wanted one that was built "
                 "with average=0.999 or another decay"
             )
-        self._check_parameters("averaged")
-        kept = [(p, state["average"]) for p, state in self.state.items() if "average" in state]
-        before = [param.detach().clone() for param, _ in kept]
+        return self._engine.averaged(self._exchange)
 
-        def fill(values: Iterable[torch.Tensor]) -> None:
-            with torch.no_grad():
-                for (param, _), value in zip(kept, values, strict=True):
-                    param.copy_(value)
+    def _exchange(self) -> Exchange:
+        shown: list[tuple[torch.Tensor, torch.Tensor]] = []
+        bound = self._bounds.get(None)
+        if any(group.rule.shows for group in self.groups):
+            bound = self._bind(None)
+        places = {} if bound is None else {id(t): i for i, t in enumerate(bound.tensors)}
+        for param in self.params():
+            state = self._holder.state.get(param.tensor, {})
+            if bound is not None and self._groups[param.group].rule.shows and state:
+                at = places[id(param.tensor)]
+                out = torch.empty_like(bound.held.arrays[at], requires_grad=False)
+                value = bound.compiled.show(at, out)
+                here = layout.local(param.tensor.detach())
+                shown.append((here, value))
+            elif "average" in state:
+                value = state["average"]
+                shown.append((param.tensor, value))
+            else:
+                continue
+            if param.copy is not None:
+                shown.append((param.copy, value))
+        return Exchange(shown)
 
-        self._averaged = True
-        try:
-            fill(average for _, average in kept)
-            yield
-        finally:
-            try:
-                try:
-                    fill(before)
-                except BaseException:  # Ctrl-C on the way out
-                    fill(before)
-                    raise
-            finally:
-                self._averaged = False
+    @alone("fill_copies")
+    def fill_copies(self) -> None:
+        """Bring the tensors of ``copy_to`` in line with the parameters.
 
-    def _check_parameters(self, what: str) -> None:
-        if self._averaged:
+        For parameters that you have written to yourself: a step fills the copies of what it
+        updates, and loading a state dict fills all of them.
+
+        Raises:
+            RuntimeError: without ``copy_to``; or this optimizer is stepping in another thread.
+        """
+        if self._copies is None:
             raise RuntimeError(
-                f"{what}: asked for within averaged(), where the parameters hold the averages; "
-                "wanted it before or after"
+                "fill_copies: got an optimizer without copies, wanted one with copy_to"
             )
+        self._fill_copies()
+
+    def _fill_copies(self) -> None:
+        with torch.no_grad():
+            for param in self.params():
+                if param.copy is not None:
+                    param.copy.copy_(param.tensor)
 
     # ---- the step ----
 
@@ -217,14 +242,7 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             RuntimeError: clipping, or looking for what is not finite, is asked for while a
                 backward pass goes on: see :func:`step_in_backward`.
         """
-        # What PyTorch wraps around each step, where there is something in it.
-        if (
-            self._optimizer_step_pre_hooks
-            or self._optimizer_step_post_hooks
-            or torch_optimizer._global_optimizer_pre_hooks
-            or torch_optimizer._global_optimizer_post_hooks
-            or profiler._is_profiler_enabled
-        ):
+        if private.is_watched(self):
             return self._hooked_step(closure) if closure is not None else self._hooked_step()
         return self._step(closure)
 
@@ -236,84 +254,124 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self.report = self._update()
+        self.report = self._update(None)
         return loss
 
     _hooked_step = torch.optim.Optimizer.profile_hook_step(_step)
 
-    def _update(self, only: torch.Tensor | None = None) -> Report:
-        """A step of all parameters, or of this one."""
-        self._check_parameters("step")
-        if only is not None:
-            return self._update_alone(only)
+    def step_one(self, tensor: torch.Tensor) -> None:
+        """Update one parameter within a backward pass, which is one step of the optimizer."""
+        self.report = self._update(tensor)
+
+    def step_after_backward(self) -> None:
+        """Update every parameter while a backward pass goes on that has brought all gradients."""
+        self._is_backward_over = True
         try:
-            del self._idle[0]
+            self.step()
+        finally:
+            self._is_backward_over = False
+        self.zero_grad()
+
+    def _update(self, only: torch.Tensor | None) -> Report:
+        """A step of all parameters, or of this one."""
+        try:
+            del self._turn.free[0]
         except IndexError:
-            raise RuntimeError("step: this optimizer is at work in another thread") from None
+            raise self._turn.taken("step") from None
         try:
             return self._update_alone(only)
         finally:
-            self._idle.append(None)
+            self._turn.free.append(None)
 
     def _update_alone(self, only: torch.Tensor | None) -> Report:
         found = self.__dict__.get("found_inf")  # of a GradScaler
         if found is not None and found.item():
             return self._skipped()
         scale = self.__dict__.get("grad_scale")
-        number = 1.0 if scale is None else scale.item()
+        number = ONE if scale is None else scale.item()
         bound = self._bounds.get(only)
-        if bound is not None and bound.holds(self):
+        if bound is not None and bound.holds(self._holder.state.version, self.param_groups):
             try:  # contextlib.suppress costs a small step a tenth
-                return self._run(bound, number)
+                return self._run(bound, number, only)
             except (Moved, Overlap):
                 pass
         try:
-            return self._run(self._bind(only), number)
+            return self._run(self._bind(only), number, only)
         except Moved:
             raise RuntimeError("step: refused by the core, not by the checks: a defect") from None
 
-    def _run(self, bound: Bound, scale: float) -> Report:
-        engine, held = bound.engine, bound.held
-        if (threads := torch.get_num_threads()) != bound.threads:
-            bound.threads = engine._plan.threads = threads
-        self._sync(bound)
+    def _run(self, bound: Bound, scale: float, only: torch.Tensor | None) -> Report:
+        compiled, held, state = bound.compiled, bound.held, self._holder
+        plan = compiled.plan
+        bound.use_threads(torch.get_num_threads())
+        for group in self._groups:
+            group.sync()
         grads = [tensor.grad for tensor in bound.tensors]
+        advances = self._advances(bound, grads, only)
+        k = max(compiled.clock[0] - (not advances), 0)
+        plan.advances = advances
         if held.sharded:
             grads = held.local(grads)
-        if engine._drive is not None or engine._driven:
-            bound.read_counts()
-        k = engine._clock[-1]
-        engine._refresh(k)
+        compiled.refresh(k)
         if held.mirrored:
             held.copy_in()
         norm = self._norm(bound, grads)
-        # From here on nobody can replace a state but functions that drive the stages.
-        asked = self._state.asked
-        looks = bound.trusted != asked or bool(engine._driven)
-        alone = looks and bound.is_alone(self)
-        engine._plan.looks = looks  # type: ignore[union-attr]
-        report = engine.run(k, grads, scale, norm)
-        if alone and not report.skipped:
-            bound.trusted = asked
+        # From here on nobody can replace a state except functions that drive the stages.
+        looks = bound.trust.must_look(state.state) or bool(compiled.driven_stages)
+        proven = looks and bound.trust.is_proven(state, plan)  # type: ignore[arg-type]
+        plan.looks = looks  # type: ignore[union-attr]
+        report = compiled.run(k, grads, scale, False, norm)
+        if report.skipped:
+            return report
+        if proven:
+            bound.trust.begin(state.state)
         if held.mirrored:
             held.copy_back()
-        if not report.skipped:
-            stepped = bound.tensors
-            if engine._plan.without_gradient:
-                pairs = zip(stepped, grads, strict=True)
-                stepped = [tensor for tensor, grad in pairs if grad is not None]
-            torch.autograd.graph.increment_version(stepped)
-            if held.copied:
-                torch.autograd.graph.increment_version(held.copied)
-        if engine._drive is not None:
-            self._show(bound)
+        self._note_changes(bound, grads)
+        if advances:
+            self._note_advance(bound, grads, only)
+        if compiled.drive is not None:
+            first = _core.FIRST_HYPER
+            for group, row, numbers in zip(self._groups, held.rows, compiled.settings, strict=True):
+                group.show(row, numbers[first : first + len(row.rule.hyper_names)].tolist())
         return report
+
+    def _note_changes(self, bound: Bound, grads: Sequence[Any]) -> None:
+        """Tell autograd what a step has written."""
+        stepped = bound.tensors
+        if bound.compiled.plan.without_gradient:
+            pairs = zip(stepped, grads, strict=True)
+            stepped = [tensor for tensor, grad in pairs if grad is not None]
+        torch.autograd.graph.increment_version(stepped)
+        if bound.held.copied:
+            torch.autograd.graph.increment_version(bound.held.copied)
+
+    # ---- the clock ----
+
+    def _advances(self, bound: Bound, grads: Sequence[Any], only: torch.Tensor | None) -> bool:
+        """Whether this call is a new step of the optimizer, or goes on with the last one."""
+        if only is not None:
+            return self._backward != private.backward_pass()
+        if not self._rounds or not self._stepped:
+            return True
+        stepped = [id(t) for t, g in zip(bound.tensors, grads, strict=True) if g is not None]
+        if self._stepped.isdisjoint(stepped):
+            self._stepped.update(stepped)
+            return False
+        return True
+
+    def _note_advance(self, bound: Bound, grads: Sequence[Any], only: torch.Tensor | None) -> None:
+        if only is not None:
+            self._backward = private.backward_pass()
+        elif self._rounds:
+            pairs = zip(bound.tensors, grads, strict=True)
+            self._stepped = {id(tensor) for tensor, grad in pairs if grad is not None}
 
     def _norm(self, bound: Bound, grads: list[Any]) -> float | None:
         """The norm of all gradients in all processes; None where nobody asks, or this one knows."""
-        if not bound.engine._clipping and bound.engine._nonfinite == "allow":
+        if not bound.compiled.wants_norm:
             return None
-        if torch._C._current_graph_task_id() != -1 and not self._backward_over:
+        if private.backward_pass() != -1 and not self._is_backward_over:
             raise RuntimeError(
                 "step: got clip_norm or nonfinite within a backward pass, which may bring more "
                 "gradients; wanted a step after it, or gradstep.torch.step_in_backward"
@@ -324,65 +382,109 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
     def _skipped(self) -> Report:
         """The report of a step that the GradScaler found infinite."""
-        self._follow_groups()
-        for i in range(len(self.param_groups)):
-            self._values(i)
-        rates = tuple(float(_plain(group["lr"])) for group in self.param_groups)
-        bound = self._bounds.get(None)
-        t = 0 if bound is None else bound.engine._clock[-1]
-        return Report(t, rates[0] if len(rates) == 1 else rates, {"skipped": True})
+        for group in self.groups:
+            group.sync()
+        rates = tuple(float(plain(group["lr"])) for group in self.param_groups)
+        return Report(self._engine.t, rates[0] if len(rates) == 1 else rates, {"skipped": True})
+
+    # ---- binding ----
 
     def _bind(self, only: torch.Tensor | None) -> Bound:
-        """Make the engine over the parameters that have a state, or need one now."""
+        """Make the step over the parameters that have a state, or need one now."""
         with torch.inference_mode(mode=False):  # tensors made there are for there alone
             return self._bound_anew(only)
 
     def _bound_anew(self, only: torch.Tensor | None) -> Bound:
-        self._follow_groups()
-        values = [self._values(i) for i in range(len(self.param_groups))]
+        groups = self.groups
+        for group in groups:
+            group.sync()
         params, waiting = [], []
-        present = self._params(only)
+        present = self.params(only)
         if only is not None and not present:
             raise RuntimeError(
                 "step_in_backward: got a parameter that was taken out of its group, wanted the "
                 "handle of its hook removed"
             )
+        state = self._holder.state
         for param in present:
-            group = values[param.group]
-            if self.state.get(param.tensor):
-                state = self.state[param.tensor]
-                self._keeping.fit_state(f"state of {param.argument}", param, group, state)
-            elif param.tensor.grad is None:
+            keeping, values = self.keeping(groups[param.group].rule), groups[param.group].values
+            if own := state.get(param.tensor):
+                keeping.fit_state(f"state of {param.argument}", param, values, own)
+            # An average moves at every step, with or without a gradient.
+            elif param.tensor.grad is None and not self._engine.averaging:
                 waiting.append(param.tensor)
                 continue
             else:
-                self.state[param.tensor] = self._keeping.new_state(param, group)
+                self._make_state(param)
             params.append(param)
-        states = [self.state[param.tensor] for param in params]
-        held = Held(self._keeping, self._hyper, values, params, states)
+        states = [state[param.tensor] for param in params]
+        keepings = [self.keeping(group.rule) for group in groups]
+        held = Held(keepings, groups, params, states, self._fresh)
         norm = Norm([param.tensor for param in params], self._norm_group)
-        counts = np.zeros(len(params) + 1, np.int64)
-        engine = self.engine_class(held, self.stages, self._stats, counts)
-        if self._stats and not norm.is_local:
-            norm.check_alike()
-            engine.add_up = norm.add_up
-        self._bounds[only] = Bound(self, held, engine, norm, waiting, only)
+        compiled = Compiled(self._engine, held, np.zeros(len(params), np.int64))
+        if not norm.is_local:
+            if self._engine.stats:
+                norm.check_alike()
+                compiled.add_up = norm.add_up
+            compiled.plan.add_up = norm.add_up_parts
+        self._bounds[only] = Bound(
+            self._holder.state, self.param_groups, held, compiled, norm, waiting, only
+        )
         return self._bounds[only]
+
+    def keeping(self, rule: Rule) -> Keeping:
+        """What is kept for parameters of a rule."""
+        rules = [rule_of(group, self.rule) for group in self.param_groups]
+        return Keeping(rule, self._options.of(rule, rules), self._engine.averaging)
+
+    def _make_state(self, param: Param) -> None:
+        group = self._groups[param.group]
+        keeping = self.keeping(group.rule)
+        self._holder.state[param.tensor] = keeping.new_state(param, group.values)
+        if keeping.has_points():
+            self._fresh.add(param.tensor)
+
+    def _start_states(self) -> None:
+        """Give parameters a state at once where the rule's starts from a hyperparameter.
+
+        As PyTorch does, whose class expects it in a checkpoint that was saved before any step.
+        """
+        for param in self.params():
+            group = self.groups[param.group]
+            if group.rule.constant and not self._holder.state.get(param.tensor):
+                self._make_state(param)
 
     # ---- groups ----
 
+    @alone("add_param_group")
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group, as in ``torch.optim``; one that is refused is not added."""
-        if self._complete and self._copies is not None:
+        """Add a group, as in ``torch.optim``; one that is refused is not added.
+
+        Args:
+            param_group: ``params``, and if it wants hyperparameters, and the name of another
+                ``rule``, whose hyperparameters it then has.
+        """
+        if self._is_built and self._copies is not None:
             raise ValueError(
                 "param_group: got a group for an optimizer with copy_to, wanted all groups in the "
                 "constructor"
             )
+        given = set(param_group)
+        if "rule" in param_group:
+            rule = rule_of(param_group, self.rule)
+            param_group["rule"] = rule.name
+            for key, default in rule.defaults.items():
+                if key != "frozen":
+                    param_group.setdefault(key, default)
         super().add_param_group(param_group)
         self._bounds.clear()
         try:
+            if "rule" in param_group:
+                for key in self.defaults:
+                    if key not in given | rule.defaults.keys() | {*EXECUTION}:
+                        del param_group[key]
             self._follow_groups()
-            if self._complete:
+            if self._is_built:
                 self._check_apart()
                 self._start_states()
         except BaseException:
@@ -390,123 +492,50 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             raise
 
     def _check_apart(self) -> None:
-        params = self._params()
+        params = self.params()
         copies = [
             (f"copy_to[{param.key}]", param.copy) for param in params if param.copy is not None
         ]
         layout.check_apart([*((param.argument, param.tensor) for param in params), *copies])
 
     def _follow_groups(self) -> None:
-        """Keep what drives hyperparameters with their groups, whose list anyone may change."""
-        groups = self.param_groups
-        if len(self._known) == len(groups) and all(map(operator.is_, self._known, groups)):
+        """Keep what stands behind the groups in line with their list, which anyone may change."""
+        if list(map(id, self.param_groups)) == [id(group.source) for group in self._groups]:
             return
-        kept = zip(self._known, self._given, self._shown, strict=True)
-        by_id = {id(group): (given, shown) for group, given, shown in kept}
-        drives = [
-            by_id.get(id(group)) or self._take_group(index) for index, group in enumerate(groups)
+        known = {id(group.source): group for group in self._groups}
+        now = [
+            known.get(id(source)) or self._new_group(index, source)
+            for index, source in enumerate(self.param_groups)
         ]
-        self._given, self._shown = map(list, zip(*drives, strict=True)) if drives else ([], [])
-        self._known = list(groups)
+        for index, group in enumerate(now):
+            group.index = index
+        self._groups = now
 
-    def _take_group(self, index: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Check a group that is new; what drives its hyperparameters, and what stands for it."""
-        group, prefix = self.param_groups[index], f"param_groups[{index}] "
-        for key in EXECUTION:
-            if group.get(key) not in UNUSED:
-                raise ValueError(
-                    f"{prefix}{key}: got {group[key]!r}, wanted None or False: every step is one "
-                    "native pass on the CPU"
-                )
-        for key, value in group.items():
-            if key in self._hyper and isinstance(value, list):
-                group[key] = tuple(value)
-        values = self._hyperparameters(group)
-        params = [
-            Param(tensor, index, -1, _argument(group, index, i), None)
-            for i, tensor in enumerate(group["params"])
-        ]
-        dtypes = {layout.check_param(param.argument, param.tensor) for param in params}
-        row, driven = self._check_values(prefix, group, values, dtypes != {"float64"})
-        for param in params:
-            self._keeping.check(param, values)
-        for one in driven:
-            row[one.column] = call(one, 0)
-        shown = self._by_name(row)
-        given = {one.key: values[one.key] for one in driven}
-        group.update({key: shown[key] for key in given})
-        return given, {key: shown[key] for key in given}
-
-    def _check_values(
-        self, prefix: str, group: Mapping[str, Any], values: Mapping[str, Any], single: bool
-    ) -> tuple[list[float], list[Driven]]:
-        """Raise unless a group's values are such as the rule takes them."""
-        self._check_twin(prefix, group)
-        compiled = compile_group(prefix, self._keeping.rule, self._hyper, values, single)
-        probe = self.engine_class.__new__(self.engine_class)
-        probe._held = Held(self._keeping, self._hyper, [], [], [])
-        probe._check_group(prefix, values)
-        return compiled
-
-    def _check_twin(self, prefix: str, group: Mapping[str, Any]) -> None:
-        """Raise unless what PyTorch's class has beyond ours says what the rule does anyway."""
-        for key, meant in self._twin.items():
-            if key not in EXECUTION and group.get(key, meant) != meant:
-                raise ValueError(f"{prefix}{key}: got {group[key]!r}, wanted {meant!r}")
-
-    def _hyperparameters(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        """The rule's hyperparameters of a group, as numbers where they are tensors."""
-        values = {key: _plain(group[key]) for key in self._hyper if key in group}
-        return {**values, "frozen": False}
-
-    def _values(self, index: int) -> dict[str, Any]:
-        """The same, with what drives them where nobody has put another value."""
-        group, drives = self.param_groups[index], (self._given[index], self._shown[index])
-        if any(_is_driven(group.get(key)) for key in self._hyper):
-            for known, new in zip(drives, self._take_group(index), strict=True):
-                known.update(new)
-        values = self._hyperparameters(group)
-        for key, shown in drives[1].items():
-            if values[key] == shown:
-                values[key] = drives[0][key]
-        return values
-
-    def _by_name(self, row: Sequence[float]) -> dict[str, Any]:
-        """Numbers in the rule's order, by hyperparameter."""
-        found: dict[str, Any] = {}
-        for name, number in zip(self._keeping.rule.hyper_names, row, strict=False):
-            key, _, index = name.partition("[")
-            found[key] = (*found.get(key, ()), number) if index else number
-        return found
-
-    def _sync(self, bound: Bound) -> None:
-        """Bring what was assigned in ``param_groups`` to the engine."""
-        for i, group in enumerate(self.param_groups):
-            values = self._getter(group)
-            try:
-                if not bound.live[i] and values == bound.seen[i]:
-                    continue
-            except RuntimeError:  # a tensor that is no number: refused below
-                pass
-            bound.seen[i] = values
-            flat = chain.from_iterable(v if isinstance(v, tuple | list) else (v,) for v in values)
-            bound.live[i] = any(isinstance(value, torch.Tensor) for value in flat) or any(
-                isinstance(value, list) for value in values
+    def _new_group(self, index: int, source: dict[str, Any]) -> Group:
+        """What stands behind a group that is new, checked."""
+        rule = rule_of(source, self.rule)
+        if rule.shows and self._engine.averaging:
+            raise ValueError(
+                f"average: got a decay with {rule.name}, whose averaged() shows an average of its "
+                "own, wanted None"
             )
-            self._check_twin(f"param_groups[{i}] ", group)
-            bound.held.rows[i].group.replace(self._values(i))
+        params = [
+            Param(tensor, index, -1, _argument(source, index, i), None)
+            for i, tensor in enumerate(source["params"])
+        ]
+        for param in params:
+            layout.check_param(param.argument, param.tensor)
+        group = Group(source, index, rule, self._twin)
+        keeping = self.keeping(rule)
+        if not self._is_loading:
+            rule.check(group.prefix, group.values, keeping.storages.states)
+        for param in params:
+            keeping.check(param, group.values)
+        return group
 
-    def _show(self, bound: Bound) -> None:
-        """Put the values that drove this step where people look for them."""
-        for i, row in enumerate(bound.held.rows):
-            if row.driven:
-                used = self._by_name(bound.engine._settings[i].tolist())
-                now = {one.key: used[one.key] for one in row.driven}
-                self._shown[i].update(now)
-                self.param_groups[i].update(now)
-                bound.seen[i] = self._getter(self.param_groups[i])
+    _is_loading = False
 
-    def _params(self, only: torch.Tensor | None = None) -> list[Param]:
+    def params(self, only: torch.Tensor | None = None) -> list[Param]:
         """All parameters in their order, or this one."""
         places = [
             (index, i, tensor)
@@ -524,197 +553,92 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             if only is None or tensor is only
         ]
 
-    def _start_states(self) -> None:
-        """Give parameters a state at once where the rule's starts from a hyperparameter.
-
-        As PyTorch does, whose class expects it in a checkpoint that was saved before any step.
-        """
-        if any(state.initial for state in self._keeping.rule.states):
-            for param in self._params():
-                if not self.state.get(param.tensor):
-                    values = self._hyperparameters(self.param_groups[param.group])
-                    self.state[param.tensor] = self._keeping.new_state(param, values)
+    def _uses(self, params: Sequence[Param]) -> list[Use]:
+        """What each rule's groups use of its storages."""
+        uses = []
+        for rule in dict.fromkeys(group.rule for group in self.groups):
+            groups = [group for group in self.groups if group.rule is rule]
+            present = {name for group in groups for name in rule.present(group.values)}
+            dtypes = [layout.STORAGES[param.tensor.dtype] for param in params]
+            names = [state.name for state in rule.states if state.name in present]
+            uses.append(Use(rule.name, self.keeping(rule).storages, names, dtypes))
+        return uses
 
     # ---- saving and loading ----
 
+    @alone("state_dict")
     def state_dict(self) -> dict[str, Any]:
-        """As ``torch.optim`` has it, in the names of the class of the same name."""
-        self._check_parameters("state_dict")
-        self._follow_groups()
-        for i in range(len(self.param_groups)):
-            self._values(i)  # which takes schedules that were assigned out of the groups
-        saved: dict[str, Any] = super().state_dict()
-        return saved
+        """As ``torch.optim`` has it, in the names of the class of the same name.
 
+        The first entry of ``param_groups`` has ``clock``, the steps made, besides; and what drives
+        a hyperparameter or a stage and has a state of its own, such as a ``Plateau``, is there.
+        """
+        for group in self.groups:
+            group.sync()
+        return complete(super().state_dict(), self._groups, self._engine)
+
+    @alone("load_state_dict")
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a state dict, of this class or of ``torch.optim``'s.
 
         Its tensors are copied, in the dtype that states have here, which must hold them exactly.
-        What a schedule drives stays with the schedule.
+        What a schedule drives stays with the schedule. The tensors of ``copy_to`` are filled with
+        the parameters as they are now. An interrupt leaves everything as it was, or everything
+        loaded.
 
         Raises:
             TypeError, ValueError: it does not fit this optimizer; nothing is changed then.
         """
-        self._check_parameters("load_state_dict")
+        before, after = private.load_hooks(self)
         given = dict(state_dict)
-        for hook in self._optimizer_load_state_dict_pre_hooks.values():
+        for hook in before:
             given = hook(self, given) or given
-        groups = self._loaded_groups(given["param_groups"])
-        saved_ids = [key for group in given["param_groups"] for key in group["params"]]
-        params = dict(zip(saved_ids, self._params(), strict=True))
-        state: dict[Any, Any] = {}
-        for key, entry in given["state"].items():
-            if key not in params:
-                raise ValueError(
-                    f"state_dict['state'][{key!r}]: got a state, wanted those of param_groups"
-                )
-            param = params[key]
-            values = self._hyperparameters(groups[param.group])
-            loaded = self._keeping.loaded_state(
-                f"state_dict['state'][{key!r}]", param, values, entry
-            )
-            if loaded:
-                state[param.tensor] = loaded
-        self.__setstate__({"state": state, "param_groups": groups, "_known": list(groups)})
-        self._shown = [
-            {key: self._hyperparameters(group)[key] for key in given}
-            for group, given in zip(groups, self._given, strict=True)
-        ]
+        Loading(self, given)()
+        self._fill_copies()
+        for hook in after:
+            hook(self)
+
+    def replace(
+        self, state: Mapping[Any, Any], groups: list[dict[str, Any]], *, fresh: bool
+    ) -> None:
+        """Have other states and groups, whose drivers stay; see :class:`Loading`."""
+        drivers = list(self._groups)
+        self.__setstate__({"state": state, "param_groups": groups})
+        for group, source in zip(drivers, groups, strict=True):
+            group.source = source
+            group.accept_loaded()
+        self._groups = drivers
+        self._fresh = set(self._holder.state) if fresh else set()
         self._start_states()
-        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
-            post_hook(self)
 
-    def _loaded_groups(self, given: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """A checkpoint's groups, checked, with our parameters."""
-        if len(given) != len(self.param_groups):
-            raise ValueError(
-                f"state_dict['param_groups']: got {len(given)}, wanted {len(self.param_groups)}"
-            )
-        groups = []
-        for i, (saved, own) in enumerate(zip(given, self.param_groups, strict=True)):
-            where = f"state_dict['param_groups'][{i}]"
-            if len(saved["params"]) != len(own["params"]):
-                raise ValueError(
-                    f"{where}['params']: got {len(saved['params'])}, wanted {len(own['params'])}"
-                )
-            group = {**self.defaults, **copy.deepcopy(dict(saved)), "params": own["params"]}
-            if "param_names" in own:
-                group.setdefault("param_names", own["param_names"])
-            single = any(tensor.dtype != torch.float64 for tensor in own["params"])
-            self._check_values(f"{where} ", group, self._hyperparameters(group), single)
-            groups.append(group)
-        return groups
+    def share_memory(self) -> None:
+        """Move all states into memory that other processes share, as ``torch.optim.Adagrad`` can."""
+        for state in self.state.values():
+            for value in state.values():
+                value.share_memory_()
 
+    @alone("pickling")
     def __getstate__(self) -> dict[str, Any]:
-        self._check_parameters("pickling")
-        kept = {k: v for k, v in self.__dict__.items() if k in _PICKLED}
-        return {**kept, "state": dict(self.state)}
+        kept = {key: value for key, value in self.__dict__.items() if key in _PICKLED}
+        return {**kept, "state": dict(self._holder.state)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
         if "state" in state:
             self.state = state.pop("state")
-        self._bounds = {}
+        report = self.__dict__.get("report")
         super().__setstate__(state)
-        self.__dict__.setdefault("_averaged", False)
-        self.__dict__.setdefault("_idle", [None])
-        self.__dict__.setdefault("report", None)
+        self._start()
+        self.report = report
 
 
 _PICKLED = (
-    "defaults", "param_groups", "_stages", "_keeping", "_stats", "_norm_group", "_copies", "_given",
-    "_shown", "_known", "_complete",
+    "defaults", "param_groups", "_engine", "_options", "_norm_group", "_rounds", "_copies",
+    "_groups", "_is_built",
 )  # fmt: skip
-
-
-def _plain(value: Any) -> Any:
-    """A hyperparameter as a number where it is a tensor; in pairs, too."""
-    if isinstance(value, torch.Tensor):
-        return value.item() if value.numel() == 1 else value
-    if isinstance(value, tuple | list):
-        return tuple(_plain(item) for item in value)
-    return value
-
-
-def _is_driven(value: Any) -> bool:
-    """Whether a hyperparameter, or one of a pair, is a function of the step."""
-    return any(map(callable, value)) if isinstance(value, tuple) else callable(value)
 
 
 def _argument(group: Mapping[str, Any], index: int, i: int) -> str:
     """What a parameter is called in an error."""
     names = group.get("param_names")
     return names[i] if names else f"param_groups[{index}]['params'][{i}]"
-
-
-def _backward_passes() -> int:
-    """How many backward passes of this thread go on, one within the other."""
-    count, frame = 0, inspect.currentframe()
-    while frame is not None:
-        count += frame.f_code is torch.autograd.graph._engine_run_backward.__code__
-        frame = frame.f_back
-    return count
-
-
-def step_in_backward(optimizer: Optimizer) -> list[Any]:
-    """Have each backward pass step, and drop the gradients.
-
-    Each parameter is stepped, and its gradient dropped, as soon as that is there: gradients of the
-    whole model never lie in memory together. With ``clip_norm`` or ``nonfinite``, which want all
-    gradients, the step comes at the end of the backward pass instead, and means what it means
-    elsewhere. So it does for plain parameters in one of several processes, whose gradients
-    ``DistributedDataParallel`` may have summed only then; DTensors, as of ``fully_shard``, are
-    stepped one by one.
-
-    Args:
-        optimizer: whose parameters, those that it has now; do not call its ``step``.
-
-    Returns:
-        The handles of the hooks: ``remove()`` each to end it.
-
-    Raises:
-        RuntimeError: from the backward pass, if a step at its end comes in a pass within another,
-            as ``torch.utils.checkpoint`` makes it with ``use_reentrant=True``.
-
-    Example:
-        >>> import torch
-        >>> from gradstep.torch import SGD, step_in_backward
-        >>> w = torch.nn.Parameter(torch.ones(2))
-        >>> handles = step_in_backward(SGD([w], lr=0.5))
-        >>> w.sum().backward()
-        >>> w.tolist(), w.grad
-        ([0.5, 0.5], None)
-    """
-    engine = torch.autograd.Variable._execution_engine
-    waiting = -1  # the backward pass at whose end there will be a step
-
-    def finish() -> None:
-        if _backward_passes() > 1:
-            raise RuntimeError(
-                "step_in_backward: got a backward pass within another, which brings only some "
-                "gradients, wanted torch.utils.checkpoint with use_reentrant=False"
-            )
-        optimizer._backward_over = True
-        try:
-            optimizer.step()
-        finally:
-            optimizer._backward_over = False
-        optimizer.zero_grad()
-
-    def hook(tensor: torch.Tensor) -> None:
-        nonlocal waiting
-        stages = optimizer.stages
-        each = stages["clip_norm"] is None and stages["nonfinite"] == "allow"
-        if each and not awaits_sum(tensor):
-            optimizer.report = optimizer._update(tensor)
-            tensor.grad = None
-        elif waiting != (now := torch._C._current_graph_task_id()):
-            waiting = now
-            # Twice: behind what others, as DDP does, have queued for the end by then.
-            engine.queue_callback(functools.partial(engine.queue_callback, finish))
-
-    return [
-        param.tensor.register_post_accumulate_grad_hook(hook)
-        for param in optimizer._params()
-        if param.tensor.requires_grad
-    ]

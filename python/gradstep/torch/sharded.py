@@ -9,6 +9,7 @@ import torch
 
 from .. import _core
 from .layout import is_sharded, local
+from .private import SOURCE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,6 +110,7 @@ class Norm:
 
     def __init__(self, params: Sequence[torch.Tensor], group: Any) -> None:
         self.groups: list[tuple[list[int], tuple[Any, ...]]] = []
+        self._sharded = [is_sharded(param) for param in params]
         spread = _processes(group)
         # A process that has none of what is spread takes part in the sum.
         places: dict[Any, list[int]] = {None: []} if spread else {}
@@ -141,16 +143,33 @@ class Norm:
         for group in over:
             torch.distributed.all_reduce(torch.from_numpy(sums), group=group)
 
+    def add_up_parts(self, gathered: NDArray[np.float64]) -> None:
+        """Put the sums over whole DTensors in place of those over the parts here."""
+        for indices, over in self.groups:
+            if over and indices and self._sharded[indices[0]]:
+                rows = torch.from_numpy(gathered[indices])
+                for group in over:
+                    torch.distributed.all_reduce(rows, group=group)
+                gathered[indices] = rows.numpy()
+
     def __call__(self, grads: Sequence[torch.Tensor | None]) -> float:
         """The norm of local parts in the order of ``params``, the same in every process."""
+        total = self._sum_squares(grads, 1.0)
+        if not math.isinf(total):
+            return math.sqrt(total)
+        # Squares overflow above 1e154; where an element is infinite itself, this is, too.
+        scale = _core.overflow_scale
+        return math.sqrt(self._sum_squares(grads, scale)) / scale
+
+    def _sum_squares(self, grads: Sequence[torch.Tensor | None], scale: float) -> float:
         total = 0.0
         for indices, over in self.groups:
             mine = [g for g in (grads[i] for i in indices) if g is not None]
-            part = _core.sum_squares_of_tensors(mine, torch.Tensor)
+            part = _core.sum_squares_of_tensors(mine, SOURCE, scale)
             if over:
                 summed = torch.tensor(part, dtype=torch.float64)
                 for group in over:
                     torch.distributed.all_reduce(summed, group=group)
                 part = summed.item()
             total += part
-        return math.sqrt(total)
+        return total

@@ -1,0 +1,183 @@
+"""What a PyTorch optimizer is saved as, and how that comes back: all of it or nothing."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .groups import Group, portable, rule_of
+
+if TYPE_CHECKING:
+    from ..engine import Engine
+    from .held import Keeping, Param
+    from .optimizer import Optimizer
+
+# What the first group of a state dict has besides: the optimizer's own.
+CLOCK, STAGES, SAMPLE = "clock", "stages", "sample"
+DRIVERS = "drivers"  # of each group: the states of what drives its hyperparameters
+OWN = (CLOCK, STAGES, SAMPLE, DRIVERS)
+
+
+def complete(saved: dict[str, Any], groups: Sequence[Group], engine: Engine) -> dict[str, Any]:
+    """A state dict as PyTorch makes it, with what the next step depends on besides.
+
+    Args:
+        saved: PyTorch's.
+        groups: what stands behind its groups.
+        engine: the optimizer's.
+    """
+    entries = [
+        {key: value if key == "params" else portable(value) for key, value in entry.items()}
+        for entry in saved["param_groups"]
+    ]
+    for entry, group in zip(entries, groups, strict=True):
+        if states := group.states_of_drivers():
+            entry[DRIVERS] = states
+        if "rule" in entry:
+            entry["rule"] = group.rule.name
+    if entries:
+        entries[0][CLOCK] = engine.t
+        if states := _states_of_stages(engine):
+            entries[0][STAGES] = states
+        if engine.sample.any():
+            entries[0][SAMPLE] = torch.from_numpy(engine.sample.copy())
+    return {**saved, "param_groups": entries}
+
+
+def _states_of_stages(engine: Engine) -> dict[str, Any]:
+    return {name: stage.state_dict() for name, stage in engine.stages.items() if _has_state(stage)}
+
+
+def _has_state(value: Any) -> bool:
+    return hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
+
+
+class Loading:
+    """A state dict on its way into an optimizer: checked, then taken over whole or not at all.
+
+    Args:
+        optimizer: where it is to go.
+        given: what is to be loaded.
+
+    Raises:
+        TypeError, ValueError: it does not fit, naming the entry.
+    """
+
+    def __init__(self, optimizer: Optimizer, given: Mapping[str, Any]) -> None:
+        self._optimizer = optimizer
+        self._own = [{key: g[key] for key in OWN if key in g} for g in given["param_groups"]]
+        self._groups = self._read_groups(given["param_groups"])
+        self._state = self._read_state(given)
+        self._clock = self._read_clock()
+
+    def _read_groups(self, given: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """A checkpoint's groups, checked, with our parameters."""
+        own = self._optimizer.param_groups
+        if len(given) != len(own):
+            raise ValueError(f"state_dict['param_groups']: got {len(given)}, wanted {len(own)}")
+        return [self._read_group(i, saved, own[i]) for i, saved in enumerate(given)]
+
+    def _read_group(self, i: int, saved: Mapping[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+        where = f"state_dict['param_groups'][{i}]"
+        if len(saved["params"]) != len(own["params"]):
+            raise ValueError(
+                f"{where}['params']: got {len(saved['params'])}, wanted {len(own['params'])}"
+            )
+        group = self._optimizer.groups[i]
+        rule = rule_of(saved, self._optimizer.rule)
+        if rule is not group.rule:
+            raise ValueError(f"{where}['rule']: got {rule.name!r}, wanted {group.rule.name!r}")
+        kept = {key: value for key, value in saved.items() if key not in OWN}
+        defaults = {} if "rule" in own else self._optimizer.defaults
+        entry = {**defaults, **copy.deepcopy(kept), "params": own["params"]}
+        if "param_names" in own:
+            entry.setdefault("param_names", own["param_names"])
+        group.check(entry, f"{where} ")
+        return entry
+
+    def _read_state(self, given: Mapping[str, Any]) -> dict[Any, Any]:
+        saved_ids = [key for group in given["param_groups"] for key in group["params"]]
+        params = dict(zip(saved_ids, self._optimizer.params(), strict=True))
+        state: dict[Any, Any] = {}
+        for key, entry in given["state"].items():
+            where = f"state_dict['state'][{key!r}]"
+            if key not in params:
+                raise ValueError(f"{where}: got a state, wanted those of param_groups")
+            param: Param = params[key]
+            group = self._optimizer.groups[param.group]
+            keeping: Keeping = self._optimizer.keeping(group.rule)
+            values = group.hyperparameters(self._groups[param.group])
+            if loaded := keeping.loaded_state(where, param, values, entry):
+                state[param.tensor] = loaded
+        return state
+
+    def _read_clock(self) -> int:
+        """The steps made; of PyTorch's own checkpoints the largest count of a parameter."""
+        own = self._own[0] if self._own else {}
+        if CLOCK not in own:
+            return int(max((float(entry["step"]) for entry in self._state.values()), default=0))
+        clock = own[CLOCK]
+        if isinstance(clock, bool) or not isinstance(clock, int) or clock < 0:
+            raise ValueError(
+                f"state_dict['param_groups'][0]['clock']: got {clock!r}, wanted an integer, 0 or "
+                "more"
+            )
+        return clock
+
+    def __call__(self) -> None:
+        """Take it over."""
+        optimizer, engine = self._optimizer, self._optimizer.engine
+        entries = [(group.source, dict(group.source)) for group in optimizer.groups]
+        before = (optimizer.state, optimizer.param_groups, engine.t, engine.sample.copy())
+        undo: list[Callable[[], None]] = []
+
+        def restore() -> None:
+            for entry, old in entries:
+                entry.clear()
+                entry.update(old)
+            self._put(*before)
+            for step in undo:
+                step()
+
+        try:
+            for group, own in zip(optimizer.groups, self._own, strict=True):
+                undo += group.load_states_of_drivers(own.get(DRIVERS, {}))
+            undo += self._load_stages()
+            self._put(self._state, self._groups, self._clock, self._sample())
+        except BaseException:
+            try:
+                restore()
+            except BaseException:  # Ctrl-C again
+                restore()
+                raise
+            raise
+
+    def _put(self, state: Any, groups: list[dict[str, Any]], clock: int, sample: Any) -> None:
+        optimizer = self._optimizer
+        optimizer.engine.clock[0] = clock
+        optimizer.engine.sample[:] = sample
+        optimizer.replace(state, groups, fresh=clock == 0)
+
+    def _sample(self) -> Any:
+        saved = (self._own[0] if self._own else {}).get(SAMPLE)
+        sample = self._optimizer.engine.sample
+        if saved is None or not sample.size:
+            return 0.0
+        if not isinstance(saved, torch.Tensor) or saved.shape != sample.shape:
+            raise ValueError(
+                "state_dict['param_groups'][0]['sample']: got something else, wanted a float64 "
+                f"tensor of {sample.size} elements"
+            )
+        return saved.numpy()
+
+    def _load_stages(self) -> list[Callable[[], None]]:
+        saved = (self._own[0] if self._own else {}).get(STAGES, {})
+        undo: list[Callable[[], None]] = []
+        for name, stage in self._optimizer.stages.items():
+            if name in saved and _has_state(stage):
+                undo.append(lambda stage=stage, old=stage.state_dict(): stage.load_state_dict(old))
+                stage.load_state_dict(saved[name])
+        return undo
