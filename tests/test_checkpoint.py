@@ -11,8 +11,7 @@ import re
 import resource
 import stat
 import struct
-import subprocess
-import sys
+import textwrap
 import threading
 import tracemalloc
 import types
@@ -29,6 +28,7 @@ from hypothesis.extra import numpy as hnp
 import gradstep as gs
 from cases import OPTIONS
 from gradstep import checkpoint, schedules
+from processes import run
 
 DTYPES = [ml_dtypes.bfloat16 if name == "bfloat16" else name for name in checkpoint._DTYPES]
 
@@ -609,11 +609,11 @@ def test_missing_file(path):
 def run_writers(code, folder):
     """Run code in a process of its own, which may fork: it has one thread."""
     prelude = """
-        import os, random, signal, sys, time
+        import os, random, signal, time
         from pathlib import Path
         import numpy as np
         from gradstep import checkpoint
-        folder = Path(sys.argv[1])
+        folder = Path.cwd()
         path = folder / "state.safetensors"
         def save(i):
             checkpoint.save(path, {"t": i, "state": {"w": {"s": np.full(30_000, i)}}})
@@ -630,15 +630,7 @@ def run_writers(code, folder):
             finally:
                 os._exit(1)
     """
-    lines = [line[8:] for line in prelude.splitlines()] + [line[4:] for line in code.splitlines()]
-    return subprocess.run(
-        [sys.executable, "-c", "\n".join(lines), str(folder)],
-        check=True,
-        timeout=120,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sys.path))},
-    ).stdout
+    return run(textwrap.dedent(prelude) + textwrap.dedent(code), options=(), cwd=folder)
 
 
 def test_killed_writers(tmp_path):

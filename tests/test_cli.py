@@ -16,6 +16,7 @@ import gradstep as gs
 from gradstep import bench, cli, demo, machine, plots
 from gradstep.extras import need
 from gradstep.tables import table
+from processes import run
 
 
 def usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int | str | None, str, str]:
@@ -177,8 +178,7 @@ def test_importing_gradstep_imports_nothing_optional() -> None:
         "print([m for m in ('matplotlib', 'sklearn', 'tqdm', 'torch', 'jax', 'argparse') "
         "if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert run(code, options=()).strip() == "[]"
 
 
 def test_caches_are_read(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import doctest
 import importlib
-import os
 import pkgutil
 import re
 import subprocess
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 
 import gradstep as gs
+from processes import run
 
 README = Path(__file__).parent.parent / "README.md"
 DOCS = README.parent / "docs"
@@ -86,19 +86,8 @@ except MemoryError:
     print("as told")
 """
     script = limit + first.replace("(1024, 1024)", "(2048, 8192)") + second + check
-    folder = str(Path(gs.__file__).parent.parent)
-    path = os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")]))
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "2"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout == "as told\n"
+    printed = run(script, cwd=tmp_path, timeout=300, OMP_NUM_THREADS="2")
+    assert printed == "as told\n"
 
 
 def test_storages_page():
@@ -136,19 +125,9 @@ dist.destroy_process_group()
 print("as told")
 """
     script = "".join(blocks).replace("optimizer = ZeroR", "zero = ZeroR") + check
-    folder = str(Path(gs.__file__).parent.parent)
-    path = os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")]))
     alone = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    result = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, **alone, "PYTHONPATH": path, "OMP_NUM_THREADS": "2"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.endswith("as told\n")
+    printed = run(script, options=(), timeout=300, OMP_NUM_THREADS="2", **alone)
+    assert printed.endswith("as told\n")
 
 
 def test_choosing_a_rate(capsys, monkeypatch, tmp_path):

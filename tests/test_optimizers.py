@@ -9,7 +9,6 @@ import gc
 import json
 import os
 import pickle
-import subprocess
 import sys
 import textwrap
 import threading
@@ -22,6 +21,7 @@ import pytest
 
 import gradstep as gs
 from cases import CASES, assert_same_bits, case_id
+from processes import run
 
 BIG = 300_000  # elements: enough for a step to be shared among threads
 
@@ -674,22 +674,6 @@ def test_gil_is_released():
         sys.setswitchinterval(interval)
         watcher.join()
     assert len(set(seen)) > 1, "the watcher never ran during the steps"
-
-
-def run(script, **environment):
-    """A script in a process of its own; what it printed. Hanging is a failure."""
-    folder = str(Path(gs.__file__).parent.parent)
-    path = os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")]))
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(script)],
-        env={**os.environ, "PYTHONPATH": path, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
 
 
 FORK = """

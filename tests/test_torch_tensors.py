@@ -13,7 +13,6 @@ import weakref
 import numpy as np
 import pytest
 
-from cases import OPTIONS
 from cases import RULES as EVERY
 
 torch = pytest.importorskip("torch")

@@ -7,7 +7,6 @@ import weakref
 
 import pytest
 
-from cases import OPTIONS
 from cases import RULES as EVERY
 
 torch = pytest.importorskip("torch")

@@ -31,14 +31,14 @@ template <class View>
 double sum_squares(const py::list& arrays, double scale, const typename View::Source& view) {
     const Table& table = dispatch::current();
     const std::vector<pipeline::Span> spans = spans_of<View>(table, arrays, view);
-    py::gil_scoped_release unlocked;
+    const Unlocked unlocked;
     return pipeline::sum_squares(table, spans, scale);
 }
 
 double norm(const py::list& arrays) {
     const Table& table = dispatch::current();
     const std::vector<pipeline::Span> spans = spans_of<ArrayView>(table, arrays, {});
-    py::gil_scoped_release unlocked;
+    const Unlocked unlocked;
     return pipeline::norm(table, spans);
 }
 
@@ -54,7 +54,7 @@ void swap(const std::vector<std::pair<py::array, py::array>>& pairs, py::array_t
         sizes.push_back(a.bytes());
     }
     int64_t& turned = *flag.mutable_data();
-    py::gil_scoped_release unlocked;
+    const Unlocked unlocked;
     for (size_t i = 0; i < data.size(); ++i)
         std::swap_ranges(data[i].first, data[i].first + sizes[i], data[i].second);
     turned = !turned;
@@ -72,7 +72,7 @@ void assign(const std::vector<std::pair<py::array, py::array>>& pairs, py::array
         sizes.push_back(to.bytes());
     }
     int64_t& turned = *flag.mutable_data();
-    py::gil_scoped_release unlocked;
+    const Unlocked unlocked;
     for (size_t i = 0; i < data.size(); ++i)
         std::memmove(data[i].first, data[i].second, size_t(sizes[i]));
     turned = 1;
@@ -97,7 +97,7 @@ void move(const std::vector<py::list>& arrays, const py::list& gradients) {
         for (size_t a = 0; a < arrays[i].size(); ++a) streams.arrays[a] = data(arrays[i][a], n);
         tensors.push_back(streams);
     }
-    py::gil_scoped_release unlocked;
+    const Unlocked unlocked;
     pipeline::move(dispatch::current(), tensors);
 }
 

@@ -15,6 +15,7 @@
 #include "../pipeline.hpp"
 #include "arrays.hpp"
 #include "own_states.hpp"
+#include "unlocked.hpp"
 #include "written.hpp"
 
 namespace gradstep::bindings {
@@ -94,7 +95,7 @@ public:
         int64_t* const counts = counts_.mutable_data();
         Sums* const sums = reinterpret_cast<Sums*>(sums_.mutable_data());
         const pipeline::AddUp between = add_up.is_none() ? pipeline::AddUp() : adder();
-        py::gil_scoped_release unlocked;
+        const Unlocked unlocked;
         const parallel::ThreadCount own_threads(threads);
         const pipeline::Result result = pipeline::step(table, tensors_, gradients_, counts, groups_,
                                                        settings, scratch_, sums, between);
@@ -130,7 +131,7 @@ public:
         if (!group.rule->shown[storage.compute])
             throw py::value_error("show: the rule evaluates the parameter itself");
         void* const data = array.data();
-        py::gil_scoped_release unlocked;
+        const Unlocked unlocked;
         pipeline::show(table, tensors_[i], group, data);
     }
 

@@ -12,6 +12,7 @@
 #include "../dispatch.hpp"
 #include "arrays.hpp"
 #include "bindings.hpp"
+#include "unlocked.hpp"
 
 namespace gradstep::bindings {
 namespace py = pybind11;
@@ -61,7 +62,7 @@ py::array_t<int64_t> steps_of(const py::array& t) {
     const int64_t* step = steps.data();
     bool good;
     {
-        py::gil_scoped_release release;
+        const Unlocked unlocked;
         good = are_steps(step, steps.size());
     }
     for (py::ssize_t i = 0; !good && i < steps.size(); ++i)
@@ -101,7 +102,7 @@ PyObject* values_at(const Schedule& schedule, const py::array& t, py::handle out
         reinterpret_cast<const char*>(to) < reinterpret_cast<const char*>(from + n))
         throw py::value_error("out: got memory that overlaps t, wanted memory of its own");
     {
-        py::gil_scoped_release release;
+        const Unlocked unlocked;
         evaluate(schedule, from, to, n);
     }
     return values.release().ptr();
@@ -173,7 +174,7 @@ py::array range(const BoundSchedule& self, py::handle first, py::handle second, 
     py::array_t<double> values = values_for({n}, out);
     double* to = values.mutable_data();
     {
-        py::gil_scoped_release release;
+        const Unlocked unlocked;
         evaluate_range(*self.schedule, start, to, n);
     }
     return values;

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from .main_interpreter import check as _check
+
+_check()  # before NumPy, which would wait for ever
+
 from . import optimizers, schedules
 from ._core import build as _build
 from .arrays import global_norm

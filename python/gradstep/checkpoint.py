@@ -18,7 +18,7 @@ import secrets
 import stat
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
@@ -56,6 +56,7 @@ _DTYPES = {
 _NAMES = {tag: name for name, tag in _DTYPES.items()}
 
 _PIECE = 1 << 20  # bytes under one CRC-32: they are still in cache when they are written
+_SMALL = 1 << 26  # bytes of a file that is read rather than mapped
 _HEADER_LIMIT = 100_000_000  # bytes; safetensors reads no longer ones
 _DEPTH_LIMIT = 100  # levels
 _BITS_LIMIT = 2048  # of an integer; Python refuses to print very long ones
@@ -63,6 +64,10 @@ _BITS_LIMIT = 2048  # of an integer; Python refuses to print very long ones
 # The header's own checksum comes first, so that it lies at the same bytes of every file.
 _OPENING = b'{"__metadata__":{"header_crc32":"'
 _DIGITS = slice(8 + len(_OPENING), 8 + len(_OPENING) + 8)
+
+_LARGE = 1 << 20  # bytes of JSON that are looked at before they are read
+_BUFFER = 1 << 16  # bytes of a mapped file that are checked at once
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 
 _TEMPORARY = ".gradstep-{}.tmp"
 _IS_TEMPORARY = re.compile(r"\.gradstep-[0-9a-f]{16}\.tmp")
@@ -114,6 +119,35 @@ def save(path: str | os.PathLike[str], state_dict: Mapping[str, Any]) -> None:
         checksums = _write_tensors(file, tensors.values())
         file.seek(0)
         _write(file, _header(structure, tensors, checksums))
+
+
+def pass_on(path: str | os.PathLike[str], take: Callable[[dict[str, Any]], object]) -> None:
+    """Give the state dict of a file to somebody who copies it.
+
+    A small file is read into memory. A large one is mapped, so that states larger than memory need
+    none of it twice; the file must then not be cut short while ``take`` runs.
+
+    Args:
+        path: the file.
+        take: gets the state dict, whose arrays are not to be kept.
+
+    Raises:
+        As :func:`load`; ValueError where another program changed the file meanwhile.
+    """
+    with Path(path).open("rb", buffering=0) as file:
+        try:
+            before = os.fstat(file.fileno())
+            is_mapped = before.st_size > _SMALL
+            state_dict = _load(file, is_mapped)
+            after = os.fstat(file.fileno())
+            if is_mapped and (before.st_size, before.st_mtime_ns) != (
+                after.st_size,
+                after.st_mtime_ns,
+            ):
+                raise ValueError("got a file that another program changed while it was read")
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        take(state_dict)
 
 
 def load(path: str | os.PathLike[str], *, mapped: bool = False) -> dict[str, Any]:
@@ -355,6 +389,8 @@ def _load(file: FileIO, mapped: bool) -> dict[str, Any]:
     header = prefix + _read(file, length)
     tensors, structure, checksums = _parse_header(header, size)
     arrays = _read_tensors(file, tensors, len(header), checksums, mapped)
+    if len(structure) > _LARGE and not structure.startswith("{"):
+        raise ValueError("got a structure that does not fit the tensors: damaged")
     try:
         state_dict = _decode(_from_json(structure), arrays)
     except (
@@ -372,6 +408,19 @@ def _load(file: FileIO, mapped: bool) -> dict[str, Any]:
     return state_dict
 
 
+def _check_hollow(header: bytes) -> None:
+    """Raise ValueError for brackets that no checkpoint has: each would take 64 bytes of memory."""
+    if len(header) < _LARGE:
+        return
+    text = header[8:].rstrip(b" ")
+    if not text.startswith(b"{"):
+        raise ValueError("got a header that is not JSON: damaged, or no safetensors file")
+    bare = _STRING.sub(b"", text)
+    entries = text.count(b'"data_offsets"') + text.count(b'"__metadata__"') + 1
+    if bare.count(b"[") + bare.count(b"{") > 3 * entries:
+        raise ValueError("got a header that is not JSON: damaged, or no safetensors file")
+
+
 def _parse_header(
     header: bytes, size: int
 ) -> tuple[dict[str, tuple[str, tuple[int, ...]]], str, list[int]]:
@@ -379,6 +428,7 @@ def _parse_header(
 
     Everything is checked that memory will be taken for.
     """
+    _check_hollow(header)
     try:
         fields = _from_json(header[8:].decode())
     except (ValueError, RecursionError):
@@ -473,13 +523,17 @@ def _read_tensors(
             raise ValueError(f"got the shape {shape} for tensor {name!r}: damaged") from None
         offset += array.nbytes
         arrays[name] = array
-        rest = _view(array)
-        while rest:
-            part, rest = rest[:room], rest[room:]
+        # What is mapped is checked as it is read: a file that is cut short ends in an error here,
+        # where looking into the map would end the process.
+        rest = memoryview(bytearray(min(array.nbytes, _BUFFER))) if mapped else _view(array)
+        left = array.nbytes
+        while left:
+            part = rest[: min(room, left)]
+            left -= len(part)
             if room == _PIECE:
                 since = name
-            if not mapped:
-                _read_into(file, part)
+            _read_into(file, part)
+            rest = rest if mapped else rest[len(part) :]
             checksum = zlib.crc32(part, checksum)
             room -= len(part)
             if not room:

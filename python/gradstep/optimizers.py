@@ -473,8 +473,8 @@ class LAMB(Optimizer):
         **shared: storages, stages and more that every rule takes, see :class:`Optimizer`.
 
     States: ``exp_avg``, ``exp_avg_sq``. Norms are of whole tensors: of all shards that are here
-    (they must fill their tensor) or, as DTensors, in other processes. With states in few bits ‖r‖ is
-    that of the numbers before they are rounded.
+    (they must fill their tensor) or, as DTensors, in other processes. With states in few bits ‖r‖
+    is that of the numbers before they are rounded.
 
     Where frameworks differ: ε and the missing limits of ‖p‖ are optax's. The ratio is 1 where one
     of the norms is 0. bitsandbytes' LAMB is AdamW with a limit on the norm of the update.

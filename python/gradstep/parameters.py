@@ -81,6 +81,22 @@ class Parameters:
             other._add(given, copies)
         return other
 
+    def snapshot(self) -> Parameters:
+        """These parameters with copies of what is kept for them."""
+        other = self.added((), ())
+        other.grouped = self.grouped
+        other.tensors = [
+            replace(
+                tensor,
+                low=_copied(tensor.low),
+                average=_copied(tensor.average),
+                states=[_copied(state) for state in tensor.states],
+                memory=[number.copy() for number in tensor.memory],
+            )
+            for tensor in self.tensors
+        ]
+        return other
+
     def extended(self, missing: Mapping[int, Sequence[str]]) -> Parameters:
         """These parameters, with states that some groups were built without.
 
@@ -499,3 +515,7 @@ def by_group(argument: str, values: Any, count: int, what: str) -> None:
 
 def _count(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def _copied(array: Array | None) -> Array | None:
+    return None if array is None else array.copy()

@@ -49,7 +49,7 @@ def set_target(name: str) -> None:
 
 
 def _set_target(argument: str, name: object) -> None:
-    if not isinstance(name, str) or not _core.set_target(name):
+    if name not in _core.targets() or not _core.set_target(str(name)):
         raise ValueError(f"{argument}: got {name!r}, wanted one of {', '.join(_core.targets())}")
 
 
@@ -82,5 +82,6 @@ def apply_environment() -> None:
     """Do what ``GRADSTEP_TARGET`` and ``GRADSTEP_TEAM`` ask for."""
     if target := os.environ.get("GRADSTEP_TARGET"):
         _set_target("GRADSTEP_TARGET", target)
-    if (team := os.environ.get("GRADSTEP_TEAM")) and not _core.set_team(team):
+    team = os.environ.get("GRADSTEP_TEAM")
+    if team and not (team.isascii() and _core.set_team(team)):
         raise ValueError(f"GRADSTEP_TEAM: got {team!r}, wanted native (or openmp, where built in)")

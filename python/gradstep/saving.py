@@ -137,7 +137,7 @@ class Saved:
         """
         from . import checkpoint  # noqa: PLC0415
 
-        self.load_state_dict(checkpoint.load(path, mapped=True))
+        checkpoint.pass_on(path, self.load_state_dict)
 
     def __copy__(self) -> Any:
         raise TypeError(
@@ -154,7 +154,9 @@ class Saved:
 
     @alone("pickling")
     def __getstate__(self) -> dict[str, Any]:
-        return self._picklable()
+        # Copies: arrays are written only once this has returned, when a step may go on.
+        parts = (self._held.snapshot(), self._compiled.counts.copy())
+        return {**self._picklable(), "_engine": copy.deepcopy(self._engine), "_parts": parts}
 
     def _picklable(self) -> dict[str, Any]:
         own = {key: value for key, value in self.__dict__.items() if key not in _BUILT}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from operator import itemgetter
 from typing import Any
@@ -220,10 +221,10 @@ class Group:
 
     def load_states_of_drivers(self, saved: Mapping[str, Any]) -> list[Callable[[], None]]:
         """Load them; what undoes it."""
-        undo = []
+        undo: list[Callable[[], None]] = []
         for name, one in self._stateful():
             if name in saved:
-                undo.append(lambda one=one, before=one.state_dict(): one.load_state_dict(before))
+                undo.append(partial(one.load_state_dict, one.state_dict()))
                 one.load_state_dict(saved[name])
         return undo
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -12,8 +13,9 @@ from .groups import Group, portable, rule_of
 
 if TYPE_CHECKING:
     from ..engine import Engine
-    from .held import Keeping, Param
-    from .optimizer import Optimizer
+    from ..rule import Rule
+    from ..stages import Stages
+    from .keeping import Keeping, Param
 
 # What the first group of a state dict has besides: the optimizer's own.
 CLOCK, STAGES, SAMPLE = "clock", "stages", "sample"
@@ -55,6 +57,29 @@ def _has_state(value: Any) -> bool:
     return hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
 
 
+class Owner(Protocol):
+    """An optimizer, as far as loading goes."""
+
+    rule: Rule
+    engine: Engine
+    groups: list[Group]
+    stages: Stages
+    state: Any
+    param_groups: list[dict[str, Any]]
+    defaults: dict[str, Any]
+
+    def keeping(self, rule: Rule) -> Keeping:
+        """What is kept for parameters of a rule."""
+
+    def params(self) -> list[Param]:
+        """All parameters in their order."""
+
+    def replace(
+        self, state: Mapping[Any, Any], groups: list[dict[str, Any]], *, fresh: bool
+    ) -> None:
+        """Have other states and groups, whose drivers stay."""
+
+
 class Loading:
     """A state dict on its way into an optimizer: checked, then taken over whole or not at all.
 
@@ -66,7 +91,7 @@ class Loading:
         TypeError, ValueError: it does not fit, naming the entry.
     """
 
-    def __init__(self, optimizer: Optimizer, given: Mapping[str, Any]) -> None:
+    def __init__(self, optimizer: Owner, given: Mapping[str, Any]) -> None:
         self._optimizer = optimizer
         self._own = [{key: g[key] for key in OWN if key in g} for g in given["param_groups"]]
         self._groups = self._read_groups(given["param_groups"])
@@ -178,6 +203,6 @@ class Loading:
         undo: list[Callable[[], None]] = []
         for name, stage in self._optimizer.stages.items():
             if name in saved and _has_state(stage):
-                undo.append(lambda stage=stage, old=stage.state_dict(): stage.load_state_dict(old))
+                undo.append(partial(stage.load_state_dict, stage.state_dict()))
                 stage.load_state_dict(saved[name])
         return undo

@@ -1,10 +1,10 @@
 """Which states a step need not look at, since nobody else can reach them.
 
-The contract: a step writes through pointers that were taken when the plan was made. Before it does, it
-looks at every state's place, unless it was proven that no one but the optimizer can reach any of
-them. Whoever asks the optimizer for ``state`` ends that: each step looks again, until nobody has asked
-for a while and the proof holds anew. The proof is by counting references: to each parameter's dictionary,
-each state, its memory and its storage.
+The contract: a step writes through pointers that were taken when the plan was made. Before it does,
+it looks at every state's place, unless it was proven that no one but the optimizer can reach any of
+them. Whoever asks the optimizer for ``state`` ends that: each step looks again, until nobody has
+asked for a while and the proof holds anew. The proof is by counting references: to each parameter's
+dictionary, each state, its memory and its storage.
 
 ===================================================  =======================================
 who can reach a state                                do steps look?
