@@ -138,7 +138,6 @@ def test_signature_groups_and_defaults_are_torchs(rule):
     its, mine = theirs(params), ours(params)
     assert mine.defaults == its.defaults
     saved = mine.state_dict()["param_groups"]
-    assert saved[0].pop("clock") == 0  # the optimizer's own
     assert saved == its.state_dict()["param_groups"]
     assert isinstance(mine, torch.optim.Optimizer)
     assert isinstance(mine, gt.Optimizer)

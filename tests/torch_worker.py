@@ -150,6 +150,12 @@ CASES = {
     "split": (gt.AdamW, {"lr": 1e-3, "split": True, "average": 0.9}, torch.bfloat16),
     "float16": (gt.AdamW, {"states": {"exp_avg": "float16"}}, torch.float16),
 }
+# Every rule once, except those whose sums over shards are the same only within rounding.
+CASES |= {
+    f"{name} alone": (getattr(gt, name), {}, torch.float32)
+    for name, rule in gs.rule.RULES.items()
+    if not rule.gathers
+}
 
 
 def built(case, model):
@@ -327,7 +333,7 @@ def memory_may_move_and_averages_are_shown():
 
 
 @check(2, 3)
-def a_schedule_follows_counts_that_were_put_in():
+def the_clock_does_not_follow_the_counts_of_parameters():
     sharded = new_model(sharded=True)
     optimizer = gt.SGD(sharded.parameters(), lr=gs.schedules.linear(1.0, 0.0, total=10))
     give_grads(sharded, 0)
@@ -335,7 +341,45 @@ def a_schedule_follows_counts_that_were_put_in():
     for state in optimizer.state.values():
         state["step"] = torch.tensor(5.0)
     optimizer.step()
-    assert optimizer.report.lr == 0.5
+    assert optimizer.report.t == 2
+    assert optimizer.report.lr == 0.9
+
+
+@check(2, 3)
+def rules_that_look_at_whole_tensors_add_up_over_shards():
+    """FSDP2's parts within rounding of the whole; the same number in every process."""
+    for rule, options in ((gt.LAMB, {"weight_decay": 0.1}), (gt.LARS, {"trust_coefficient": 1.0})):
+        for more in ({}, {"clip_norm": 0.5, "stats": True}, {"average": 0.9, "clip_value": 0.5}):
+            model, sharded = new_model(), new_model(sharded=True)
+            made = {"lr": 0.1, **options, **more}
+            plain, optimizer = rule(model.parameters(), **made), rule(sharded.parameters(), **made)
+            for step in range(4):
+                for each in (model, sharded):
+                    give_grads(each, step, skipped=[1] if step < 2 else [])
+                plain.step()
+                optimizer.step()
+                if more.get("stats"):
+                    assert abs(optimizer.report.cosine or 0) <= 1
+                    norms = (optimizer.report.update_norm, plain.report.update_norm)
+                    assert abs(norms[0] / norms[1] - 1) < 1e-6
+            for mine, its in zip(sharded.parameters(), model.parameters(), strict=True):
+                torch.testing.assert_close(whole(mine), its.detach(), rtol=1e-6, atol=1e-7)
+
+
+@check(2, 3)
+def rules_that_look_at_whole_tensors_under_zero():
+    """Each process has whole tensors: the same bits, and nothing is added up."""
+    for rule in (gt.LAMB, gt.LARS):
+        model, alone = new_model(), new_model()
+        zero = ZeroRedundancyOptimizer(model.parameters(), optimizer_class=rule, lr=0.1)
+        plain = rule(alone.parameters(), lr=0.1)
+        for step in range(3):
+            for each in (model, alone):
+                give_grads(each, step)
+            zero.step()
+            plain.step()
+        for mine, its in zip(model.parameters(), alone.parameters(), strict=True):
+            assert torch.equal(bits(mine), bits(its))
 
 
 @check(2, 3)

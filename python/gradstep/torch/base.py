@@ -127,6 +127,9 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
         self._bounds[only] = Bound(
             self._holder.state, self.param_groups, held, compiled, norm, waiting, only
         )
+        # States that somebody has put in, as ZeroRedundancyOptimizer does from a checkpoint.
+        if self._engine.t == 0 and compiled.counts.size:
+            self._engine.clock[0] = compiled.counts.max()
         return self._bounds[only]
 
     def keeping(self, rule: Rule) -> Keeping:
@@ -271,8 +274,9 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
     def state_dict(self) -> dict[str, Any]:
         """As ``torch.optim`` has it, in the names of the class of the same name.
 
-        The first entry of ``param_groups`` has ``clock``, the steps made, besides; and what drives
-        a hyperparameter or a stage and has a state of its own, such as a ``Plateau``, is there.
+        Where the optimizer has made more steps than any of its parameters, the first entry of
+        ``param_groups`` has ``clock``, their number; and what drives a hyperparameter or a stage
+        and has a state of its own, such as a ``Plateau``, is there.
         """
         for group in self.groups:
             group.sync()

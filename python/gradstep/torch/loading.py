@@ -41,12 +41,20 @@ def complete(saved: dict[str, Any], groups: Sequence[Group], engine: Engine) -> 
         if "rule" in entry:
             entry["rule"] = group.rule.name
     if entries:
-        entries[0][CLOCK] = engine.t
+        # As PyTorch's own checkpoints, where nothing would be lost: distributed checkpoints of
+        # either class load into the other only while they have the same entries.
+        if engine.t != largest_count(saved["state"]):
+            entries[0][CLOCK] = engine.t
         if states := _states_of_stages(engine):
             entries[0][STAGES] = states
         if engine.sample.any():
             entries[0][SAMPLE] = torch.from_numpy(engine.sample.copy())
     return {**saved, "param_groups": entries}
+
+
+def largest_count(state: Mapping[Any, Mapping[str, Any]]) -> int:
+    """The updates of the parameter that has had the most."""
+    return int(max((float(entry["step"]) for entry in state.values() if entry), default=0))
 
 
 def _states_of_stages(engine: Engine) -> dict[str, Any]:
@@ -143,7 +151,7 @@ class Loading:
         """The steps made; of PyTorch's own checkpoints the largest count of a parameter."""
         own = self._own[0] if self._own else {}
         if CLOCK not in own:
-            return int(max((float(entry["step"]) for entry in self._state.values()), default=0))
+            return largest_count(self._state)
         clock = own[CLOCK]
         if isinstance(clock, bool) or not isinstance(clock, int) or clock < 0:
             raise ValueError(
