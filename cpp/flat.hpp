@@ -16,7 +16,8 @@ inline int64_t segments(int64_t n, int64_t start) {
     return (start % segment_elements + n + segment_elements - 1) / segment_elements;
 }
 
-// Cuts fall on multiples of `unit`, counted from the start of the tensor that an item is a shard of.
+// Cuts fall on multiples of `unit`, counted from the start of the tensor that an item is a shard
+// of.
 class Flat {
 public:
     struct Cut {

@@ -13,8 +13,8 @@ namespace {
 using gradstep::Coding;
 using gradstep::GatherLanes;
 using gradstep::Kernel;
-using gradstep::LaneSums;
 using gradstep::lanes;
+using gradstep::LaneSums;
 using gradstep::Loops;
 using gradstep::Measured;
 using gradstep::Pairing;
@@ -31,11 +31,22 @@ using gradstep::When;
 #include "rules/catalogue.hpp"
 #include "storage/catalogue.hpp"
 
+// sums: the same bits whatever the width of a vector
 #include "kernels/sums.inl"
+
+// storages: numbers as they lie in memory to an array of the compute type and back
 #include "kernels/storages.inl"
+
+// rules: each one's equation in a loop for every common combination of storages
 #include "kernels/rules.inl"
+
+// stages: what a step does to a block besides the rule
 #include "kernels/stages.inl"
+
+// schedules: one value, many, a run of them
 #include "kernels/schedules.inl"
+
+// the bare loop that a step's bytes are held against
 #include "kernels/move.inl"
 
 }    // namespace

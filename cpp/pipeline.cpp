@@ -81,8 +81,8 @@ public:
     Step(const Table& table, std::vector<Tensor>& tensors, const std::vector<Gradient>& gradients,
          const int64_t* counts, const std::vector<Group>& groups, const Settings& settings,
          Scratch& scratch)
-        : table_(table), tensors_(tensors), gradients_(gradients), counts_(counts),
-          groups_(groups), settings_(settings), scratch_(scratch),
+        : table_(table), tensors_(tensors), gradients_(gradients), counts_(counts), groups_(groups),
+          settings_(settings), scratch_(scratch),
           walk_(table, tensors, gradients, groups, settings, scratch) {}
 
     // What each tensor's step is. factor: of all gradients.
@@ -276,9 +276,10 @@ double gather_norm(const Table& table, const std::vector<Tensor>& tensors, const
 
 }    // namespace
 
-Result step(const Table& table, std::vector<Tensor>& tensors, const std::vector<Gradient>& gradients,
-            const int64_t* counts, const std::vector<Group>& groups, const Settings& settings,
-            Scratch& scratch, Sums* group_sums, const AddUp& add_up) {
+Result step(const Table& table, std::vector<Tensor>& tensors,
+            const std::vector<Gradient>& gradients, const int64_t* counts,
+            const std::vector<Group>& groups, const Settings& settings, Scratch& scratch,
+            Sums* group_sums, const AddUp& add_up) {
     Result result = {-1, std::nan("")};
     Spans spans;
     if (settings.check_finite || std::isfinite(settings.clip_norm) || settings.zero_gradients)
@@ -341,9 +342,8 @@ double sum_squares(const Table& table, const std::vector<Span>& spans, double sc
         double sum = 0;
         for (int64_t at = begin; at < end; at += block_elements) {
             const int64_t n = std::min(block_elements, end - at);
-            sum += scale == 1 ? storage.sum_squares(static_cast<const char*>(span.data) +
-                                                        storage.offset(at),
-                                                    n)
+            sum += scale == 1 ? storage.sum_squares(
+                                    static_cast<const char*>(span.data) + storage.offset(at), n)
                               : sum_scaled(table, span, at, n, scale);
         }
         sums[size_t(segment)] = sum;
@@ -368,10 +368,10 @@ void show(const Table& table, const Tensor& tensor, const Group& group, void* ou
     const char* const bytes = static_cast<const char*>(tensor.p);
     for (int64_t at = 0; at < tensor.n; at += block_elements) {
         const int64_t n = std::min(block_elements, tensor.n - at);
-        char* const low = tensor.low ? static_cast<char*>(tensor.low) + at * storage.low_bytes
-                                     : nullptr;
-        storage.decode[compute](const_cast<char*>(bytes) + storage.offset(at), low,
-                                Role::parameter, n, numbers[0]);
+        char* const low =
+            tensor.low ? static_cast<char*>(tensor.low) + at * storage.low_bytes : nullptr;
+        storage.decode[compute](const_cast<char*>(bytes) + storage.offset(at), low, Role::parameter,
+                                n, numbers[0]);
         const void* states[max_states] = {};
         for (int s = 0; s < group.rule->state_count; ++s) {
             if (!tensor.state[s]) continue;

@@ -11,9 +11,9 @@ namespace gradstep {
 
 constexpr int64_t block_elements = 512;    // every stream of a block fits the first-level cache
 constexpr int max_states = 4;
-constexpr int max_options = 2;    // optional states of one rule
-constexpr int max_memory = 4;     // numbers of a tensor that live from step to step
-constexpr int max_gathered = 4;    // sums of a first pass
+constexpr int max_options = 2;                 // optional states of one rule
+constexpr int max_memory = 4;                  // numbers of a tensor that live from step to step
+constexpr int max_gathered = 4;                // sums of a first pass
 constexpr int max_buffers = 1 + max_states;    // what a step writes: the parameter and the states
 constexpr size_t max_scalar_bytes = 128;
 
@@ -47,8 +47,8 @@ using Settle = void (*)(void* scalars, const double* sums);
 
 struct Kernel {
     Resolve resolve;
-    Update update;     // null: these storages have no loop of their own
-    Gather gather;     // null: one pass is enough
+    Update update;    // null: these storages have no loop of their own
+    Gather gather;    // null: one pass is enough
     Settle settle;
 };
 
@@ -68,8 +68,8 @@ constexpr unsigned as_role(Role role) { return 4u << int(role); }
 
 struct StorageInfo {
     const char* name;
-    unsigned roles;    // what it may hold: as_param and so on
-    bool rounds;       // whether a number may not fit it
+    unsigned roles;              // what it may hold: as_param and so on
+    bool rounds;                 // whether a number may not fit it
     bool stochastic_momentum;    // a momentum is rounded stochastically unless asked otherwise
     int64_t block;               // elements under one scale, 1 if none
     int64_t block_bytes;
@@ -86,8 +86,8 @@ struct StorageInfo {
 
     // Whether such a state is rounded stochastically unless somebody asks for another way.
     bool rounds_stochastically(Role role) const {
-        return rounds && (stochastic_by_default(role) ||
-                          (stochastic_momentum && role == Role::momentum));
+        return rounds &&
+               (stochastic_by_default(role) || (stochastic_momentum && role == Role::momentum));
     }
 
     // Where element i begins, the first of a block.
@@ -111,8 +111,8 @@ struct RuleInfo {
     int state_count;
     const char* const* memory_names;
     int memory_count;
-    int gathered;       // how many sums its first pass has; 0: it has one pass
-    bool takes_sign;    // a step's size does not depend on the gradient's
+    int gathered;                       // how many sums its first pass has; 0: it has one pass
+    bool takes_sign;                    // a step's size does not depend on the gradient's
     int option_columns[max_options];    // the hyperparameter of each optional state; -1: none
     double (*moment_correction)(const double* hyper, int64_t t);
     // The point to evaluate, from n numbers of the parameter and its states in the compute type;

@@ -127,9 +127,9 @@ private:
     const Gradient& gradient_;
     const StorageInfo& storage_;
     const int64_t first_, n_, index_;
-    const int plain_;    // the storage of the compute type
-    Piece memory_;       // as it lies in memory
-    Piece piece_;        // as the kernel gets it
+    const int plain_;        // the storage of the compute type
+    Piece memory_;           // as it lies in memory
+    Piece piece_;            // as the kernel gets it
     void* raw_ = nullptr;    // the gradient as it was given
     double factor_ = 1;      // of the gradient that the kernel gets
 
@@ -155,8 +155,7 @@ private:
         prefetch_next(raw_, walk_.table_.storages[gradient_.storage]);
         for (int s = 0; s < rule_.state_count; ++s)
             if (memory_.state[s])
-                prefetch_next(memory_.state[s],
-                              walk_.table_.storages[tensor_.state_storage[s]]);
+                prefetch_next(memory_.state[s], walk_.table_.storages[tensor_.state_storage[s]]);
     }
 
     T* numbers(void* x, void* low, int stored, Role role, T* buffer) const {
@@ -167,9 +166,7 @@ private:
     T* parameter() {
         return numbers(memory_.p, memory_.low, tensor_.storage, Role::parameter, param_);
     }
-    T* raw_gradient() {
-        return numbers(raw_, nullptr, gradient_.storage, Role::momentum, grad_);
-    }
+    T* raw_gradient() { return numbers(raw_, nullptr, gradient_.storage, Role::momentum, grad_); }
     T* state(int s, T* buffer) const {
         return numbers(memory_.state[s], nullptr, tensor_.state_storage[s], rule_.states[s].role,
                        buffer);
@@ -216,8 +213,8 @@ private:
                 piece_.p, n_, memory_.p, memory_.low,
                 {Role::parameter, (tensor_.stochastic & 1) != 0, memory_.key[0]});
         for (int s = 0; s < rule_.state_count; ++s) {
-            const bool changed = (active_.used >> s & 1) &&
-                                 rule_.states[s].gathered == (pass == Pass::gather);
+            const bool changed =
+                (active_.used >> s & 1) && rule_.states[s].gathered == (pass == Pass::gather);
             if (changed && piece_.state[s] != memory_.state[s])
                 walk_.table_.storages[tensor_.state_storage[s]].encode[compute](
                     piece_.state[s], n_, memory_.state[s], nullptr,
@@ -280,8 +277,7 @@ Piece Walk::piece_of(const Tensor& tensor, int64_t first, int64_t n) const {
     const StorageInfo& storage = table_.storages[tensor.storage];
     Piece piece;
     piece.p = at(tensor.p, storage, first);
-    piece.low =
-        tensor.low ? static_cast<char*>(tensor.low) + first * storage.low_bytes : nullptr;
+    piece.low = tensor.low ? static_cast<char*>(tensor.low) + first * storage.low_bytes : nullptr;
     piece.g = nullptr;
     const int states = rule_of(tensor).state_count;
     for (int s = 0; s < states; ++s)
@@ -303,9 +299,9 @@ void Walk::whole(const Scratch::Active& active, int64_t first, int64_t n, Gather
         active.kernel->update(scalars, active.factor, piece);
 }
 
-template <class T>
-void Walk::visit(const Scratch::Active& active, int64_t first, int64_t n, bool measured,
-                 LaneSums& sums, GatherLanes& gathered, Pass pass) const {
+template <class T> void Walk::visit(const Scratch::Active& active, int64_t first, int64_t n,
+                                    bool measured, LaneSums& sums, GatherLanes& gathered,
+                                    Pass pass) const {
     Block<T> block(*this, active, first, n, block_index(tensors_[active.tensor], first));
     if (!active.kernel)
         block.average();

@@ -81,9 +81,9 @@ struct Scratch {
         size_t tensor;
         const Kernel* kernel;    // null: only its average moves
         size_t scalars;
-        size_t first_segment;         // of its sums
-        uint64_t key[max_buffers];    // of its random bits, except for the block
-        double factor;                // of the gradient
+        size_t first_segment;          // of its sums
+        uint64_t key[max_buffers];     // of its random bits, except for the block
+        double factor;                 // of the gradient
         unsigned used;                 // which states, a bit each
         bool direct, several_loops;    // as in Choice
         bool whole;                    // and there is nothing to do block by block
@@ -149,9 +149,9 @@ private:
     Piece piece_of(const Tensor& tensor, int64_t first, int64_t n) const;
     void whole(const Scratch::Active& active, int64_t first, int64_t n, GatherLanes& gathered,
                Pass pass) const;
-    template <class T>
-    void visit(const Scratch::Active& active, int64_t first, int64_t n, bool measured,
-               LaneSums& sums, GatherLanes& gathered, Pass pass) const;
+    template <class T> void visit(const Scratch::Active& active, int64_t first, int64_t n,
+                                  bool measured, LaneSums& sums, GatherLanes& gathered,
+                                  Pass pass) const;
     void keep(const Scratch::Active& active, int64_t end, bool is_end, LaneSums& sums,
               GatherLanes& gathered, Pass pass) const;
 };

@@ -1,8 +1,8 @@
 """Write docs/rules.md and the lists of rules in README.md and docs/pytorch.md.
 
-`python docs/make_rules.py [--check]`. All of it comes from the rules themselves: the catalogue says
-what they keep, their classes what they are. `--check` writes nothing and exits 1 if a file is not as
-it would be written.
+`python docs/make_rules.py [--check]`. All of it comes from the rules themselves: the catalogue
+says what they keep, their classes what they are. `--check` writes nothing and exits 1 if a file is
+not as it would be written.
 """
 
 from __future__ import annotations
@@ -16,7 +16,11 @@ import gradstep as gs
 from gradstep.rule import RULES, Rule
 
 ROOT = Path(__file__).parent.parent
-PARTS = ["When", "Args", "States?", "Where frameworks differ", "Source", "Example"]
+INTRODUCTION = (
+    "Written by `python docs/make_rules.py` from the rules themselves. The arguments that all "
+    "rules share (storages, clipping, averages, statistics) are in `help(gradstep.Optimizer)`; "
+    "`gradstep.torch` has the same rules under the same names."
+)
 
 
 def parts(rule: Rule) -> dict[str, str]:
@@ -69,9 +73,7 @@ def page() -> str:
     lines = [
         "# Rules",
         "",
-        "Written by `python docs/make_rules.py` from the rules themselves. The arguments that all "
-        "rules share (storages, clipping, averages, statistics) are in `help(gradstep.Optimizer)`; "
-        "`gradstep.torch` has the same rules under the same names.",
+        INTRODUCTION,
     ]
     for rule in RULES.values():
         known = parts(rule)

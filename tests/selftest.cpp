@@ -4,7 +4,8 @@
 // equation, compiled here without vectors; every array lies against a page that must not be
 // touched. So do the arrays of a step in every storage, with all stages. Then whole steps run over
 // many tensors on many threads. It prints a hash of all results: two processors that print the same
-// hash computed the same bits. Exits 1 on a difference.
+// hash computed the same bits. Exits 1 on a difference. Names of rules as arguments leave out the
+// others: so a hash can be held against that of a commit which did not have them.
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -16,7 +17,10 @@
 #include <cinttypes>
 #include <cstdio>
 #include <cstring>
+#include <string>
 #include <thread>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "dispatch.hpp"
@@ -24,8 +28,10 @@
 #include "pipeline.hpp"
 
 namespace {
+using gradstep::Loops;
 using gradstep::Role;
 using gradstep::State;
+using gradstep::When;
 #include "rules/catalogue.hpp"
 }    // namespace
 
@@ -99,20 +105,68 @@ const double hypers[][8] = {{0.1, 0.9, 0.5, 0.25, 1, 0.5, 0, 0}, {0.01, 0.5, 0.7
 Guarded memory[2 + max_states] = {Guarded(most * 8), Guarded(most * 8), Guarded(most * 8),
                                   Guarded(most * 8), Guarded(most * 8), Guarded(most * 8)};
 
-// The equation in a loop that no compiler setting here vectorises.
-template <template <class, unsigned> class R, class T, unsigned options, size_t... S>
-void plain(const double* hyper, int64_t t, double factor, const Piece& piece,
-           std::index_sequence<S...>) {
-    using Rule = R<T, options>;
+template <class Rule, class = void> constexpr bool has_memory = false;
+template <class Rule> constexpr bool has_memory<Rule, std::void_t<typename Rule::Memory>> = true;
+template <class Rule, class = void> constexpr bool has_gather = false;
+template <class Rule> constexpr bool has_gather<Rule, std::void_t<decltype(&Rule::gather)>> = true;
+
+constexpr double memory_before[max_memory] = {0.25, 0.5, 0.75, 1};
+
+template <class Rule> Rule made(const double* hyper, const When& when) {
     typename Rule::Hyper h;
     std::memcpy(&h, hyper, sizeof h);
-    const Rule rule(h, t);
+    if constexpr (has_memory<Rule>) {
+        typename Rule::Memory kept;
+        std::memcpy(&kept, memory_before, sizeof kept);
+        return Rule(h, when, kept);
+    } else {
+        return Rule(h, when);
+    }
+}
+
+// The equation in a loop that no compiler setting here vectorises.
+template <template <class, unsigned> class R, class T, unsigned options, size_t... S>
+void plain(const Table& table, const double* hyper, const When& when, double factor,
+           const Piece& piece, std::index_sequence<S...>) {
+    using Rule = R<T, options>;
+    Rule rule = made<Rule>(hyper, when);
+    T none[sizeof...(S)] = {};
+    auto state = [&](size_t s, int64_t i) -> T& {
+        return piece.state[s] ? static_cast<T*>(piece.state[s])[i] : none[s] = 0;
+    };
+    if constexpr (has_gather<Rule>) {
+        GatherLanes sums = {};
+        double totals[max_gathered] = {};
+        for (int64_t i = 0; i < piece.n; ++i) {
+            volatile T fence = static_cast<const T*>(piece.g)[i];
+            const auto part =
+                rule.gather(static_cast<T*>(piece.p)[i], fence * T(factor), state(S, i)...);
+            for (size_t k = 0; k < sizeof part / sizeof(double); ++k)
+                sums.sum[k][i % lanes] += part.value[k];
+        }
+        table.fold_gathered(sums, max_gathered, totals);
+        rule.settle(totals[0], totals[1]);
+    }
     for (int64_t i = 0; i < piece.n; ++i) {
         volatile T fence = static_cast<const T*>(piece.g)[i];
-        T none[sizeof...(S)] = {};
-        T* state[] = {(piece.state[S] ? static_cast<T*>(piece.state[S]) + i : none + S)...};
-        rule(static_cast<T*>(piece.p)[i], fence * T(factor), *state[S]...);
+        rule(static_cast<T*>(piece.p)[i], fence * T(factor), state(S, i)...);
     }
+}
+
+void run_kernel(const Table& table, const RuleInfo& rule, const Kernel& kernel, const double* hyper,
+                const When& when, const Piece& piece) {
+    alignas(double) unsigned char scalars[max_scalar_bytes];
+    double kept[max_memory];
+    std::memcpy(kept, memory_before, sizeof kept);
+    kernel.resolve(hyper, when, kept, scalars);
+    if (kernel.gather) {
+        GatherLanes sums = {};
+        double totals[max_gathered] = {};
+        kernel.gather(scalars, -1, piece, sums);
+        table.fold_gathered(sums, rule.gathered, totals);
+        kernel.settle(scalars, totals);
+    }
+    kernel.update(scalars, -1, piece);
 }
 
 template <template <class, unsigned> class R, class T, unsigned options>
@@ -148,16 +202,14 @@ void check(const Table& table, const RuleInfo& rule, int pairing, int64_t n, boo
                     if (n) std::memcpy(streams[s], before[s].data(), bytes);
             };
             restore();
-            plain<R, T, options>(hyper, t, -1, piece, std::make_index_sequence<states>());
+            const When when = {t, t == 1};
+            plain<R, T, options>(table, hyper, when, -1, piece, std::make_index_sequence<states>());
             for (void* stream : streams) {
                 canonical(static_cast<T*>(stream), n);
                 wanted.emplace_back(static_cast<T*>(stream), static_cast<T*>(stream) + n);
             }
             restore();
-            const Kernel& kernel = rule.kernel(pairing, options);
-            alignas(double) unsigned char scalars[max_scalar_bytes];
-            kernel.resolve(hyper, t, scalars);
-            kernel.update(scalars, -1, piece);
+            run_kernel(table, rule, rule.kernel(pairing, options), hyper, when, piece);
             for (size_t s = 0; s < streams.size(); ++s) {
                 canonical(static_cast<T*>(streams[s]), n);
                 if (n && std::memcmp(streams[s], wanted[s].data(), bytes) != 0) {
@@ -188,7 +240,16 @@ check_rule(const Table& table, const RuleInfo& rule, std::integer_sequence<unsig
     }
 }
 
+std::vector<std::string> wanted_rules;    // none: all
+
+bool is_wanted(const char* name) {
+    for (const std::string& wanted : wanted_rules)
+        if (wanted == name) return true;
+    return wanted_rules.empty();
+}
+
 template <template <class, unsigned> class R> void check_on(const Table& table) {
+    if (!is_wanted(R<float, 0>::name)) return;
     constexpr int states = sizeof(R<float, 0>::states) / sizeof(State);
     constexpr auto count_optional = [] {
         int count = 0;
@@ -201,14 +262,18 @@ template <template <class, unsigned> class R> void check_on(const Table& table) 
                           std::make_integer_sequence<unsigned, 1u << count_optional()>());
 }
 
+const RuleInfo* rule_named(const Table& table, const char* name) {
+    for (int i = 0; i < table.rule_count; ++i)
+        if (std::strcmp(table.rules[i].name, name) == 0) return &table.rules[i];
+    return nullptr;
+}
+
 // One tensor in every storage of parameter, gradient and states, rounded both ways, with and
 // without all stages.
-void check_storages(const Table& table) {
+void check_storages(const Table& table, const char* name, unsigned options) {
     // of what a sample keeps of the gradients
     std::vector<double> averages(size_t(pipeline::sample_blocks * block_elements));
-    const RuleInfo* rule = nullptr;
-    for (int i = 0; i < table.rule_count; ++i)
-        if (std::strcmp(table.rules[i].name, "AdamW") == 0) rule = &table.rules[i];
+    const RuleInfo* rule = rule_named(table, name);
     const auto may = [&](int storage, unsigned role) {
         return (table.storages[storage].roles & role) != 0;
     };
@@ -234,13 +299,15 @@ void check_storages(const Table& table) {
         };
         tensor.n = n;
         tensor.storage = p;
-        tensor.options = 1;
+        tensor.options = options;
+        tensor.first = false;
         tensor.stochastic = stochastic ? 7 : 0;
         tensor.start = n % 2 * 256;
         tensor.p = place(memory[0], param.bytes(n));
         if (param.low_bytes) tensor.low = place(low, n * param.low_bytes);
         fill(p, tensor.p, tensor.low);
         for (int i = 0; i < rule->state_count; ++i) {
+            if (rule->states[i].option && !options) continue;
             const bool fits = may(s, as_role(rule->states[i].role));
             tensor.state_storage[i] = fits ? s : 0;
             tensor.state[i] =
@@ -256,23 +323,20 @@ void check_storages(const Table& table) {
             {memory[1].place(size_t(gradient_bytes), at_end), g}};
         fill(g, gradients[0].data, nullptr);
         std::fill(averages.begin(), averages.end(), 0.0);
-        pipeline::Settings settings = {__builtin_inf(),
-                                       __builtin_inf(),
-                                       0.25,
-                                       1,
-                                       3,
-                                       false,
-                                       staged,
-                                       !staged ? pipeline::Settings::nothing
-                                       : n % 2 ? pipeline::Settings::sample
-                                               : pipeline::Settings::everything,
-                                       1,
-                                       reinterpret_cast<char*>(averages.data())};
+        pipeline::Settings settings;
+        settings.average_weight = 0.25;
+        settings.seed = 3;
+        settings.zero_gradients = staged;
+        settings.measure = !staged ? pipeline::Settings::nothing
+                           : n % 2 ? pipeline::Settings::sample
+                                   : pipeline::Settings::everything;
+        settings.averages = reinterpret_cast<char*>(averages.data());
         if (staged) settings.clip_norm = settings.clip_value = settings.loss_scale = 2;
         pipeline::Scratch scratch;
         Sums sums = {};
         int64_t count = 1;
-        pipeline::step(table, *rule, {tensor}, gradients, &count, {{hyper, -1, false}}, settings,
+        std::vector<pipeline::Tensor> tensors = {tensor};
+        pipeline::step(table, tensors, gradients, &count, {{rule, hyper, -1, false}}, settings,
                        scratch, &sums);
         // In numbers where a NaN may have any sign and payload.
         for (const auto& [data, bytes] : written) {
@@ -392,9 +456,7 @@ using Settings = pipeline::Settings;
 
 std::vector<float> whole_steps(float constant = 0, Settings::Measure measured = Settings::nothing) {
     const Table& table = dispatch::current();
-    const RuleInfo* rule = nullptr;
-    for (int i = 0; i < table.rule_count; ++i)
-        if (std::strcmp(table.rules[i].name, "AdamW") == 0) rule = &table.rules[i];
+    const RuleInfo* rule = rule_named(table, "AdamW");
     Numbers numbers;
     std::vector<std::vector<float>> arrays;
     std::vector<pipeline::Tensor> tensors;
@@ -415,12 +477,13 @@ std::vector<float> whole_steps(float constant = 0, Settings::Measure measured = 
         tensors.push_back(tensor);
         counts.push_back(i % 3);
     }
-    const pipeline::Settings settings = {__builtin_inf(), __builtin_inf(), 0,        1, 0,
-                                         false,           false,           measured, 1, nullptr};
+    Settings settings;
+    settings.average_weight = 0;
+    settings.measure = measured;
     pipeline::Scratch scratch;
     Sums sums = {};
     for (int k = 0; k < 50; ++k) {
-        pipeline::step(table, *rule, tensors, gradients, counts.data(), {{hypers[0], 1, false}},
+        pipeline::step(table, tensors, gradients, counts.data(), {{rule, hypers[0], 1, false}},
                        settings, scratch, &sums);
         for (int64_t& count : counts) ++count;
         if (k % 10 == 9) std::this_thread::sleep_for(std::chrono::microseconds(300));
@@ -502,7 +565,8 @@ void check_threads() {
 
 }    // namespace
 
-int main() {
+int main(int count, char** arguments) {
+    wanted_rules.assign(arguments + 1, arguments + count);
     const uint64_t start = hash;
     uint64_t first = 0;
     for (const std::string& name : dispatch::available()) {
@@ -510,7 +574,8 @@ int main() {
         hash = start;
 #define CHECK(rule) check_on<rule>(dispatch::current());
         GRADSTEP_RULES(CHECK)
-        check_storages(dispatch::current());
+        check_storages(dispatch::current(), "AdamW", 1);
+        if (is_wanted("LAMB")) check_storages(dispatch::current(), "LAMB", 0);
         check_schedules(dispatch::current());
         check_threads();
         if (first == 0) first = hash;

@@ -106,8 +106,9 @@ def test_storages_page():
     assert told == set(gs._core.fused())
 
 
-def test_the_page_of_schedules_is_as_the_code_makes_it():
-    made = Path(__file__).parent.parent / "docs" / "make_schedules.py"
+@pytest.mark.parametrize("made", ["make_rules.py", "make_schedules.py"])
+def test_a_page_is_as_the_code_makes_it(made):
+    made = Path(__file__).parent.parent / "docs" / made
     subprocess.run([sys.executable, str(made), "--check"], check=True, timeout=100)
 
 

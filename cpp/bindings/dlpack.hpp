@@ -42,8 +42,7 @@ public:
         // -1: they are not known.
         explicit Source(const py::type& type, int handle = -1, uintptr_t storage_size = 0,
                         uintptr_t storage_offset = 0)
-            : type_(type), handle_(handle),
-              storage_size_(reinterpret_cast<Ask>(storage_size)),
+            : type_(type), handle_(handle), storage_size_(reinterpret_cast<Ask>(storage_size)),
               storage_offset_(reinterpret_cast<Ask>(storage_offset)) {
             const py::capsule capsule = type.attr("__dlpack_c_exchange_api__");
             exchange_ = static_cast<const DlExchange*>(

@@ -13,9 +13,8 @@ namespace {
 
 ArrayView view(py::handle object) { return ArrayView::Source()(object); }
 
-template <class View>
-std::vector<pipeline::Span> spans_of(const Table& table, const py::list& arrays,
-                                     const typename View::Source& view) {
+template <class View> std::vector<pipeline::Span>
+spans_of(const Table& table, const py::list& arrays, const typename View::Source& view) {
     std::vector<pipeline::Span> spans;
     for (py::handle object : arrays) {
         const View array = view(object);
@@ -126,21 +125,21 @@ void bind_plans(py::module_& m) {
     using Rules = std::vector<std::string>;
     using Tensors = std::vector<TensorSpec>;
     using Shared = std::shared_ptr<Controls>;
-    bind_plan<ArrayView>(m, "Plan")
-        .def(py::init<const Rules&, const Tensors&, Counts, Counts, Numbers, Shared, Numbers,
-                      Numbers, Numbers>(),
-             py::kw_only(), py::arg("rules"), py::arg("tensors"), py::arg("counts").noconvert(),
-             py::arg("clock").noconvert(), py::arg("settings").noconvert(), py::arg("controls"),
-             py::arg("sums").noconvert(), py::arg("gathered").noconvert(),
-             py::arg("averages").noconvert());
+    bind_plan<ArrayView>(m, "Plan").def(
+        py::init<const Rules&, const Tensors&, Counts, Counts, Numbers, Shared, Numbers, Numbers,
+                 Numbers>(),
+        py::kw_only(), py::arg("rules"), py::arg("tensors"), py::arg("counts").noconvert(),
+        py::arg("clock").noconvert(), py::arg("settings").noconvert(), py::arg("controls"),
+        py::arg("sums").noconvert(), py::arg("gathered").noconvert(),
+        py::arg("averages").noconvert());
     bind_plan<TensorView>(m, "TensorPlan")
         .def(py::init([](const Rules& rules, const Tensors& tensors, Counts counts, Counts clock,
                          Numbers settings, Shared controls, Numbers sums, Numbers gathered,
                          Numbers averages, const TensorView::Source& source) {
                  return std::make_unique<Plan<TensorView>>(
                      rules, tensors, std::move(counts), std::move(clock), std::move(settings),
-                     std::move(controls), std::move(sums), std::move(gathered),
-                     std::move(averages), source);
+                     std::move(controls), std::move(sums), std::move(gathered), std::move(averages),
+                     source);
              }),
              py::kw_only(), py::arg("rules"), py::arg("tensors"), py::arg("counts").noconvert(),
              py::arg("clock").noconvert(), py::arg("settings").noconvert(), py::arg("controls"),
@@ -213,7 +212,9 @@ void bind_optimizer(py::module_& m) {
     bind_plans(m);
     m.def(
         "sum_squares",
-        [](const py::list& arrays, double scale) { return sum_squares<ArrayView>(arrays, scale, {}); },
+        [](const py::list& arrays, double scale) {
+            return sum_squares<ArrayView>(arrays, scale, {});
+        },
         py::arg("arrays"), py::arg("scale") = 1.0);
     m.def("norm", &norm, py::arg("arrays"));
     m.def(

@@ -69,7 +69,8 @@ public:
             PyObject* const object = PyDict_GetItem(own_[i].by_name.ptr(), array.name.ptr());
             if (!object || !view_.is_plain(object)) return false;
             View now;
-            if (!view_.look(object, now) || now.data() != array.data || !lies_right(array, now, param))
+            if (!view_.look(object, now) || now.data() != array.data ||
+                !lies_right(array, now, param))
                 return false;
         }
         return read_count(i, count);

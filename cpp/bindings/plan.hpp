@@ -23,9 +23,9 @@ namespace gradstep::bindings {
 // A parameter and what a step keeps for it, as Python says it. None: it has no such thing.
 struct TensorSpec {
     py::object param, low;
-    py::list states;    // in the rule's order
+    py::list states;                      // in the rule's order
     std::vector<std::string> storages;    // of each state
-    py::list memory;    // in the rule's order
+    py::list memory;                      // in the rule's order
     unsigned stochastic = 0;    // which buffers are rounded stochastically: bit 0 the parameter
     int group = 0;
     uint64_t key = 0;
@@ -150,7 +150,7 @@ private:
     py::array_t<double> settings_;
     std::shared_ptr<Controls> controls_;
     py::array_t<double> sums_, gathered_, averages_;
-    int64_t blocks_ = 0;    // of all tensors
+    int64_t blocks_ = 0;        // of all tensors
     std::vector<int> rules_;    // of each group
     std::vector<pipeline::Tensor> tensors_;
     std::vector<int> types_, copy_types_;    // of parameters and copies, as NumPy numbers them
@@ -169,13 +169,12 @@ private:
 
     void check_sizes(const Table& table, size_t tensors) const {
         const auto rows = py::ssize_t(rules_.size()), count = py::ssize_t(tensors);
-        bool fit = settings_.ndim() == 2 && settings_.shape(0) == rows &&
-                   counts_.size() == count && clock_.size() == 1 && sums_.ndim() == 2 &&
-                   sums_.shape(0) == rows && sums_.shape(1) == sum_count &&
-                   gathered_.ndim() == 2 && gathered_.shape(0) == count &&
-                   gathered_.shape(1) == max_gathered &&
-                   (averages_.size() == 0 ||
-                    averages_.size() == pipeline::sample_blocks * block_elements);
+        bool fit =
+            settings_.ndim() == 2 && settings_.shape(0) == rows && counts_.size() == count &&
+            clock_.size() == 1 && sums_.ndim() == 2 && sums_.shape(0) == rows &&
+            sums_.shape(1) == sum_count && gathered_.ndim() == 2 && gathered_.shape(0) == count &&
+            gathered_.shape(1) == max_gathered &&
+            (averages_.size() == 0 || averages_.size() == pipeline::sample_blocks * block_elements);
         for (int rule : rules_)
             fit = fit && settings_.shape(1) >= first_hyper + table.rules[rule].hyper_count;
         if (!fit) throw py::value_error("Plan: sizes do not fit together");
@@ -327,10 +326,9 @@ private:
         settings.check_finite = controls_->check_finite;
         settings.zero_gradients = zero_gradients;
         settings.measure = pipeline::Settings::Measure(measure);
-        settings.sample_every = std::max<int64_t>(
-            1, (blocks_ + pipeline::sample_blocks - 1) / pipeline::sample_blocks);
-        if (averages_.size())
-            settings.averages = reinterpret_cast<char*>(averages_.mutable_data());
+        settings.sample_every =
+            std::max<int64_t>(1, (blocks_ + pipeline::sample_blocks - 1) / pipeline::sample_blocks);
+        if (averages_.size()) settings.averages = reinterpret_cast<char*>(averages_.mutable_data());
         return settings;
     }
 

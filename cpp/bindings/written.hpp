@@ -48,7 +48,7 @@ public:
 
 private:
     std::vector<Range> ranges_;    // sorted
-    std::vector<Range> gaps_;    // per gradient: the unwritten bytes around where it lay last
+    std::vector<Range> gaps_;      // per gradient: the unwritten bytes around where it lay last
     Range last_gap_ = {nullptr, nullptr};    // and around the last gradient of all
 };
 

@@ -12,23 +12,23 @@ template <class Rule> constexpr bool present(unsigned options, int s) {
 
 // What a rule may have besides its equation, see rules/rule.hpp.
 template <class Rule, class = void> constexpr int memory_count = 0;
-template <class Rule>
-constexpr int memory_count<Rule, std::void_t<typename Rule::Memory>> =
+template <class Rule> constexpr int memory_count<Rule, std::void_t<typename Rule::Memory>> =
     sizeof(Rule::memory_names) / sizeof(const char*);
 template <class Rule, class = void> constexpr int gathered = 0;
 template <class Result, class Rule, class... Arguments>
 constexpr int count_summands(Result (Rule::*)(Arguments...) const) {
     return sizeof(Result) / sizeof(double);
 }
-template <class Rule>
-constexpr int gathered<Rule, std::void_t<decltype(&Rule::gather)>> = count_summands(&Rule::gather);
+template <class Rule> constexpr int gathered<Rule, std::void_t<decltype(&Rule::gather)>> =
+    count_summands(&Rule::gather);
 template <class Rule, class = void> constexpr bool has_shown = false;
 template <class Rule> constexpr bool has_shown<Rule, std::void_t<typename Rule::Shown>> = true;
 template <class Rule, class = void> constexpr bool takes_sign = false;
-template <class Rule>
-constexpr bool takes_sign<Rule, std::void_t<decltype(Rule::takes_sign)>> = Rule::takes_sign;
+template <class Rule> constexpr bool takes_sign<Rule, std::void_t<decltype(Rule::takes_sign)>> =
+    Rule::takes_sign;
 template <class Rule, class = void> constexpr Loops loops_of = Loops::few;
-template <class Rule> constexpr Loops loops_of<Rule, std::void_t<decltype(Rule::loops)>> = Rule::loops;
+template <class Rule> constexpr Loops loops_of<Rule, std::void_t<decltype(Rule::loops)>> =
+    Rule::loops;
 template <class Rule, class = void> constexpr bool has_correction = false;
 template <class Rule>
 constexpr bool has_correction<Rule, std::void_t<decltype(&Rule::moment_correction)>> = true;
@@ -268,9 +268,9 @@ template <class Rule> double moment_correction(const double* hyper, int64_t t) {
     }
 }
 
-template <class Rule, class T, size_t... I>
-void show(const double* hyper, const void* param, const void* const* states, int64_t n,
-          void* result, std::index_sequence<I...>) {
+template <class Rule, class T, size_t... I> void show(const double* hyper, const void* param,
+                                                      const void* const* states, int64_t n,
+                                                      void* result, std::index_sequence<I...>) {
     typename Rule::Hyper h;
     __builtin_memcpy(&h, hyper, sizeof h);
     const typename Rule::Shown shown(h);

@@ -23,7 +23,8 @@ template <class T> void average(void* data, const void* param, int64_t n, double
 template <class T, bool has_momentum, bool has_moment, Measured::Part part>
 void measure_lanes(const T* raw, const T* before, const T* p, const T* m, const T* v, T factor,
                    T most, LaneSums& sums) {
-    constexpr bool of_gradients = part != Measured::updates, of_updates = part != Measured::gradients;
+    constexpr bool of_gradients = part != Measured::updates,
+                   of_updates = part != Measured::gradients;
 #pragma omp simd
     for (int j = 0; j < lanes; ++j) {
         T g = raw[j] * factor;
@@ -74,7 +75,8 @@ void measure_these(const Measured& block, LaneSums& sums) {
 }
 
 template <class T, Measured::Part part> void measure_part(const Measured& block, LaneSums& sums) {
-    if (block.momentum && block.second_moment) return measure_these<T, true, true, part>(block, sums);
+    if (block.momentum && block.second_moment)
+        return measure_these<T, true, true, part>(block, sums);
     if (block.momentum) return measure_these<T, true, false, part>(block, sums);
     if (block.second_moment) return measure_these<T, false, true, part>(block, sums);
     return measure_these<T, false, false, part>(block, sums);

@@ -8,8 +8,8 @@ template <class T, unsigned Options> struct LARS {
     struct Hyper {
         double lr, momentum, weight_decay, trust_coefficient, eps, nesterov;
     };
-    static constexpr const char* hyper_names[] = {"lr", "momentum", "weight_decay",
-                                                  "trust_coefficient", "eps", "nesterov"};
+    static constexpr const char* hyper_names[] = {
+        "lr", "momentum", "weight_decay", "trust_coefficient", "eps", "nesterov"};
     static constexpr State states[] = {{"momentum_buffer", Role::momentum, "momentum"}};
     static constexpr bool has_momentum = Options & 1;
 

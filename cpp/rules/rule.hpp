@@ -5,21 +5,20 @@
 // optional states (bit 0 the first state that names an option, and so on): whether it is used in
 // this step. One whose option is 0 now, as a momentum may be, is left alone. A rule has
 //   name, Hyper (doubles only), hyper_names (in the order of Hyper), states,
-//   a constructor (Hyper, When) that resolves every scalar once, in double, and rounds it once to T,
-//   operator()(p, g, states...), which is the equation.
+//   a constructor (Hyper, When) that resolves every scalar once, in double, and rounds it once to
+//   T, operator()(p, g, states...), which is the equation.
 // It may have
 //   moment_correction(Hyper, t): what its second moment is divided by to correct it for its start
 //   (for the statistics);
 //   Memory (doubles only) and memory_names: numbers of each tensor that live from step to step. The
 //   constructor then takes (Hyper, When, Memory&) and may change them;
-//   gather(p, g, states...): a first pass over the whole tensor, in which the states that are marked
-//   `gathered` change and p does not. It returns Summands, which are added up in double over the
-//   tensor, its shards and processes; settle(sums...) takes them, and then operator() is the second
-//   pass, which reads the states as they were stored;
-//   Shown: built from Hyper, gives by operator()(p, states...) the point to evaluate, where that is
-//   not p;
-//   takes_sign: true if a step's size does not depend on the gradient's;
-//   loops: Loops::all if every common combination of storages is worth a loop of its own.
+//   gather(p, g, states...): a first pass over the whole tensor, in which the states that are
+//   marked `gathered` change and p does not. It returns Summands, which are added up in double over
+//   the tensor, its shards and processes; settle(sums...) takes them, and then operator() is the
+//   second pass, which reads the states as they were stored; Shown: built from Hyper, gives by
+//   operator()(p, states...) the point to evaluate, where that is not p; takes_sign: true if a
+//   step's size does not depend on the gradient's; loops: Loops::all if every common combination of
+//   storages is worth a loop of its own.
 // Only + - * / sqrt max, |x| and comparisons: then every instruction set and compiler gives the
 // same bits.
 #pragma once

@@ -9,10 +9,10 @@ template <class T, unsigned Options> struct ScheduleFreeAdamW {
     struct Hyper {
         double lr, beta1, beta2, eps, weight_decay, warmup_steps, r, weight_lr_power;
     };
-    static constexpr const char* hyper_names[] = {
-        "lr", "betas[0]", "betas[1]", "eps", "weight_decay", "warmup_steps", "r", "weight_lr_power"};
-    static constexpr State states[] = {{"z", Role::parameter},
-                                       {"exp_avg_sq", Role::second_moment}};
+    static constexpr const char* hyper_names[] = {"lr",  "betas[0]",       "betas[1]",
+                                                  "eps", "weight_decay",   "warmup_steps",
+                                                  "r",   "weight_lr_power"};
+    static constexpr State states[] = {{"z", Role::parameter}, {"exp_avg_sq", Role::second_moment}};
     struct Memory {
         double lr_max, weight_sum;    // the largest rate so far, and the sum of all weights
     };
@@ -21,8 +21,8 @@ template <class T, unsigned Options> struct ScheduleFreeAdamW {
     T beta2, one_minus_beta2, c2, eps, weight_decay, c, one_minus_c, ahead, gamma;
 
     ScheduleFreeAdamW(const Hyper& h, const When& when, Memory& memory)
-        : beta2(T(h.beta2)), one_minus_beta2(T(1 - h.beta2)),
-          c2(T(1 - power(h.beta2, when.t))), eps(T(h.eps)), weight_decay(T(h.weight_decay)) {
+        : beta2(T(h.beta2)), one_minus_beta2(T(1 - h.beta2)), c2(T(1 - power(h.beta2, when.t))),
+          eps(T(h.eps)), weight_decay(T(h.weight_decay)) {
         const double t = double(when.t), warm = t < h.warmup_steps ? t / h.warmup_steps : 1;
         const double rate = h.lr * warm;
         memory.lr_max = max(memory.lr_max, rate);

@@ -21,7 +21,8 @@ struct State {
     Role role;
     const char* option = nullptr;     // the hyperparameter that it is used with; none: always
     const char* initial = nullptr;    // the hyperparameter it starts from; none: zero
-    bool gathered = false;    // in a rule of two passes: changes in the first, is read in the second
+    bool gathered =
+        false;    // in a rule of two passes: changes in the first, is read in the second
 };
 
 // How many combinations of storages get a loop of their own for a rule; all others go through

@@ -11,9 +11,9 @@
 #define GRADSTEP_STORAGES(X) X(float32) X(float64) X(bfloat16) X(float16) X(split) X(q8) X(q4)
 
 // The pairings that may have a loop of their own: storages of parameter, gradient and states,
-// whether the parameter is rounded stochastically, and whether every rule has the loop (few) or only
-// a rule that asks for all of them. States are rounded as they are by default. Every other pairing
-// goes through scratch in the first-level cache and the plain loop of its compute type.
+// whether the parameter is rounded stochastically, and whether every rule has the loop (few) or
+// only a rule that asks for all of them. States are rounded as they are by default. Every other
+// pairing goes through scratch in the first-level cache and the plain loop of its compute type.
 #define GRADSTEP_PAIRINGS(X)                                                                       \
     X(float32, float32, float32, false, few)                                                       \
     X(float64, float64, float64, false, few)                                                       \

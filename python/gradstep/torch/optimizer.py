@@ -140,6 +140,8 @@ class Optimizer(Base):
         bound = self._bounds.get(None)
         if any(group.rule.shows for group in self.groups):
             bound = self._bind(None)
+            if bound.held.mirrored:
+                bound.held.copy_in()
         places = {} if bound is None else {id(t): i for i, t in enumerate(bound.tensors)}
         for param in self.params():
             state = self._holder.state.get(param.tensor, {})
