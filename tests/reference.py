@@ -119,6 +119,14 @@ def lars(p, g, state, t, *, lr, momentum, weight_decay, trust_coefficient, eps, 
     p -= d
 
 
+def lion(p, g, state, t, *, lr, betas, weight_decay):
+    T = p.dtype.type
+    beta1, beta2 = betas
+    m = state["exp_avg"]
+    p[...] = p * T(1 - lr * weight_decay) - T(lr) * np.sign(m + T(1 - beta1) * (g - m))
+    m += T(1 - beta2) * (g - m)
+
+
 def trust_ratio(param, update, coefficient=1.0, eps=0.0):
     if param > 0 and update > 0:
         return coefficient * math.sqrt(param) / (math.sqrt(update) + eps)
@@ -162,6 +170,7 @@ RULES = {
     "LARS": lars,
     "LAMB": lamb,
     "ScheduleFreeAdamW": schedule_free_adamw,
+    "Lion": lion,
 }
 
 

@@ -459,7 +459,11 @@ def test_a_schedule_is_the_same_as_its_values():
     ("key", "value", "message"),
     [
         ("lr", schedules.linear(1.0, -1.0, 4), r"lr: got -0.5, wanted .* at step 3\)"),
-        ("momentum", schedules.linear(0.9, 1.1, 4), r"momentum: got 1\.0, wanted .* at step 2\)"),
+        (
+            "momentum",
+            schedules.linear(0.5, -0.5, 4),
+            r"momentum: got -0\.25, wanted .* at step 3\)",
+        ),
         ("weight_decay", schedules.constant(1.0) + -2, "weight_decay: got -1"),
         ("lr", 1e280 * schedules.constant(1e280), "lr: got inf, wanted a finite number"),
         ("lr", schedules.constant(1e39), "lr: got 1e\\+39, which rounds to infinity in float32"),
@@ -696,9 +700,9 @@ def test_each_group_has_its_own():
     assert opt.step([[np.ones(1)]] * 4).lr == pytest.approx((0.1, 0.2, 0.3, 0.5))
 
 
-def test_momentum_is_not_cycled_past_one():
-    opt = gs.SGD(np.zeros(1), lr=0.1, momentum=schedules.cyclic(0.85, 1.05, 4))
+def test_a_mean_is_not_cycled_past_one():
+    opt = gs.Adam(np.zeros(1), betas=(schedules.cyclic(0.85, 1.05, 4), 0.9))
     for _ in range(3):
         opt.step(np.ones(1))
-    with pytest.raises(ValueError, match=r"momentum: got 1\.0\d*, wanted a number in \[0, 1\)"):
+    with pytest.raises(ValueError, match=r"betas\[0\]: got 1\.0\d*, wanted a number in \[0, 1\)"):
         opt.step(np.ones(1))

@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import re
 import signal
 
 import numpy as np
@@ -337,6 +338,35 @@ def test_an_interrupted_load_is_whole_or_nothing():
                 assert torch.equal(opt.state[p]["exp_avg"], wanted[j]["exp_avg"])
     finally:
         signal.signal(signal.SIGALRM, old)
+
+
+@pytest.mark.parametrize("bad", ["lr", "betas[0]", "stage"])
+def test_a_bad_state_of_what_drives_loads_nothing(bad):
+    """Whichever of several is bad, the others keep what they have seen."""
+    plateaus = [gs.schedules.Plateau(0.1, gamma=0.5, patience=0) for _ in range(3)]
+    lr, beta, clip = plateaus
+    p = parameter(1.0, 2.0)
+    opt = gt.AdamW([p], lr=lr, betas=(beta, 0.9), clip_norm=clip)
+    saved = []
+    for _ in range(3):
+        give(p)
+        opt.step()
+        saved.append(through_a_file(opt.state_dict()))
+        for plateau in plateaus:
+            plateau.observe(1.0)
+    before = through_a_file(opt.state_dict())
+    group = saved[0]["param_groups"][0]
+    if bad == "stage":
+        group["stages"]["clip_norm"] = {"bad": 1}
+    else:
+        group["drivers"][bad] = {"bad": 1}
+    place = "['stages']['clip_norm']" if bad == "stage" else f"['drivers']['{bad}']"
+    with pytest.raises(ValueError, match=re.escape(f"state_dict['param_groups'][0]{place}: ")):
+        opt.load_state_dict(saved[0])
+    after = opt.state_dict()
+    for kind in ("drivers", "stages"):
+        assert after["param_groups"][0][kind] == before["param_groups"][0][kind]
+    torch.testing.assert_close(after["state"], before["state"], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("how", RESUMED)

@@ -5,9 +5,10 @@
 #include "adamw.hpp"
 #include "lamb.hpp"
 #include "lars.hpp"
+#include "lion.hpp"
 #include "rmsprop.hpp"
 #include "schedulefreeadamw.hpp"
 #include "sgd.hpp"
 
 #define GRADSTEP_RULES(X)                                                                          \
-    X(SGD) X(Adagrad) X(RMSprop) X(Adam) X(AdamW) X(LARS) X(LAMB) X(ScheduleFreeAdamW)
+    X(SGD) X(Adagrad) X(RMSprop) X(Adam) X(AdamW) X(LARS) X(LAMB) X(ScheduleFreeAdamW) X(Lion)

@@ -30,6 +30,9 @@ inline double sqrt(double x) { return __builtin_sqrt(x); }
 // A NaN on either side is kept.
 template <class T> inline T max(T a, T b) { return ((a > b) | (a != a)) ? a : b; }
 
+// −1, 0 or 1; a NaN is kept.
+template <class T> inline T sign(T x) { return x != x ? x : T(x > 0) - T(x < 0); }
+
 // What one element adds to each sum of a gather.
 template <int count> struct Summands {
     double value[count];

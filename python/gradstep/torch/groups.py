@@ -52,6 +52,19 @@ def _is_driven(value: Any) -> bool:
     return any(map(callable, value)) if isinstance(value, tuple) else callable(value)
 
 
+def load_state(argument: str, one: Any, saved: Any, undo: list[Callable[[], None]]) -> None:
+    """Load what has a state of its own, after what undoes it was added to ``undo``.
+
+    Raises:
+        ValueError: it does not take the state, by the name of where that stands.
+    """
+    undo.append(partial(one.load_state_dict, one.state_dict()))
+    try:
+        one.load_state_dict(saved)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{argument}: {error}") from error
+
+
 class Group:
     """What stands behind one entry of ``param_groups``.
 
@@ -219,14 +232,13 @@ class Group:
         """What drives hyperparameters and has a state of its own, by name: that state."""
         return {name: one.state_dict() for name, one in self._stateful()}
 
-    def load_states_of_drivers(self, saved: Mapping[str, Any]) -> list[Callable[[], None]]:
-        """Load them; what undoes it."""
-        undo: list[Callable[[], None]] = []
+    def load_states_of_drivers(
+        self, argument: str, saved: Mapping[str, Any], undo: list[Callable[[], None]]
+    ) -> None:
+        """Load them, after what undoes each was added to ``undo``."""
         for name, one in self._stateful():
             if name in saved:
-                undo.append(partial(one.load_state_dict, one.state_dict()))
-                one.load_state_dict(saved[name])
-        return undo
+                load_state(f"{argument}[{name!r}]", one, saved[name], undo)
 
     def _stateful(self) -> list[tuple[str, Any]]:
         return [

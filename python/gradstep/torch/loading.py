@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from .groups import Group, portable, rule_of
+from .groups import Group, load_state, portable, rule_of
 
 if TYPE_CHECKING:
     from ..engine import Engine
@@ -176,9 +175,10 @@ class Loading:
                 step()
 
         try:
-            for group, own in zip(optimizer.groups, self._own, strict=True):
-                undo += group.load_states_of_drivers(own.get(DRIVERS, {}))
-            undo += self._load_stages()
+            for i, (group, own) in enumerate(zip(optimizer.groups, self._own, strict=True)):
+                argument = f"state_dict['param_groups'][{i}][{DRIVERS!r}]"
+                group.load_states_of_drivers(argument, own.get(DRIVERS, {}), undo)
+            self._load_stages(undo)
             self._put(self._state, self._groups, self._clock, self._sample())
         except BaseException:
             try:
@@ -206,11 +206,9 @@ class Loading:
             )
         return saved.numpy()
 
-    def _load_stages(self) -> list[Callable[[], None]]:
+    def _load_stages(self, undo: list[Callable[[], None]]) -> None:
         saved = (self._own[0] if self._own else {}).get(STAGES, {})
-        undo: list[Callable[[], None]] = []
         for name, stage in self._optimizer.stages.items():
             if name in saved and _has_state(stage):
-                undo.append(partial(stage.load_state_dict, stage.state_dict()))
-                stage.load_state_dict(saved[name])
-        return undo
+                argument = f"state_dict['param_groups'][0][{STAGES!r}][{name!r}]"
+                load_state(argument, stage, saved[name], undo)

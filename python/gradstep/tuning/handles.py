@@ -11,16 +11,16 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..optimizer import Optimizer
-
-PLAIN, MOMENTUM, ADAPTIVE = "plain", "momentum", "adaptive"
+from ..rule import ADAPTIVE, MOMENTUM, PLAIN, RULES, SIGN
 
 
 class Handle(Protocol):
     """An optimizer as the tools see it.
 
     Attributes:
-        kind: ``"adaptive"`` where gradients are divided by the root of a second moment,
-            ``"momentum"``, ``"plain"``, or None where that is unknown.
+        kind: ``"adaptive"`` where gradients are divided by the root of a second moment, ``"sign"``
+            where only their sign counts, ``"momentum"``, ``"plain"``, or None where that is
+            unknown. Of several groups' rules, the first of these.
     """
 
     kind: str | None
@@ -55,11 +55,18 @@ def handle(optimizer: Any) -> Handle:
     )
 
 
-def _kind(groups: Any) -> str:
-    """By the hyperparameters: what divides by a root has an ε."""
-    if any("eps" in group for group in groups):
+def _kind(optimizer: Any, groups: Any) -> str:
+    kinds = {_group_kind(group.get("rule", type(optimizer).__name__), group) for group in groups}
+    return next((kind for kind in (ADAPTIVE, SIGN, MOMENTUM) if kind in kinds), PLAIN)
+
+
+def _group_kind(name: str, group: Any) -> str:
+    """What a group's rule does; of one that is not ours: what divides by a root has an ε."""
+    if name in RULES:
+        return RULES[name].kind(group)
+    if "eps" in group:
         return ADAPTIVE
-    return MOMENTUM if any(group.get("momentum") for group in groups) else PLAIN
+    return MOMENTUM if group.get("momentum") else PLAIN
 
 
 class _Own:
@@ -77,7 +84,7 @@ class _Ours:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = optimizer
-        self.kind: str | None = _kind(optimizer.groups)
+        self.kind: str | None = _kind(optimizer, optimizer.groups)
 
     def set_lr(self, lr: float) -> None:
         for group in self._optimizer.groups:
@@ -117,7 +124,7 @@ class _Torch:
 
     def __init__(self, optimizer: Any) -> None:
         self._optimizer = optimizer
-        self.kind: str | None = _kind(optimizer.param_groups)
+        self.kind: str | None = _kind(optimizer, optimizer.param_groups)
 
     def set_lr(self, lr: float) -> None:
         for group in self._optimizer.param_groups:

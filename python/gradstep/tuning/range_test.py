@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checks import real, type_name, whole
-from .handles import ADAPTIVE, MOMENTUM, PLAIN, handle
+from ..rule import ADAPTIVE, MOMENTUM, PLAIN, SIGN
+from .handles import handle
 
 Array = NDArray[np.float64]
 Confidence = Literal["high", "medium", "low", "inconclusive"]
@@ -28,7 +29,7 @@ FIRST = 0.15  # the part of the points that tells where the loss began
 BAND = 0.9  # rates at which this part of the greatest fall is reached are good ones in the sweep
 # A training stays at its rate for longer than a sweep does, so that its best rate is lower than
 # the sweep's where gradients are averaged or divided by their size.
-DIVISOR = {PLAIN: 1.0, MOMENTUM: 1.5, ADAPTIVE: 4.0, None: 2.0}
+DIVISOR = {PLAIN: 1.0, MOMENTUM: 1.5, SIGN: 4.0, ADAPTIVE: 4.0, None: 2.0}
 MARGIN = 3.0  # the interval on either side of the suggestion, and half of the band besides
 RISE = 0.5  # diverged: above the first loss by this part of the fall, and by 2σ of the noise
 STOP = 4.0  # nothing more to learn: above the first loss by so many times the fall, or by 16σ
