@@ -204,8 +204,12 @@ def check(case_index, pairing_index, odd, staged):
     for i, row in enumerate(rows):
         if row["low"] is not None:
             kept[str(i)]["low"][...] = row["low_before"]
-            if averaged:
+            with np.errstate(all="ignore"):
                 master = reference_storages.unsplit(row["before"], row["low_before"])
+                for name, role in reference_storages.STATES[rule].items():
+                    if role == "parameter":
+                        np.copyto(kept[str(i)][name], master, casting="unsafe")
+            if averaged:
                 kept[str(i)]["average"][...] = master
     for k in range(STEPS):
         gradients = [at_offset(row["gradients"][k], 2 - i % 3) for i, row in enumerate(rows)]

@@ -375,7 +375,8 @@ def new_state(
     shape = param.shape if block == 1 else (_core.storage_bytes(storage, param.size),)
     array = zeros(name, shape, dtype_of(storage), allocate)
     if state.is_point:
-        np.copyto(array, param, casting="unsafe")
+        with np.errstate(over="ignore"):  # infinite, as a step would store it
+            np.copyto(array, param, casting="unsafe")
     if initial:
         if block == 1:
             array[...] = initial if storage in EXACT else np.float32(initial)

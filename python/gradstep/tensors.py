@@ -43,14 +43,15 @@ class Tensor:
         Args:
             points: states that do.
         """
+        whole = self.param
+        if self.low is not None:
+            whole = np.empty(self.param.shape, np.float32)
+            halves = (self.param.reshape(-1), self.low.reshape(-1))
+            _core.unsplit(*halves, whole.reshape(-1))
         for array in (self.average, *points):
-            if array is None:
-                continue
-            if self.low is None or array.dtype != np.float32:
-                np.copyto(array, self.param, casting="unsafe")
-            else:
-                halves = (self.param.reshape(-1), self.low.reshape(-1))
-                _core.unsplit(*halves, array.reshape(-1))
+            if array is not None:
+                with np.errstate(over="ignore"):  # infinite, as a step would store it
+                    np.copyto(array, whole, casting="unsafe")
 
     def spec(self, count: int) -> _core.TensorSpec:
         """As the core's plan wants it.
