@@ -1,6 +1,7 @@
-// The loops. Each file in targets/ defines GRADSTEP_TARGET and includes this one, so it is compiled
-// once per instruction set, into an unnamed namespace: no function of one target can be chosen by
-// the linker for another. For the same reason nothing of std:: that has code may be used here.
+// The loops. Each file in targets/ defines GRADSTEP_TARGET (and GRADSTEP_FEW_LOOPS, if it is for
+// old processors) and includes this one, so it is compiled once per instruction set, into an
+// unnamed namespace: no function of one target can be chosen by the linker for another. For the
+// same reason nothing of std:: that has code may be used here.
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>

@@ -58,6 +58,14 @@ CASES += [(rule, {**OPTIONS[rule][-1], "maximize": True}) for rule in RULES]
 
 DTYPES = [np.float32, np.float64]
 
+# What every rule has a loop of its own for; docs/storages.md says the same.
+SHORT = {
+    ("float32", "float32", "float32", False),
+    ("float64", "float64", "float64", False),
+    ("bfloat16", "bfloat16", "float32", True),
+    ("float32", "float32", "q8", False),
+}
+
 BLOCK = gs._core.block_elements
 # Nothing, one, around a vector of every target (2 to 16 lanes), around a block, several blocks.
 SIZES = [

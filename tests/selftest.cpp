@@ -270,178 +270,239 @@ const RuleInfo* rule_named(const Table& table, const char* name) {
 
 // One tensor in every storage of parameter, gradient and states, rounded both ways, with and
 // without all stages.
-void check_storages(const Table& table, const char* name, unsigned options) {
-    // of what a sample keeps of the gradients
-    std::vector<double> averages(size_t(pipeline::sample_blocks * block_elements));
-    const RuleInfo* rule = rule_named(table, name);
-    const auto may = [&](int storage, unsigned role) {
-        return (table.storages[storage].roles & role) != 0;
+class StorageCheck {
+public:
+    StorageCheck(const Table& table, const char* name, unsigned options)
+        : table_(table), rule_(*rule_named(table, name)), options_(options) {
+        while (std::strcmp(table.storages[bfloat16_].name, "bfloat16") != 0) ++bfloat16_;
+    }
+
+    void every() {
+        for (int p = 0; p < table_.storage_count; ++p)
+            for (int g = 0; may(p, as_param) && g < table_.storage_count; ++g)
+                for (int s = 0; may(g, as_gradient) && s < table_.storage_count; ++s)
+                    for (int64_t n = 0; may(s, as_role(Role::momentum)) && n < most;
+                         n += n < 20 ? 1 : 101)
+                        for (unsigned way = 0; way < 4; ++way)
+                            for (bool at_end : {false, true})
+                                run({p, g, s, bool(way & 1), bool(way & 2), n, at_end});
+    }
+
+private:
+    struct Case {
+        int p, g, s;
+        bool stochastic, staged;
+        int64_t n;
+        bool at_end;
     };
-    Guarded low(most * 2), average(most * 8), copy(most * 2);
-    int bfloat16 = 0;
-    while (std::strcmp(table.storages[bfloat16].name, "bfloat16") != 0) ++bfloat16;
-    const double hyper[] = {0.1, 0.9, 0.5, 0.25, 0.125, 1};
-    Numbers numbers;
-    auto run = [&](int p, int g, int s, bool stochastic, bool staged, int64_t n, bool at_end) {
-        const StorageInfo& param = table.storages[p];
+
+    bool may(int storage, unsigned role) const {
+        return (table_.storages[storage].roles & role) != 0;
+    }
+
+    void* place(Guarded& where, int64_t bytes, const Case& now) {
+        void* data = where.place(size_t(bytes), now.at_end);
+        std::memset(data, 0, size_t(bytes));
+        written_.emplace_back(data, bytes);
+        return data;
+    }
+
+    void fill(int storage, int64_t n, void* data, void* second) {
+        for (float& x : values_) x = numbers_.next<float>();
+        table_.storages[storage].encode[single_precision](values_.data(), n, data, second, {});
+    }
+
+    pipeline::Tensor tensor_of(const Case& now) {
+        const StorageInfo& param = table_.storages[now.p];
         pipeline::Tensor tensor;
-        std::vector<std::pair<void*, int64_t>> written;
-        auto place = [&](Guarded& where, int64_t bytes) {
-            void* data = where.place(size_t(bytes), at_end);
-            std::memset(data, 0, size_t(bytes));
-            written.emplace_back(data, bytes);
-            return data;
-        };
-        std::vector<float> values(size_t(n) + 1);
-        auto fill = [&](int storage, void* data, void* second) {
-            for (float& x : values) x = numbers.next<float>();
-            table.storages[storage].encode[single_precision](values.data(), n, data, second, {});
-        };
-        tensor.n = n;
-        tensor.storage = p;
-        tensor.options = options;
+        tensor.n = now.n;
+        tensor.storage = now.p;
+        tensor.options = options_;
         tensor.first = false;
-        tensor.stochastic = stochastic ? 7 : 0;
-        tensor.start = n % 2 * 256;
-        tensor.p = place(memory[0], param.bytes(n));
-        if (param.low_bytes) tensor.low = place(low, n * param.low_bytes);
-        fill(p, tensor.p, tensor.low);
-        for (int i = 0; i < rule->state_count; ++i) {
-            if (rule->states[i].option && !options) continue;
-            const bool fits = may(s, as_role(rule->states[i].role));
-            tensor.state_storage[i] = fits ? s : 0;
-            tensor.state[i] =
-                place(memory[2 + i], table.storages[tensor.state_storage[i]].bytes(n));
+        tensor.stochastic = now.stochastic ? 7 : 0;
+        tensor.start = now.n % 2 * 256;
+        tensor.p = place(memory[0], param.bytes(now.n), now);
+        if (param.low_bytes) tensor.low = place(low_, now.n * param.low_bytes, now);
+        fill(now.p, now.n, tensor.p, tensor.low);
+        for (int i = 0; i < rule_.state_count; ++i) {
+            if (rule_.states[i].option && !options_) continue;
+            const bool fits = may(now.s, as_role(rule_.states[i].role));
+            tensor.state_storage[i] = fits ? now.s : 0;
+            const StorageInfo& storage = table_.storages[tensor.state_storage[i]];
+            tensor.state[i] = place(memory[2 + i], storage.bytes(now.n), now);
         }
-        if (staged) {
-            tensor.average = place(average, n * (param.compute == double_precision ? 8 : 4));
-            tensor.copy = place(copy, n * 2);
-            tensor.copy_storage = bfloat16;
+        if (now.staged) {
+            const int bytes = param.compute == double_precision ? 8 : 4;
+            tensor.average = place(average_, now.n * bytes, now);
+            tensor.copy = place(copy_, now.n * 2, now);
+            tensor.copy_storage = bfloat16_;
         }
-        const int64_t gradient_bytes = table.storages[g].bytes(n);
-        std::vector<pipeline::Gradient> gradients = {
-            {memory[1].place(size_t(gradient_bytes), at_end), g}};
-        fill(g, gradients[0].data, nullptr);
-        std::fill(averages.begin(), averages.end(), 0.0);
+        return tensor;
+    }
+
+    pipeline::Settings settings_of(const Case& now) {
+        std::fill(averages_.begin(), averages_.end(), 0.0);
         pipeline::Settings settings;
         settings.average_weight = 0.25;
         settings.seed = 3;
-        settings.zero_gradients = staged;
-        settings.measure = !staged ? pipeline::Settings::nothing
-                           : n % 2 ? pipeline::Settings::sample
-                                   : pipeline::Settings::everything;
-        settings.averages = reinterpret_cast<char*>(averages.data());
-        if (staged) settings.clip_norm = settings.clip_value = settings.loss_scale = 2;
+        settings.zero_gradients = now.staged;
+        settings.measure = !now.staged ? pipeline::Settings::nothing
+                           : now.n % 2 ? pipeline::Settings::sample
+                                       : pipeline::Settings::everything;
+        settings.averages = reinterpret_cast<char*>(averages_.data());
+        if (now.staged) settings.clip_norm = settings.clip_value = settings.loss_scale = 2;
+        return settings;
+    }
+
+    void run(const Case& now) {
+        written_.clear();
+        values_.assign(size_t(now.n) + 1, 0);
+        const pipeline::Tensor tensor = tensor_of(now);
+        const int64_t gradient_bytes = table_.storages[now.g].bytes(now.n);
+        std::vector<pipeline::Gradient> gradients = {
+            {memory[1].place(size_t(gradient_bytes), now.at_end), now.g}};
+        fill(now.g, now.n, gradients[0].data, nullptr);
+        const pipeline::Settings settings = settings_of(now);
         pipeline::Scratch scratch;
         Sums sums = {};
         int64_t count = 1;
         std::vector<pipeline::Tensor> tensors = {tensor};
-        pipeline::step(table, tensors, gradients, &count, {{rule, hyper, -1, false}}, settings,
+        pipeline::step(table_, tensors, gradients, &count, {{&rule_, hyper, -1, false}}, settings,
                        scratch, &sums);
-        // In numbers where a NaN may have any sign and payload.
-        for (const auto& [data, bytes] : written) {
-            const bool blocks = bytes > 0 && table.storages[s].block > 1 && data != tensor.p &&
+        hash_arrays(now, tensor);
+        if (now.staged) {
+            hash_sums(sums);
+            want_zeros(static_cast<const char*>(gradients[0].data), gradient_bytes);
+        }
+    }
+
+    // In numbers where a NaN may have any sign and payload.
+    void hash_arrays(const Case& now, const pipeline::Tensor& tensor) {
+        for (const auto& [data, bytes] : written_) {
+            const bool blocks = bytes > 0 && table_.storages[now.s].block > 1 && data != tensor.p &&
                                 data != tensor.low && data != tensor.average && data != tensor.copy;
             if (blocks || data == tensor.low) add_to_hash(data, size_t(bytes));
         }
-        table.storages[p].decode[single_precision](tensor.p, tensor.low, Role::momentum, n,
-                                                   values.data());
-        canonical(values.data(), n);
-        add_to_hash(values.data(), size_t(n) * sizeof(float));
-        for (int i = 0; i < rule->state_count; ++i) {
-            table.storages[tensor.state_storage[i]].decode[single_precision](
-                tensor.state[i], nullptr, rule->states[i].role, n, values.data());
-            canonical(values.data(), n);
-            add_to_hash(values.data(), size_t(n) * sizeof(float));
-        }
-        if (staged) {
-            double numbers_of_sums[sum_count];
-            std::memcpy(numbers_of_sums, &sums, sizeof sums);
-            canonical(numbers_of_sums, sum_count);
-            add_to_hash(numbers_of_sums, sizeof numbers_of_sums);
-            for (int64_t i = 0; i < gradient_bytes; ++i) {
-                if (static_cast<const char*>(gradients[0].data)[i] == 0) continue;
-                ++failures;
-                std::printf("%s: a gradient was not zeroed\n", table.name);
-                break;
-            }
-        }
-    };
-    for (int p = 0; p < table.storage_count; ++p)
-        for (int g = 0; may(p, as_param) && g < table.storage_count; ++g)
-            for (int s = 0; may(g, as_gradient) && s < table.storage_count; ++s)
-                for (int64_t n = 0; may(s, as_role(Role::momentum)) && n < most;
-                     n += n < 20 ? 1 : 101)
-                    for (unsigned way = 0; way < 4; ++way)
-                        for (bool at_end : {false, true}) run(p, g, s, way & 1, way & 2, n, at_end);
-}
+        hash_numbers(now.p, tensor.p, tensor.low, Role::momentum, now.n);
+        for (int i = 0; i < rule_.state_count; ++i)
+            hash_numbers(tensor.state_storage[i], tensor.state[i], nullptr, rule_.states[i].role,
+                         now.n);
+    }
 
-// Every form of a schedule at steps of every size: one at a time as many at once, in a row or not.
-void check_schedules(const Table& table) {
-    const struct {
-        const char* name;
-        std::vector<double> arguments;
-    } cases[] = {
-        {"constant", {0.1}},
-        {"linear", {0.1, 1e-7, 999983}},
-        {"linear", {-3, 5, 1e12}},
-        {"step", {0.1, 30, 0.999}},
-        {"exponential", {0.1, 1 - 1e-9, 1000, 7}},
-        {"exponential", {0.1, 0.3, 1e9, 0}},
-        {"geometric", {1e-7, 10, 999983}},
-        {"inverse_time", {0.1, 0.5, 1000}},
-        {"inverse_sqrt", {0.1, 977}},
-        {"noam", {1, 512, 4000}},
-        {"polynomial", {0.1, 1e-7, 999983, 0.9}},
-        {"polynomial", {0, 0.1, 1e12, 3}},
-        {"polynomial_cycle", {0.1, 1e-7, 977, 0.9}},
-        {"polynomial_rise", {0.1, 1e-7, 999983, 0.5}},
-        {"polynomial_square", {0.1, 1e-7, 999983}},
-        {"polynomial_root", {0.1, 1e-7, 999983}},
-        {"polynomial_rise_square", {0.1, 1e-7, 999983}},
-        {"polynomial_rise_root", {0.1, 1e-7, 999983}},
-        {"cosine", {0.1, 1e-7, 999983}},
-        {"cosine", {0, 0.1, 1e12}},
-        {"cosine_power", {0.1, 1e-7, 999983, 1.7}},
-        {"cosine_wave", {0.1, 1e-7, 76.5}},
-        {"tanh", {0.1, 1e-7, 999983, -7, 3}},
-        {"cyclic", {0.1, 0.2, 2000, 300}},
-        {"cyclic_halving", {0.1, 0.2, 2000, 300}},
-        {"cyclic_exponential", {0.1, 0.2, 20, 30, 0.999999}},
-        {"piecewise_hold", {-1, 30, 60, 60, 1e6, 0.1, 0.05, 0.02, 0.01, 0.001}},
-        {"piecewise_linear", {0, 30, 60.5, 60.5, 1e6, 0.1, 0.05, 0.02, 0.01, 0.001}},
-        {"piecewise_cosine", {0, 30, 60.5, 60.5, 1e6, 0.1, 0.05, 0.02, 0.01, 0.001}},
-        {"table", {0.1, 0.05, 0.02, 0.01, 0.001}},
-    };
+    void hash_numbers(int storage, void* data, void* low, Role role, int64_t n) {
+        table_.storages[storage].decode[single_precision](data, low, role, n, values_.data());
+        canonical(values_.data(), n);
+        add_to_hash(values_.data(), size_t(n) * sizeof(float));
+    }
+
+    void hash_sums(const Sums& sums) {
+        double numbers[sum_count];
+        std::memcpy(numbers, &sums, sizeof sums);
+        canonical(numbers, sum_count);
+        add_to_hash(numbers, sizeof numbers);
+    }
+
+    void want_zeros(const char* data, int64_t bytes) {
+        for (int64_t i = 0; i < bytes; ++i) {
+            if (data[i] == 0) continue;
+            ++failures;
+            std::printf("%s: a gradient was not zeroed\n", table_.name);
+            return;
+        }
+    }
+
+    static constexpr double hyper[] = {0.1, 0.9, 0.5, 0.25, 0.125, 1};
+    const Table& table_;
+    const RuleInfo& rule_;
+    const unsigned options_;
+    int bfloat16_ = 0;
+    Guarded low_{most * 2}, average_{most * 8}, copy_{most * 2};
+    // of what a sample keeps of the gradients
+    std::vector<double> averages_ =
+        std::vector<double>(size_t(pipeline::sample_blocks * block_elements));
+    Numbers numbers_;
+    std::vector<float> values_;
+    std::vector<std::pair<void*, int64_t>> written_;
+};
+
+// Every form of a schedule, with arguments for it.
+const struct ScheduleCase {
+    const char* name;
+    std::vector<double> arguments;
+} schedule_cases[] = {
+    {"constant", {0.1}},
+    {"linear", {0.1, 1e-7, 999983}},
+    {"linear", {-3, 5, 1e12}},
+    {"step", {0.1, 30, 0.999}},
+    {"exponential", {0.1, 1 - 1e-9, 1000, 7}},
+    {"exponential", {0.1, 0.3, 1e9, 0}},
+    {"geometric", {1e-7, 10, 999983}},
+    {"inverse_time", {0.1, 0.5, 1000}},
+    {"inverse_sqrt", {0.1, 977}},
+    {"noam", {1, 512, 4000}},
+    {"polynomial", {0.1, 1e-7, 999983, 0.9}},
+    {"polynomial", {0, 0.1, 1e12, 3}},
+    {"polynomial_cycle", {0.1, 1e-7, 977, 0.9}},
+    {"polynomial_rise", {0.1, 1e-7, 999983, 0.5}},
+    {"polynomial_square", {0.1, 1e-7, 999983}},
+    {"polynomial_root", {0.1, 1e-7, 999983}},
+    {"polynomial_rise_square", {0.1, 1e-7, 999983}},
+    {"polynomial_rise_root", {0.1, 1e-7, 999983}},
+    {"cosine", {0.1, 1e-7, 999983}},
+    {"cosine", {0, 0.1, 1e12}},
+    {"cosine_power", {0.1, 1e-7, 999983, 1.7}},
+    {"cosine_wave", {0.1, 1e-7, 76.5}},
+    {"tanh", {0.1, 1e-7, 999983, -7, 3}},
+    {"cyclic", {0.1, 0.2, 2000, 300}},
+    {"cyclic_halving", {0.1, 0.2, 2000, 300}},
+    {"cyclic_exponential", {0.1, 0.2, 20, 30, 0.999999}},
+    {"piecewise_hold", {-1, 30, 60, 60, 1e6, 0.1, 0.05, 0.02, 0.01, 0.001}},
+    {"piecewise_linear", {0, 30, 60.5, 60.5, 1e6, 0.1, 0.05, 0.02, 0.01, 0.001}},
+    {"piecewise_cosine", {0, 30, 60.5, 60.5, 1e6, 0.1, 0.05, 0.02, 0.01, 0.001}},
+    {"table", {0.1, 0.05, 0.02, 0.01, 0.001}},
+};
+
+std::vector<double> schedule_steps() {
     std::vector<double> t;
     for (int k = 0; k < 300; ++k) t.push_back(k);
     for (int shift = 8; shift < 52; ++shift)
         for (int k : {-1, 0, 1, 977}) t.push_back(double((int64_t(1) << shift) + k));
     for (int k : {-1, 0, 1}) t.insert(t.end(), {999983. + k, 1e12 + k});
+    return t;
+}
+
+// One step at a time as many at once, in a row or not.
+void check_schedule(const Table& table, const ScheduleInfo& schedule, const ScheduleCase& known,
+                    const std::vector<double>& t) {
+    alignas(double) unsigned char resolved[max_schedule_bytes];
+    schedule.resolve(known.arguments.data(), int64_t(known.arguments.size()), resolved);
+    std::vector<double> many(t.size()), single;
+    schedule.fill(resolved, t.data(), many.data(), int64_t(t.size()));
+    for (double k : t) single.push_back(schedule.at(resolved, k));
+    bool same = std::memcmp(many.data(), single.data(), many.size() * sizeof(double)) == 0;
+    for (double start : {0., 7., 999900.}) {
+        std::vector<double> row(150), alone;
+        schedule.range(resolved, start, row.data(), int64_t(row.size()));
+        for (size_t k = 0; k < row.size(); ++k)
+            alone.push_back(schedule.at(resolved, start + double(k)));
+        same &= std::memcmp(row.data(), alone.data(), row.size() * sizeof(double)) == 0;
+    }
+    if (!same) {
+        ++failures;
+        std::printf("%s: %s: many are not as one at a time\n", table.name, schedule.name);
+    }
+    add_to_hash(many.data(), many.size() * sizeof(double));
+}
+
+void check_schedules(const Table& table) {
+    const std::vector<double> t = schedule_steps();
     for (int i = 0; i < table.schedule_count; ++i) {
         const ScheduleInfo& schedule = table.schedules[i];
         bool checked = false;
-        for (const auto& known : cases) {
+        for (const ScheduleCase& known : schedule_cases) {
             if (std::strcmp(known.name, schedule.name) != 0) continue;
             checked = true;
-            alignas(double) unsigned char resolved[max_schedule_bytes];
-            schedule.resolve(known.arguments.data(), int64_t(known.arguments.size()), resolved);
-            std::vector<double> many(t.size()), single;
-            schedule.fill(resolved, t.data(), many.data(), int64_t(t.size()));
-            for (double k : t) single.push_back(schedule.at(resolved, k));
-            bool same = std::memcmp(many.data(), single.data(), many.size() * sizeof(double)) == 0;
-            for (double start : {0., 7., 999900.}) {
-                std::vector<double> row(150), alone;
-                schedule.range(resolved, start, row.data(), int64_t(row.size()));
-                for (size_t k = 0; k < row.size(); ++k)
-                    alone.push_back(schedule.at(resolved, start + double(k)));
-                same &= std::memcmp(row.data(), alone.data(), row.size() * sizeof(double)) == 0;
-            }
-            if (!same) {
-                ++failures;
-                std::printf("%s: %s: many are not as one at a time\n", table.name, schedule.name);
-            }
-            add_to_hash(many.data(), many.size() * sizeof(double));
+            check_schedule(table, schedule, known, t);
         }
         if (!checked) {
             ++failures;
@@ -574,8 +635,8 @@ int main(int count, char** arguments) {
         hash = start;
 #define CHECK(rule) check_on<rule>(dispatch::current());
         GRADSTEP_RULES(CHECK)
-        check_storages(dispatch::current(), "AdamW", 1);
-        if (is_wanted("LAMB")) check_storages(dispatch::current(), "LAMB", 0);
+        StorageCheck(dispatch::current(), "AdamW", 1).every();
+        if (is_wanted("LAMB")) StorageCheck(dispatch::current(), "LAMB", 0).every();
         check_schedules(dispatch::current());
         check_threads();
         if (first == 0) first = hash;

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import gradstep as gs
+from cases import SHORT
 from processes import run
 
 README = Path(__file__).parent.parent / "README.md"
@@ -98,12 +99,16 @@ def test_storages_page():
     exec(code, names)
     np.testing.assert_allclose(names["v"], 1e-7, rtol=0.1)
     table = text.partition("| parameters | gradients | states |")[2].partition("\n\n")[0]
-    told = set()
+    told, short = set(), set()
     for line in table.splitlines()[2:]:
         param, gradient, states = (cell.strip() for cell in line.strip("|").split("|"))
         param, _, modes = param.partition(", ")
-        told |= {(param, gradient, states, mode == "stochastic") for mode in modes.split(" or ")}
+        states, _, star = states.partition(" ")
+        rows = {(param, gradient, states, mode == "stochastic") for mode in modes.split(" or ")}
+        told |= rows
+        short |= rows if star else set()
     assert told == set(gs._core.fused())
+    assert short == SHORT
 
 
 @pytest.mark.parametrize("made", ["make_rules.py", "make_schedules.py"])

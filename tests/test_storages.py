@@ -11,7 +11,7 @@ import pytest
 import gradstep as gs
 import reference
 import reference_storages
-from cases import BLOCK, CASES, assert_same_bits, at_offset, case_id, normal, special
+from cases import BLOCK, CASES, SHORT, assert_same_bits, at_offset, case_id, normal, special
 
 STEPS = 2
 DTYPES = {
@@ -243,6 +243,31 @@ def check_on_every_target(case_index, pairing_index, odd, staged):
 def test_equals_reference(index, pairing, staged):
     """At every size, as shards that begin in the midst of a tensor."""
     check_on_every_target(index, pairing, (index + pairing) % 2 == 1, staged)
+
+
+LONG = {"SGD", "Adam", "AdamW"}  # they have one for each pairing of fused()
+
+
+@pytest.mark.parametrize("case", CASES, ids=map(case_id, CASES))
+def test_what_has_a_loop_of_its_own_takes_it(case, target):
+    """Through scratch it would compute the same, slower: no other test would see it."""
+    rule, options = case
+    every = rule in LONG and not options.get("amsgrad") and target not in ("baseline", "sse4")
+    for p, g, s, chance in gs._core.fused():
+        states = storages_for(rule, options, s)
+        if states is None or not (states or s in ("float32", "float64")):
+            continue
+        param = np.ones(5, DTYPES["bfloat16" if p == "split" else p])
+        rounding = {"params": "stochastic"} if chance else None
+        optimizer = getattr(gs, rule)(
+            param, **options, states=states, rounding=rounding, split=p == "split"
+        )
+        optimizer.step(np.ones(5, DTYPES[g]))
+        known = gs.rule.RULES[rule]
+        mixed = any(state.role == "parameter" for state in known.states)
+        no_blocks = s == "q8" and (known.gathers or mixed)
+        wanted = (every or (p, g, s, chance) in SHORT) and not no_blocks
+        assert optimizer._compiled.plan.direct() == [wanted], (p, g, s, chance)
 
 
 @pytest.mark.slow

@@ -298,6 +298,54 @@ def test_numpy_is_all_that_is_needed(module):
             assert package in known, name
 
 
+# ---- what a reader can hold in mind ----
+
+
+def python_functions():
+    """Name and lines of code of each function, its signature and docstring left out."""
+    for path in sorted((ROOT / "python").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                lines = node.end_lineno - body[0].lineno + 1 if body else 0
+                yield f"{path.relative_to(ROOT)}: {node.name}", lines
+
+
+def cpp_functions():
+    """Name and lines of each function: from the line that opens it to the brace that closes it."""
+    other = r"(namespace|struct|class|union|enum|const struct|extern|if|for|while|switch|else|do)\b"
+    for path in [*CPP.rglob("*.[hci]*"), ROOT / "tests" / "selftest.cpp"]:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        for i, line in enumerate(lines):
+            indent = len(line) - len(line.lstrip())
+            text = line.strip()
+            if not text.endswith("{") or text[0] in "}#" or re.match(other, text):
+                continue
+            if re.search(r"\b(struct|class)\b", text) or text.endswith("= {"):
+                continue
+            end = next(
+                j
+                for j, last in enumerate(lines[i + 1 :], start=i + 1)
+                if last.strip().startswith("}") and len(last) - len(last.lstrip()) <= indent
+            )
+            yield f"{path.relative_to(ROOT)}:{i + 1}: {text}", end - i + 1
+
+
+@pytest.mark.parametrize(
+    ("functions", "most", "at_least"), [(python_functions, 50, 800), (cpp_functions, 60, 300)]
+)
+def test_functions_are_short(functions, most, at_least):
+    lengths = dict(functions())
+    assert len(lengths) >= at_least  # it found them
+    assert {name: lines for name, lines in lengths.items() if lines > most} == {}
+
+
+def test_the_front_doors_are_short_files():
+    files = [PYTHON / "optimizer.py", *(PYTHON / "torch").glob("*.py")]
+    lengths = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in files}
+    assert {name: lines for name, lines in lengths.items() if lines > 400} == {}
+
+
 # ---- nothing by half ----
 
 

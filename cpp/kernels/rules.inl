@@ -29,6 +29,9 @@ template <class Rule> constexpr bool takes_sign<Rule, std::void_t<decltype(Rule:
 template <class Rule, class = void> constexpr Loops loops_of = Loops::few;
 template <class Rule> constexpr Loops loops_of<Rule, std::void_t<decltype(Rule::loops)>> =
     Rule::loops;
+template <class Rule, class = void> constexpr unsigned rare_options = 0;
+template <class Rule> constexpr unsigned rare_options<Rule, std::void_t<decltype(Rule::rare)>> =
+    Rule::rare;
 template <class Rule, class = void> constexpr bool has_correction = false;
 template <class Rule>
 constexpr bool has_correction<Rule, std::void_t<decltype(&Rule::moment_correction)>> = true;
@@ -210,6 +213,12 @@ template <class Rule> constexpr int optional_states() {
     return count;
 }
 
+template <class Rule> constexpr bool starts_as_parameter() {
+    for (const State& s : Rule::states)
+        if (s.role == Role::parameter) return true;
+    return false;
+}
+
 constexpr int pairing_count = 0
 #define GRADSTEP_ONE(...) +1
     GRADSTEP_PAIRINGS(GRADSTEP_ONE);
@@ -227,16 +236,34 @@ constexpr Kernel kernel() {
     return made;
 }
 
-// A row's kernels, one for each set of options, where the rule is to have a loop of its own. What
-// is gathered over blocks goes through scratch: a block's scale comes after its numbers.
+// Which pairings get a loop of their own under a set of options: all, where the rule asks for it,
+// the options are not rare, and the processor is not of an old kind, which half of the code would
+// be for.
+#ifdef GRADSTEP_FEW_LOOPS
+constexpr bool old_target = true;
+#else
+constexpr bool old_target = false;
+#endif
+template <class Rule> constexpr Loops loops_under(unsigned options) {
+    return old_target || options & rare_options<Rule> ? Loops::few : loops_of<Rule>;
+}
+
+template <template <class, unsigned> class Rule, class P, class G, class S, bool stochastic,
+          Loops loops, unsigned options>
+constexpr void fill_one(Kernel& kernel_of) {
+    using T = typename P::compute;
+    using R = Rule<T, 0>;
+    // What is gathered over blocks goes through scratch, since a block's scale comes after its
+    // numbers; a state that starts as the parameter is never kept in blocks.
+    constexpr bool possible = S::block == 1 || (gathered<R> == 0 && !starts_as_parameter<R>());
+    if constexpr (possible && (loops == Loops::few || loops_under<R>(options) == Loops::all))
+        kernel_of = kernel<Rule<T, options>, P, G, S, stochastic, options>();
+}
+
 template <template <class, unsigned> class Rule, class P, class G, class S, bool stochastic,
           Loops loops, unsigned... O>
 constexpr void fill(Kernel* row, std::integer_sequence<unsigned, O...>) {
-    using T = typename P::compute;
-    using R = Rule<T, 0>;
-    if constexpr ((loops == Loops::few || loops_of<R> == Loops::all) &&
-                  (S::block == 1 || gathered<R> == 0))
-        ((row[O] = kernel<Rule<T, O>, P, G, S, stochastic, O>()), ...);
+    (fill_one<Rule, P, G, S, stochastic, loops, O>(row[O]), ...);
 }
 
 // One row per pairing, in it one kernel for each set of options.

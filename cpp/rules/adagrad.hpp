@@ -7,7 +7,6 @@ template <class T, unsigned Options> struct Adagrad {
     struct Hyper {
         double lr, lr_decay, weight_decay, initial_accumulator_value, eps;
     };
-    static constexpr Loops loops = Loops::all;
     static constexpr const char* hyper_names[] = {"lr", "lr_decay", "weight_decay",
                                                   "initial_accumulator_value", "eps"};
     static constexpr State states[] = {

@@ -24,6 +24,7 @@ template <class T> struct Moments {
 template <class T, unsigned Options> struct Adam {
     static constexpr const char* name = "Adam";
     static constexpr Loops loops = Loops::all;
+    static constexpr unsigned rare = 1;    // amsgrad
     struct Hyper {
         double lr, beta1, beta2, eps, weight_decay, amsgrad;
     };

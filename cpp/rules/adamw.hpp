@@ -7,6 +7,7 @@ template <class T, unsigned Options> struct AdamW {
     using Hyper = typename Adam<T, Options>::Hyper;
     static constexpr const char* name = "AdamW";
     static constexpr Loops loops = Loops::all;
+    static constexpr unsigned rare = 1;    // amsgrad
     static constexpr auto& hyper_names = Adam<T, Options>::hyper_names;
     static constexpr auto& states = Adam<T, Options>::states;
 

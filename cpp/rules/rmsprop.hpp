@@ -8,7 +8,6 @@ template <class T, unsigned Options> struct RMSprop {
     struct Hyper {
         double lr, alpha, eps, weight_decay, momentum, centered;
     };
-    static constexpr Loops loops = Loops::all;
     static constexpr const char* hyper_names[] = {"lr",           "alpha",    "eps",
                                                   "weight_decay", "momentum", "centered"};
     static constexpr State states[] = {{"square_avg", Role::second_moment},
