@@ -581,7 +581,9 @@ def test_a_divergence_stays_while_nothing_is_known(tmp_path: Path) -> None:
     assert watching.watch(log).verdict.kind == "diverging"
 
 
-def strange(rng: np.random.Generator, steps: int, clean: float) -> list[dict[str, Any]]:
+def strange(
+    rng: np.random.Generator, steps: int, clean: float, notes: float = 0.1
+) -> list[dict[str, Any]]:
     """Lines of a long log: spikes, nulls, skipped steps, rollbacks, several rates, other keys."""
     lines, t = [], 0
     for i in range(steps):
@@ -605,18 +607,38 @@ def strange(rng: np.random.Generator, steps: int, clean: float) -> list[dict[str
             line["loss"] = math.nan
         elif kind == 7:
             line["param_norm"] = 0
-        lines.append(line | ({"note": "[{,null,"} if rng.random() < 0.1 else {}))
+        lines.append(line | ({"note": "[{,null,"} if rng.random() < notes else {}))
     return lines
 
 
-@pytest.mark.parametrize("clean", [0.0, 0.9, 0.999, 1.0])
+@pytest.mark.parametrize(
+    ("clean", "notes", "drift", "separators"),
+    [
+        (0.0, 0.1, 0.0, (", ", ": ")),
+        (0.9, 0.1, 1e-4, (", ", ": ")),
+        (0.9, 0.0, 1e-4, (" , ", " : ")),
+        (0.999, 0.0, 0.0, (",", ":")),
+        (0.999, 0.0, 1e-4, (", ", ": ")),
+        (1.0, 0.1, 0.0, (", ", ": ")),
+        (1.0, 0.0, 0.0, (",", ":")),
+        (1.0, 0.0, 1e-4, (", ", ": ")),
+        (1.0, 0.0, 1e-3, (", ", ": ")),
+    ],
+)
 def test_many_lines_at_once_are_judged_as_one_by_one(
-    clean: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    clean: float,
+    notes: float,
+    drift: float,
+    separators: tuple[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A long log is read in blocks, whatever stands in them and wherever they are cut."""
     log = tmp_path / "log.jsonl"
-    lines = strange(np.random.default_rng(5), 4000, clean)
-    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    lines = strange(np.random.default_rng(5), 4000, clean, notes)
+    for i, line in enumerate(lines):
+        line["loss"] = line["loss"] and line["loss"] + drift * i  # it diverges, sooner or later
+    log.write_text("".join(json.dumps(line, separators=separators) + "\n" for line in lines))
     monkeypatch.setattr(watching, "_columns", lambda _: None)
     wanted = watching.watch(log)
     monkeypatch.undo()
@@ -641,6 +663,41 @@ def test_a_log_that_several_processes_read(tmp_path: Path, monkeypatch: pytest.M
         file.write(f"[1]\n{GOOD}\n")
     with pytest.raises(Refused, match="line 3001: got a list, wanted an object"):
         watching.watch(log, workers=2)
+
+
+@pytest.mark.parametrize(
+    ("whole", "broken"),
+    [
+        ('"lr": ', '"lr" '),
+        ('"lr": ', '"lr":: '),
+        ('"lr": ', '"lr": : '),
+        ('"lr": ', 'lr": '),
+        ('"lr": ', '"lr": 1, '),
+        ('"lr": ', '": lr"'),
+        ('"lr": 0.001, ', '"lr": , '),
+        ('"lr": 0.001, "update_norm": ', '"lr" 0.001, "update_norm":: '),
+        ('"lr": 0.001, "update_norm": ', '"lr" 0.001, : "update_norm": '),
+        ('"lr": 0.001, "update_norm": ', '"lr": 0.001 "update_norm": '),
+        ('"lr": 0.001, "update_norm": ', '"lr": 0.001, 2, "update_norm": '),
+        ('"lr": 0.001, "update_norm": ', '"lr": 0.001}, {"update_norm": '),
+        ("0.001", "0.001.1"),
+        ("0.001", "1_000"),
+        ("0.001", "[0.001"),
+        ("}", ""),
+        ("}", "}}"),
+        ("{", "{{"),
+        ("{", ""),
+    ],
+)
+def test_no_broken_line_is_read(whole: str, broken: str, tmp_path: Path) -> None:
+    """Though the keys of many lines are compared at once, and the values read at once."""
+    log = tmp_path / "log.jsonl"
+    lines = [json.dumps(entry(t) | {"loss": 1 / t}) for t in range(1, 30)]
+    assert whole in lines[20]
+    lines[20] = lines[20].replace(whole, broken, 1)
+    log.write_text("\n".join(lines) + "\n")
+    with pytest.raises(Refused, match=r"line 21: got"):
+        watching.watch(log)
 
 
 def test_how_many_processes_read_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

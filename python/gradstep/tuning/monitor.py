@@ -11,6 +11,7 @@ from operator import sub
 from typing import Any, Literal, NamedTuple, SupportsFloat
 
 from ..report import Report
+from . import calm
 
 Kind = Literal["too high", "too low", "diverging", "spike", "fine", "inconclusive"]
 Callback = Callable[[int, dict[str, Any]], object]
@@ -36,6 +37,8 @@ LATER = (-0.15, -0.10, 0.05, 0.10)  # cosine
 RISEN = 3.0  # in noise of the loss
 SPIKE = 6.0  # robust z
 LOST = 0.5  # the part of all progress that is lost by a run that diverges
+
+CALM = calm.Window(EVERY, TURN, RECENT, SPIKE, RISEN, LOST)
 
 UP, FAR_UP, DOWN, FAR_DOWN = 3.0, 10.0, 1 / 3, 0.1
 FAR_ALIGNED = 0.7  # cosine from which a rate is far too low
@@ -63,6 +66,7 @@ class Measured(NamedTuple):
     ratio: float | None
 
 
+Lasts = Callable[[int], Measured]
 NORMS = ("update_norm", "param_norm", "grad_norm")
 
 
@@ -288,6 +292,44 @@ class Monitor:
             self._last = last
             self._look(last.t)
         return self._verdict
+
+    def take_calm_turns(
+        self, losses: Sequence[float], cosines: Sequence[float | None], lasts: Lasts
+    ) -> list[Verdict]:
+        """Take in whole turns of 50 steps as :meth:`take` would, while nothing happens in them.
+
+        Args:
+            losses, cosines: of as many steps as there are, all of them finite; a cosine may be
+                None.
+            lasts: gives the step at an index, of which everything is finite.
+
+        Returns:
+            The verdict at the end of each turn that was taken in; none if the first is to be looked
+            at more closely, or this is not the end of a turn.
+        """
+        judged = self._n >= 2 * WINDOW and self._n % TURN == 0
+        if not judged or self._verdict.kind == "diverging" or len(losses) < TURN:
+            return []
+        before, recents = self._known()
+        if len(before) < WINDOW or not recents or self._start is None or math.isinf(self._calm):
+            return []
+        known = calm.Known(
+            before, self._ceiling, max(self._start, self._second), self._start, self._best,
+            self._calm,
+        )  # fmt: skip
+        count, least = calm.turns(losses, known, CALM)
+        verdicts = []
+        for end in range(TURN, count * TURN + 1, TURN):
+            part = slice(end - TURN, end)
+            self._n += TURN
+            self._losses.extend(losses[part])
+            self._cosines.extend(cosine for cosine in cosines[part] if cosine is not None)
+            self._lost = self._spikes = 0
+            self._last = lasts(end - 1)
+            # What the looks within the turn would have found; the last one follows.
+            self._best = float(least[end // EVERY - 2])
+            verdicts.append(self._look(self._last.t))
+        return verdicts
 
     def _begin(self, n: int, step: Measured) -> None:
         """What the first steps of a window are asked for once."""

@@ -15,13 +15,15 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import chain
-from operator import itemgetter, le, truediv
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from .. import plots
 from .finding import Refused
-from .monitor import NORMS, Measured, Monitor, Verdict
+from .monitor import NORMS, TURN, Lasts, Measured, Monitor, Verdict
 
 NEEDED = ("loss", "t", *NORMS)
 OPTIONAL = ("cosine", "g2_over_v")
@@ -126,7 +128,14 @@ class _Log:
         while begin < count:
             if self.steps and columns.t[begin] < self.steps[-1]:
                 self.monitor.restart()
+            for verdict in self.monitor.take_calm_turns(
+                columns.losses[begin:], columns.cosines[begin:], columns.row_after(begin)
+            ):
+                self._add(columns, slice(begin, begin + TURN), verdict)
+                begin += TURN
             end = min(count, begin + self.monitor.until_look)
+            if end == begin:
+                break
             part = slice(begin, end)
             cosines = [cosine for cosine in columns.cosines[part] if cosine is not None]
             losses = columns.losses[part]
@@ -135,12 +144,15 @@ class _Log:
                 for i in range(begin, end):
                     self.take(columns.row(i), skipped=False)
             else:
-                self.steps.extend(columns.t[part])
-                self.losses.extend(losses)
-                self.rates.extend(columns.rates[part])
-                self.ratios.extend(columns.ratios[part])
-                self._hear(verdict)
+                self._add(columns, part, verdict)
             begin = end
+
+    def _add(self, columns: _Columns, part: slice, verdict: Verdict) -> None:
+        self.steps.extend(columns.t[part])
+        self.losses.extend(columns.losses[part])
+        self.rates.extend(columns.rates[part])
+        self.ratios.extend(columns.ratios[part])
+        self._hear(verdict)
 
     def _hear(self, verdict: Verdict) -> None:
         if verdict.kind == "spike":
@@ -234,6 +246,9 @@ class _Columns(NamedTuple):
     cosines: Sequence[float | None]
     squares: Sequence[float | None]  # g²/v
 
+    def row_after(self, begin: int) -> Lasts:
+        return lambda i: self.row(begin + i)
+
     def row(self, i: int) -> Measured:
         moved, weights, grad = (norm[i] for norm in self.norms)
         cosine, square = self.cosines[i], self.squares[i]
@@ -242,27 +257,69 @@ class _Columns(NamedTuple):
         )
 
 
+def _table(lines: list[str]) -> dict[str, Sequence[Any]]:
+    """The values of each key, where every line has the same keys.
+
+    Raises:
+        ValueError, LookupError, TypeError, RecursionError: one has not, or a line is no object.
+    """
+    keys = tuple(json.loads(lines[0]))
+    flat = _flat(lines, keys)
+    if flat is not None:
+        return {key: flat[i :: len(keys)] for i, key in enumerate(keys)}
+    # What lies between shows that each line is one value, and no part of one.
+    values = json.loads(f"[{',null,'.join(lines)}]")
+    entries = values[::2]
+    if len(entries) != len(lines) or any(values[1::2]) or set(map(len, entries)) != {len(keys)}:
+        raise ValueError("a line is not one value")
+    rows = map(itemgetter(*keys), entries)  # a KeyError where one has others
+    return dict(zip(keys, zip(*rows, strict=True), strict=True))
+
+
+def _flat(lines: list[str], keys: tuple[str, ...]) -> list[Any] | None:
+    """The values of all lines in a row, if each has these keys in this order, spaced as by `json`.
+
+    Reading them without the keys takes half of the time. None where that cannot be done: everything
+    but the values is compared.
+    """
+    text = "\n".join(lines)
+    pieces = text.split('"')
+    count = len(lines) * len(keys)
+    if pieces[1::2] != list(keys) * len(lines):
+        return None
+    for comma, colon in ((", ", ": "), (",", ":")):
+        # As often as there are keys, and no key begins so: each is followed by it.
+        if text.count(f'"{colon}') != count or any(key.startswith(colon) for key in keys):
+            continue
+        values = "".join(pieces[::2])
+        in_line, between = comma + colon, "}\n{" + colon
+        if (
+            values.count(":") != count
+            or values.count(between) != len(lines) - 1
+            or values.count(in_line) != count - len(lines)
+            or not (values.startswith("{" + colon) and values.endswith("}"))
+        ):
+            return None
+        values = values[1 + len(colon) : -1].replace(between, ",").replace(in_line, ",")
+        flat: list[Any] = json.loads(f"[{values}]")
+        return flat if len(flat) == count else None
+    return None
+
+
 def _columns(block: _Block) -> _Columns | None:
     """The columns of a block; None where its lines are to be looked at one by one."""
     try:
-        # What lies between shows that each line is one value, and no part of one.
-        values = json.loads(f"[{',null,'.join(block.lines)}]")
-        entries = values[::2]
-        if len(entries) != len(block.lines) or any(values[1::2]):
-            return None
-        keys = tuple(entries[0])
-        rows = map(itemgetter(*keys), entries)  # a KeyError where one has others
-        table = dict(zip(keys, zip(*rows, strict=True), strict=True))
+        table = _table(block.lines)
         t, *needed = (table[key] for key in ("t", "loss", *NORMS))
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
-    unknown = (None,) * len(entries)
+    count = len(t)
+    unknown = (None,) * count
     cosines, squares, skipped = (table.get(key, unknown) for key in (*OPTIONAL, "skipped"))
-    rates = table.get("lr", (math.nan,) * len(entries))
+    rates = table.get("lr", (math.nan,) * count)
     perhaps = set(map(type, chain(cosines, squares)))
     if not (
-        set(map(len, entries)) == {len(keys)}
-        and set(map(type, t)) == {int}
+        set(map(type, t)) == {int}
         and set(map(type, chain(*needed, rates))) <= {float, int}
         and perhaps <= {float, int, type(None)}
         and set(map(type, skipped)) <= {bool, type(None)}
@@ -273,13 +330,14 @@ def _columns(block: _Block) -> _Columns | None:
     try:
         steps, losses, rate = array("q", t), array("d", needed[0]), array("d", rates)
         moved, weights, grad = (array("d", norm) for norm in needed[1:])
-        finite = all(map(math.isfinite, chain(losses, moved, weights, grad, optional)))
+        finite = all(map(math.isfinite, optional))
     except OverflowError:  # an integer that no float holds
         return None
-    rises = steps[0] >= 0 and steps[-1] < LAST_STEP and all(map(le, steps, steps[1:]))
+    finite = finite and all(np.isfinite(x).all() for x in (losses, moved, weights, grad))
+    rises = steps[0] >= 0 and steps[-1] < LAST_STEP and (np.diff(steps) >= 0).all()
     if not (finite and rises and all(weights)):
         return None
-    ratios = array("d", map(truediv, moved, weights))
+    ratios = array("d", np.divide(moved, weights).tobytes())
     return _Columns(steps, losses, (moved, weights, grad), rate, ratios, cosines, squares)
 
 
