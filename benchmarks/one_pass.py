@@ -353,7 +353,7 @@ def measure(name: str) -> list[tuple[str, float, float]]:
 def show(runs_of: Callable[[str], list[list[Sequence[Any]]]]) -> None:
     """Print the table; `runs_of` returns what `measure` did for a case in several processes."""
     print(
-        "| AdamW, 124M parameters in GPT-2's 148 tensors | bytes a parameter | gradstep | GB/s "
+        "| AdamW, 124M parameters in GPT-2's 148 tensors | bytes per parameter | gradstep | GB/s "
         "| of the bare loop | rivals: their time over ours (wanted) |\n|---|---|---|---|---|---|"
     )
     for name, case in CASES.items():

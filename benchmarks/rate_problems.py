@@ -41,7 +41,7 @@ def standardized(x: NDArray[Any]) -> Array:
 def data(name: str) -> tuple[Array, NDArray[Any]]:
     """One of scikit-learn's bundled sets: inputs, and classes or numbers.
 
-    Columns are standardized but for the pictures, whose pixels are scaled to 0 to 1.
+    Columns are standardized except for the pictures, whose pixels are scaled to 0 to 1.
     """
     from sklearn import datasets  # noqa: PLC0415 - the text needs none of it
 

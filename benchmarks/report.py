@@ -262,7 +262,7 @@ def print_step(processes: int) -> None:
 def print_rules(processes: int) -> None:
     """Every rule in memory against the bytes it moves."""
     print(
-        "| rule, 16.8M float32 | bytes a parameter | gradstep | GB/s | time over the bare loop's "
+        "| rule, 16.8M float32 | bytes per parameter | gradstep | GB/s | time over the bare loop's "
         "| torch's time over ours |\n|---|---|---|---|---|---|"
     )
     for name, rule in bench.RULES.items():
@@ -313,7 +313,7 @@ def print_overhead(processes: int) -> None:
 def print_memory(processes: int) -> None:
     """What each storage keeps, and what a step needs besides."""
     print(
-        "| states of AdamW, GPT-2's 148 tensors | bytes a parameter "
+        "| states of AdamW, GPT-2's 148 tensors | bytes per parameter "
         "| a step raises the peak, MiB a thread |\n|---|---|---|"
     )
     for states in storages.ROLES:

@@ -233,7 +233,7 @@ private:
                 caller_processor_ = -1;    // the newcomer must be told, too
             }
         } catch (const std::system_error&) {
-            // No more threads to be had: the ones there are share the work.
+            // The system gives no more threads: those that exist share the work.
         }
     }
 
@@ -343,7 +343,7 @@ bool run_openmp([[maybe_unused]] int64_t chunks, [[maybe_unused]] int64_t bytes,
 }    // namespace
 
 namespace {
-thread_local int own_count = 0;    // 0: as everybody's
+thread_local int own_count = 0;    // 0: the count of the whole process
 }
 
 ThreadCount::ThreadCount(int count) : before_(own_count) {

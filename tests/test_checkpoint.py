@@ -1,5 +1,6 @@
 """Checkpoints: what is loaded is what was saved, and a file is whole or it is refused."""
 
+import contextlib
 import errno
 import functools
 import itertools
@@ -527,6 +528,50 @@ def test_lying_entry(path, entry, match):
     try:
         refused(path, match)
         assert tracemalloc.get_traced_memory()[1] < 100e6
+    finally:
+        tracemalloc.stop()
+
+
+MANY = 1_100_000  # bytes: smaller headers are not looked at before they are read
+
+
+@pytest.mark.parametrize(
+    "hollow",
+    {
+        "open brackets": lambda: b"[" * MANY,
+        "empty lists": lambda: b"[" + b"[]," * (MANY // 3) + b"[]]",
+        "empty objects": lambda: b'{"a":[' + b"{}," * (MANY // 3) + b"{}]}",
+        "an entry of lists": lambda: (
+            b'{"a":{"dtype":"F32","shape":[' + b"[]," * (MANY // 3) + b'[]],"data_offsets":[0,0]}}'
+        ),
+        "metadata of lists": lambda: b'{"__metadata__":[' + b"[]," * (MANY // 3) + b"[]]}",
+    }.items(),
+    ids=lambda row: row[0],
+)
+def test_brackets_take_no_memory(path, hollow):
+    """Memory is in proportion to the file: an empty list of 3 bytes would take 64."""
+    text = hollow[1]()
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    tracemalloc.start()
+    try:
+        refused(path, "damaged")
+        assert tracemalloc.get_traced_memory()[1] < 6 * MANY
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("unit", ["[],", "{},", '"",', "0,", '{"$tensor":0},'])
+def test_a_hollow_structure_takes_little_memory(path, unit):
+    """What a save could have written is read, at a few times the file's size."""
+    lie(path, metadata={"structure": '{"a":[' + unit * (MANY // len(unit)) + "0]}"})
+    size = path.stat().st_size
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(ValueError):
+            checkpoint.load(path)
+        assert (
+            tracemalloc.get_traced_memory()[1] < 60 * size
+        )  # quotes within a text take the most: json keeps a piece for each
     finally:
         tracemalloc.stop()
 

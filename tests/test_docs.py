@@ -137,7 +137,7 @@ print("as told")
 
 
 def test_choosing_a_rate(capsys, monkeypatch, tmp_path):
-    """Its code runs and says what the page says, but for digits that another machine may round."""
+    """Its code runs and says what the page says, except for digits that machines round."""
     page = DOCS / "choosing-a-rate.md"
     text = page.read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)

@@ -263,7 +263,7 @@ def pairs():
 
 
 def test_split_and_back():
-    """Exact, but for NaN's payload and the last half gap of bfloat16 before infinity."""
+    """Exact, except for NaN's payload and the last half gap of bfloat16 before infinity."""
     for x in pairs():
         hi, low = storages.split(x)
         assert (hi.dtype, low.dtype) == (BFLOAT16, np.int16)
@@ -428,7 +428,7 @@ class TestBlocks:
         low, high = gaps(storage, role, x)
         least = 0 if role == "momentum" else values(storage, role)[1] * scales(storage, role, x)
         near = [np.abs(np.abs(got) - np.maximum(y, least)) <= 1e-6 * y for y in (low, high)]
-        assert (near[0] | near[1]).mean() > 0.999  # but for numbers beside a code
+        assert (near[0] | near[1]).mean() > 0.999  # except for numbers beside a code
 
     def test_stochastic_is_unbiased(self, storage, role):
         """In value, between codes of one binade, which q4's all are and q8's but the lowest 4."""

@@ -342,7 +342,7 @@ def test_sum_squares_of_halves(target, threads):
 
 
 def test_sizes_in_bytes():
-    """What the docs say of bytes a parameter."""
+    """What the docs say of bytes per parameter."""
     n = 124_000_000
     for storage in ("q8", "q4"):
         for size in (0, 1, 63, 64, 65, 255, 256, 257, 1000):

@@ -104,6 +104,7 @@ PYTHON_ROOMS = [
     "plots",
     "tuning.handles",
     "tuning.range_test",
+    "tuning.calm",
     "tuning.monitor",
     "tuning.adapting",
     "tuning.finding",

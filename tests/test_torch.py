@@ -609,7 +609,7 @@ def test_our_schedules_drive():
     assert isinstance(opt.report.lr, float)
     assert opt.report.skipped
     del opt.found_inf, opt.grad_scale
-    # Another parameter makes everything anew, but for what drives.
+    # Another parameter makes everything anew, except for what drives.
     opt.add_param_group({"params": parameters(shapes=((2,),)), "lr": lambda k: k + 1.0})
     opt.step()
     assert opt.report.lr == (schedule(7), 8.0)

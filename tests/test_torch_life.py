@@ -335,6 +335,7 @@ def test_an_interrupted_load_is_whole_or_nothing():
             except Hit:
                 within[0] = False
             signal.setitimer(signal.ITIMER_REAL, 0)
+            assert torch.is_grad_enabled()
             counts = {entry["step"].item() for entry in opt.state.values()}
             assert counts == {opt.engine.t}
             wanted = saved[int(opt.engine.t) - 1]["state"]
@@ -342,6 +343,7 @@ def test_an_interrupted_load_is_whole_or_nothing():
                 assert torch.equal(opt.state[p]["exp_avg"], wanted[j]["exp_avg"])
     finally:
         signal.signal(signal.SIGALRM, old)
+        torch.set_grad_enabled(True)  # or the tests that follow would fail with this one
 
 
 @pytest.mark.parametrize("bad", ["lr", "betas[0]", "stage"])

@@ -1,7 +1,8 @@
 // Codes of a few bits, a block of them under one scale.
 //
 // Code says how a number between 0 and its largest value becomes a magnitude, an integer, and back;
-// base is what it adds to the magnitude, beyond the bits of a code; less than base means 0.
+// magnitude() returns base + code, where base lies above the code's bits; a smaller value means
+// code 0.
 // Signed numbers give their highest bit to the sign. The largest number of a block takes the
 // largest magnitude; a block that holds a NaN or an infinity becomes NaN.
 //

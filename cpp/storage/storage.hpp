@@ -6,7 +6,7 @@
 //   second array), compute (what a parameter stored so is computed in),
 //   pointer, at(x, low), plus(pointer, n): how its elements are reached,
 //   load<T>(x, i), and store<stochastic>(x, i, value, random): stochastic says whether what does
-//   not fit is rounded up or down by chance, in proportion, or to the nearest.
+//   not fit is rounded up or down stochastically, in proportion, or to the nearest.
 // A block storage is a Blocks<...>, see blocks.hpp.
 #pragma once
 

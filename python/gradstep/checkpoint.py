@@ -265,8 +265,10 @@ def _add(array: Array, place: Place, tensors: dict[str, Array]) -> str:
 
 def _decode(value: Any, tensors: dict[str, Array]) -> Any:
     """The inverse of ``_encode``; takes each tensor out of ``tensors``."""
-    if isinstance(value, list):
-        return [_decode(item, tensors) for item in value]
+    if isinstance(value, list):  # in place: a list may take more memory than the file
+        for i, item in enumerate(value):
+            value[i] = _decode(item, tensors)
+        return value
     if not isinstance(value, dict):
         return value
     match value:
@@ -281,7 +283,9 @@ def _decode(value: Any, tensors: dict[str, Array]) -> Any:
             return (Plateau if fields.get("schedule") == "Plateau" else Schedule).from_dict(fields)
         case {"$tensor": name}:
             return tensors.pop(name)
-    return {key: _decode(item, tensors) for key, item in value.items()}
+    for key, item in value.items():
+        value[key] = _decode(item, tensors)
+    return value
 
 
 def _shown(place: Place) -> str:

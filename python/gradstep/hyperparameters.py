@@ -189,7 +189,7 @@ class Drive:
     def __call__(self, k: int) -> None:
         """The values at step index ``k``; raises as :func:`call` does."""
         called = self._functions
-        if self._compiled(k) != -1:  # one is refused, or is 0 but for rounding
+        if self._compiled(k) != -1:  # one is refused, or is 0 except for rounding
             called = self._schedules + called
         for row, column, one in called:
             self._settings[row, column] = call(one, k)

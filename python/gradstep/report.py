@@ -72,7 +72,7 @@ class Report:
 
     Attributes:
         t: updates applied so far, this one included unless it was skipped.
-        lr: the rate that was used; a tuple, one a group, where there are several.
+        lr: the rate that was used; a tuple, one per group, where there are several.
         skipped: whether nothing was updated, for a gradient that is not finite.
         grad_norm: see :class:`Statistics`; None where neither ``clip_norm``, ``nonfinite`` nor
             ``stats`` called for it.
@@ -103,7 +103,7 @@ class Report:
         """What is known of the step by name, as plain numbers, tuples and dicts.
 
         Besides ``t`` and ``lr`` that is what this step measured: the same for every step of an
-        optimizer, but that a skipped one has no statistics.
+        optimizer, except that a skipped one has no statistics.
         """
         known = {"t": self.t, "lr": self.lr, **self.__dict__}
         if self.groups is not None:

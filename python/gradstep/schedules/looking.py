@@ -15,7 +15,7 @@ from .base import MAKERS, Schedule
 
 _AT_ONCE = 1 << 20  # steps looked at in one go
 _BARS = " ▁▂▃▄▅▆▇█"
-_JUMPS = 10  # told of
+_JUMPS = 10  # that are listed
 _SHOWN = 200  # characters of a text that an error quotes
 
 

@@ -156,6 +156,7 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
 
     # ---- groups ----
 
+    @private.keeping_grad_mode
     @alone("add_param_group")
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, as in ``torch.optim``; one that is refused is not added.
@@ -270,6 +271,7 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
 
     # ---- saving and loading ----
 
+    @private.keeping_grad_mode
     @alone("state_dict")
     def state_dict(self) -> dict[str, Any]:
         """As ``torch.optim`` has it, in the names of the class of the same name.
@@ -282,6 +284,7 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
             group.sync()
         return complete(super().state_dict(), self._groups, self._engine)
 
+    @private.keeping_grad_mode
     @alone("load_state_dict")
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a state dict, of this class or of ``torch.optim``'s.

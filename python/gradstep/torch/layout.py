@@ -271,7 +271,7 @@ def _steps(tensor: torch.Tensor) -> tuple[int, ...]:
 
 
 def differ_in_strides(first: torch.Tensor, second: torch.Tensor) -> bool:
-    """Whether two tensors have the same form but for that."""
+    """Whether two tensors have the same form except for that."""
     return form(first).partition(", strides")[0] == form(second).partition(", strides")[0]
 
 

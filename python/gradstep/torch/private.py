@@ -7,8 +7,9 @@ import inspect
 import struct
 import weakref
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch.autograd import profiler
@@ -16,7 +17,27 @@ from torch.optim import optimizer as torch_optimizer
 
 from .. import _core
 
+M = TypeVar("M", bound=Callable[..., Any])
+
 # ---- the backward pass ----
+
+
+def keeping_grad_mode(method: M) -> M:
+    """A method after which gradients are recorded as before it, even where it was interrupted.
+
+    ``torch.no_grad()`` alone does not promise that: it is Python code, and a signal that comes
+    as it ends leaves the whole thread without gradients.
+    """
+
+    @wraps(method)
+    def keeping_grad_mode(*args: Any, **kwargs: Any) -> Any:
+        before = torch.is_grad_enabled()
+        try:
+            return method(*args, **kwargs)
+        finally:
+            torch._C._set_grad_enabled(before)
+
+    return cast("M", keeping_grad_mode)
 
 
 def backward_pass() -> int:

@@ -67,7 +67,7 @@ class _Plan:
 
     @property
     def total(self) -> int:
-        """Trials that there are to be at least, beside the rates listed."""
+        """The least number of trials, in addition to the rates listed."""
         return self.trials if self.method == "tpe" else 0
 
 

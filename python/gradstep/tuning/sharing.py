@@ -228,7 +228,7 @@ def claim(
         study: Optuna's.
         rates: what is to be tried, in this order.
         attributes: what each trial is to tell beside its rate.
-        total: how many trials there are to be at least; where `rates` are fewer, the sampler of the
+        total: the least number of trials; where `rates` are fewer, the sampler of the
             study chooses the others.
         watch: what this process saw so far.
     """

@@ -128,10 +128,10 @@ class _Log:
         while begin < count:
             if self.steps and columns.t[begin] < self.steps[-1]:
                 self.monitor.restart()
-            for verdict in self.monitor.take_calm_turns(
+            for judged in self.monitor.take_calm_turns(
                 columns.losses[begin:], columns.cosines[begin:], columns.row_after(begin)
             ):
-                self._add(columns, slice(begin, begin + TURN), verdict)
+                self._add(columns, slice(begin, begin + TURN), judged)
                 begin += TURN
             end = min(count, begin + self.monitor.until_look)
             if end == begin:
