@@ -1,8 +1,8 @@
 """Print the README's tables: `python benchmarks/report.py [SECTION ...] [--processes N]`.
 
 Every ratio is the median over several processes of a ratio within one process, where the rivals
-took turns. Sections: step, rules, wake, overhead, one-pass, memory, schedules, pytorch. What stored
-states do to a training is printed by quality.py.
+took turns. Sections: step, rules, two-passes, wake, overhead, one-pass, memory, schedules, pytorch.
+What stored states do to a training is printed by quality.py.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from statistics import median
 
 import numpy as np
@@ -44,6 +45,38 @@ def measure_rule(rule: str) -> list[tuple[str, float, float]]:
     """The same for another rule, against the bytes it moves, in memory."""
     results, _ = bench.compete(bench.RULES[rule], MEMORY_SIZE, rivals=("torch",), rounds=7)
     return [(r.name, r.seconds, r.difference) for r in results]
+
+
+TWO_PASSES = {
+    "LAMB": bench.Rule("LAMB", {"lr": 0.01}, bench.adam, 2, ("lamb", {"learning_rate": 0.01})),
+    "LARS": bench.Rule(
+        "LARS",
+        {"lr": 0.01, "momentum": 0.9},
+        bench.momentum,
+        1,
+        ("lars", {"learning_rate": 0.01, "momentum": 0.9}),
+    ),
+}
+TWO_PASSES_SIZES = {"16.8M in one tensor": MEMORY_SIZE, "GPT-2, 148 tensors, 124M": GPT2}
+
+
+def measure_two_passes(size: str) -> dict[str, float]:
+    """Seconds of AdamW, of LAMB and LARS, and of optax's, where it is installed."""
+    params, grads = bench.problem(TWO_PASSES_SIZES[size])
+    rules = {"AdamW": bench.RULES["AdamW"], **TWO_PASSES}
+    racers = [replace(bench.ours(rule, params, grads), name=name) for name, rule in rules.items()]
+    if bench.present("optax"):
+        for name, rule in TWO_PASSES.items():
+            own = next(racer for racer in racers if racer.name == name)
+            peer = replace(bench.optax_step(rule, params, grads), name=f"optax {name}")
+            for _ in range(bench.CHECKED_STEPS):
+                for racer in (own, peer):
+                    racer.step(racer.gradients())
+            found = bench.difference(peer, own.params(), params)
+            if not found <= bench.TOLERANCE:
+                raise AssertionError(f"{name}: optax's result differs by {found:.1e} of an update")
+            racers.append(peer)
+    return bench.race(racers, rounds=3 if sum(TWO_PASSES_SIZES[size]) > 10**8 else 7)
 
 
 def measure_wake(elements: str) -> dict[str, float]:
@@ -105,7 +138,7 @@ def measure_overhead(_: str) -> dict[str, float]:
 
 
 def measure_memory(states: str) -> dict[str, float]:
-    """Bytes of state a parameter, and by how much two steps raise the peak of resident memory."""
+    """Bytes of state per parameter, and by how much two steps raise the peak of resident memory."""
     params = [np.full(n, 0.5, np.float32) for n in GPT2]
     grads = [np.ones(n, np.float32) for n in GPT2]
     opt = gs.AdamW(params, states=states, clip_norm=1.0, stats=True)
@@ -189,6 +222,7 @@ MEASUREMENTS = {
     "one-pass": one_pass.measure,
     "step": measure_step,
     "rule": measure_rule,
+    "two-passes": measure_two_passes,
     "wake": measure_wake,
     "overhead": measure_overhead,
     "schedules": measure_schedules,
@@ -232,7 +266,7 @@ def ratio(others: list[float], ours: list[float]) -> float:
 
 
 def print_step(processes: int) -> None:
-    """AdamW float32 against everyone: time a parameter, error, and how often ours fits in."""
+    """AdamW float32 against everyone: time per parameter, error, and how often ours fits in."""
     rows, names = [], []
     for workload, size in WORKLOADS.items():
         found = by_name(in_processes(processes, "step", workload))
@@ -253,7 +287,7 @@ def print_step(processes: int) -> None:
     for workload, cells in rows:
         print(f"| {workload} | " + " | ".join(cells.get(name, "—") for name in names) + " |")
     print(
-        "\nNanoseconds a parameter; error: the largest difference from float64 after "
+        "\nNanoseconds per parameter; error: the largest difference from float64 after "
         f"{bench.CHECKED_STEPS} steps, as a part of the largest update; in brackets the time "
         "over ours. Gradients are new array objects each step."
     )
@@ -279,6 +313,28 @@ def print_rules(processes: int) -> None:
             torch[0] if torch else "—",
         ]
         print(f"| {' | '.join(cells)} |")
+
+
+def print_two_passes(processes: int) -> None:
+    """Rules that look at a whole tensor first, against AdamW and against optax's."""
+    print("| | AdamW | LAMB, its time over AdamW's | LARS | optax LAMB, over ours | optax LARS |")
+    print("|---|---|---|---|---|---|")
+    for size, elements in TWO_PASSES_SIZES.items():
+        runs = in_processes(processes, "two-passes", size)
+        seconds = {name: [run[name] for run in runs] for name in runs[0]}
+        cells = [size]
+        for name in ("AdamW", "LAMB", "LARS", "optax LAMB", "optax LARS"):
+            if name not in seconds:
+                cells.append("—")
+                continue
+            base = seconds[name.removeprefix("optax ")] if "optax" in name else seconds["AdamW"]
+            over = "" if name == "AdamW" else f" ({ratio(seconds[name], base):.2f}×)"
+            cells.append(f"{median(seconds[name]) / sum(elements) * 1e9:.3f} ns{over}")
+        print(f"| {' | '.join(cells)} |")
+    print(
+        "\nNanoseconds per parameter, float32. Bytes per parameter: AdamW 28; LAMB 40, since its "
+        "second pass reads parameter and states again; LARS 28."
+    )
 
 
 def print_wake(processes: int) -> None:
@@ -314,7 +370,7 @@ def print_memory(processes: int) -> None:
     """What each storage keeps, and what a step needs besides."""
     print(
         "| states of AdamW, GPT-2's 148 tensors | bytes per parameter "
-        "| a step raises the peak, MiB a thread |\n|---|---|---|"
+        "| a step raises the peak, MiB per thread |\n|---|---|---|"
     )
     for states in storages.ROLES:
         if "second_moment" in storages.ROLES[states]:
@@ -363,6 +419,7 @@ SECTIONS = {
     "one-pass": print_one_pass,
     "step": print_step,
     "rules": print_rules,
+    "two-passes": print_two_passes,
     "wake": print_wake,
     "overhead": print_overhead,
     "schedules": print_schedules,
