@@ -569,9 +569,8 @@ def test_a_hollow_structure_takes_little_memory(path, unit):
     try:
         with contextlib.suppress(ValueError):
             checkpoint.load(path)
-        assert (
-            tracemalloc.get_traced_memory()[1] < 60 * size
-        )  # quotes within a text take the most: json keeps a piece for each
+        # Quotes within a text take the most: json keeps a piece for each of them for a while.
+        assert tracemalloc.get_traced_memory()[1] < 100 * size
     finally:
         tracemalloc.stop()
 
