@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import report
 from gradstep import bench
 from workloads import WORKLOADS
 
@@ -45,3 +46,14 @@ def test_only_moving_the_bytes(benchmark, workload):
     (gradient,) = racer.gradients()
     benchmark.pedantic(racer.step, args=([gradient],), rounds=50, warmup_rounds=3)
     assert np.all(gradient == 1)
+
+
+def test_rules_of_two_passes(monkeypatch):
+    """`report.py two-passes` checks everybody against float64 before it times them."""
+    monkeypatch.setitem(report.TWO_PASSES_SIZES, "small", (3000, 1, 70))
+    monkeypatch.setattr(bench, "race", lambda racers, **_: {racer.name: 1.0 for racer in racers})
+    peers = {"optax LAMB", "optax LARS"} if bench.present("optax") else set()
+    assert set(report.measure_two_passes("small")) == {"AdamW", "LAMB", "LARS"} | peers
+    monkeypatch.setattr(report, "LARS_RATE", 9.9)
+    with pytest.raises(AssertionError, match="LARS: differs from float64"):
+        report.measure_two_passes("small")
