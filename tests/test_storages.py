@@ -245,7 +245,8 @@ def test_equals_reference(index, pairing, staged):
     check_on_every_target(index, pairing, (index + pairing) % 2 == 1, staged)
 
 
-LONG = {"SGD", "Adam", "AdamW"}  # they have one for each pairing of fused()
+# These rules have a loop of their own for each pairing of fused().
+LONG = {"SGD", "Adam", "AdamW"}
 
 
 @pytest.mark.parametrize("case", CASES, ids=map(case_id, CASES))

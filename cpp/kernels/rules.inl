@@ -236,9 +236,9 @@ constexpr Kernel kernel() {
     return made;
 }
 
-// Which pairings get a loop of their own under a set of options: all, where the rule asks for it,
-// the options are not rare, and the processor is not of an old kind, which half of the code would
-// be for.
+// Which pairings get a loop of their own under a set of options: all, if the rule asks for it, the
+// options are not rare and the target is not for old processors, on which few people will run what
+// would be half of the code.
 #ifdef GRADSTEP_FEW_LOOPS
 constexpr bool old_target = true;
 #else
