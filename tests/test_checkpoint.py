@@ -560,17 +560,21 @@ def test_brackets_take_no_memory(path, hollow):
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("unit", ["[],", "{},", '"",', "0,", '{"$tensor":0},'])
-def test_a_hollow_structure_takes_little_memory(path, unit):
-    """What a save could have written is read, at a few times the file's size."""
+@pytest.mark.parametrize(
+    ("unit", "times"), [("[],", 32), ("{},", 32), ('"",', 100), ("0,", 32), ('{"$tensor":0},', 60)]
+)
+def test_a_hollow_structure_takes_little_memory(path, unit, times):
+    """What a save could have written is read, in some multiple of the file's size.
+
+    Quotes within a text take the most: json keeps a piece for each of them for a while.
+    """
     lie(path, metadata={"structure": '{"a":[' + unit * (MANY // len(unit)) + "0]}"})
     size = path.stat().st_size
     tracemalloc.start()
     try:
         with contextlib.suppress(ValueError):
             checkpoint.load(path)
-        # Quotes within a text take the most: json keeps a piece for each of them for a while.
-        assert tracemalloc.get_traced_memory()[1] < 100 * size
+        assert tracemalloc.get_traced_memory()[1] < times * size
     finally:
         tracemalloc.stop()
 

@@ -18,6 +18,7 @@ import gradstep as gs
 from gradstep import cli, plots
 from gradstep.tuning import Monitor, Verdict, watching
 from gradstep.tuning.finding import Refused
+from gradstep.tuning.monitor import Measured
 
 KINDS = {"too high", "too low", "diverging", "spike", "fine", "inconclusive"}
 
@@ -663,6 +664,38 @@ def test_a_log_that_several_processes_read(tmp_path: Path, monkeypatch: pytest.M
         file.write(f"[1]\n{GOOD}\n")
     with pytest.raises(Refused, match="line 3001: got a list, wanted an object"):
         watching.watch(log, workers=2)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_whole_turns_leave_a_monitor_as_single_steps_do(seed: int) -> None:
+    """With spikes that are just spikes, slow rises, falls, and levels that shift."""
+    rng = np.random.default_rng(seed)
+    count = 3000
+    losses = 1 + 0.05 * rng.standard_t(3 + seed % 4, count)
+    losses += np.repeat(rng.normal(0, (0, 0.03, 0.1)[seed % 3], count // 20), 20)
+    losses += np.linspace(0, rng.choice([-0.5, 0.0, 0.2]), count)
+    cosines = list(rng.normal(0, 0.2, count))
+    steps = [
+        Measured(t, loss, 1e-3, 0.01, 1.0, 1.0, cosine, None)
+        for t, (loss, cosine) in enumerate(zip(losses.tolist(), cosines, strict=True), 1)
+    ]
+    one, many = Monitor(), Monitor()
+    at = taken = 0
+    while at < count:
+        turns = many.take_calm_turns(
+            losses[at:].tolist(), cosines[at:], lambda i, at=at: steps[at + i]
+        )
+        taken += len(turns)
+        if not turns:
+            many.take(steps[at])
+        for verdict in turns or [many.verdict]:
+            for step in steps[at : at + (50 if turns else 1)]:
+                said = one.take(step).kind
+                assert not turns or said not in ("spike", "diverging"), step.t
+            at += 50 if turns else 1
+            assert repr(verdict) == repr(one.verdict), at
+        assert (many._best, many._ceiling, many._n) == (one._best, one._ceiling, one._n), at
+    assert taken >= 2 or seed % 3 == 2  # much happens there
 
 
 @pytest.mark.parametrize(

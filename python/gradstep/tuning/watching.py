@@ -292,15 +292,11 @@ def _flat(lines: list[str], keys: tuple[str, ...]) -> list[Any] | None:
         if text.count(f'"{colon}') != count or any(key.startswith(colon) for key in keys):
             continue
         values = "".join(pieces[::2])
-        in_line, between = comma + colon, "}\n{" + colon
-        if (
-            values.count(":") != count
-            or values.count(between) != len(lines) - 1
-            or values.count(in_line) != count - len(lines)
-            or not (values.startswith("{" + colon) and values.endswith("}"))
-        ):
+        if not (values.startswith("{" + colon) and values.endswith("}")):
             return None
-        values = values[1 + len(colon) : -1].replace(between, ",").replace(in_line, ",")
+        # Where other things lie between two values, a colon or brace is left, which is no JSON.
+        values = values[1 + len(colon) : -1]
+        values = values.replace("}\n{" + colon, ",").replace(comma + colon, ",")
         flat: list[Any] = json.loads(f"[{values}]")
         return flat if len(flat) == count else None
     return None
