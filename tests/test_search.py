@@ -4,6 +4,7 @@ import csv
 import fcntl
 import json
 import math
+import multiprocessing.context
 import os
 import re
 import signal
@@ -719,6 +720,29 @@ def test_workers_that_die(tmp_path):
     start = time.monotonic()
     assert len(search(bowl, (0.001, 0.1), trials=3, storage=path).tried) == 3
     assert time.monotonic() - start < sharing.SILENCE / 2
+
+
+def test_workers_that_end_while_they_are_looked_at(tmp_path, monkeypatch):
+    """The end of each is seen late: at the second time that its code is asked for."""
+    kind = multiprocessing.context.SpawnProcess
+    told, asked, wait = kind.exitcode.fget, set(), search_module.wait
+
+    def late(process):
+        code = told(process)
+        return code if code is None or process.pid in asked else asked.add(process.pid)
+
+    def for_all(ends, timeout):
+        assert timeout
+        for end in ends:
+            wait([end])
+
+    monkeypatch.setattr(kind, "exitcode", property(late))
+    monkeypatch.setattr(search_module, "wait", for_all)
+    with pytest.raises(RuntimeError, match="workers: a process ended with exit code 3"):
+        search(dying, (0.001, 0.1), trials=2, workers=2, storage=tmp_path / "dying.log")
+    asked.clear()
+    with pytest.raises(RuntimeError, match=r"objective: at lr=0\.1, seed=0 it raised Key"):
+        search(raising, (0.001, 0.1), trials=2, workers=2, storage=tmp_path / "raising.log")
 
 
 def test_workers_want_what_can_be_sent():

@@ -307,6 +307,27 @@ class Hit(BaseException):
     pass
 
 
+@pytest.mark.parametrize("method", ["load_state_dict", "add_param_group"])
+def test_an_interrupt_at_the_end_of_no_grad_keeps_gradients(monkeypatch, method):
+    """It is Python code: a signal may come before it has set them back."""
+    params = [torch.nn.Parameter(torch.ones(10)) for _ in range(2)]
+    opt = gt.Adagrad(params[:1])  # it makes its states as a group comes
+    if method == "load_state_dict":
+        opt = gt.Adagrad(params, copy_to=[torch.zeros(10), torch.zeros(10)])
+    given = {"load_state_dict": opt.state_dict(), "add_param_group": {"params": params[1:]}}
+
+    def interrupted(self, *args):
+        raise Hit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.no_grad, "__exit__", interrupted)
+        with pytest.raises(Hit):
+            getattr(opt, method)(given[method])
+    enabled = torch.is_grad_enabled()
+    torch.set_grad_enabled(True)  # or the tests that follow would fail with this one
+    assert enabled
+
+
 def test_an_interrupted_load_is_whole_or_nothing():
     params = [torch.nn.Parameter(torch.ones(50_000)) for _ in range(40)]
     low = [torch.zeros(50_000, dtype=torch.float16) for _ in params]

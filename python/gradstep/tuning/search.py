@@ -373,18 +373,20 @@ def _processes(objective: Objective, plan: _Plan, workers: int, tick: Callable[[
         while left:
             wait([process.sentinel for process, _ in left], timeout=0.2)
             tick()
-            for process, pipe in left:
+            # Each code once, and before its pipe: a process may end at any of these lines.
+            codes = [process.exitcode for process, _ in left]
+            for (_, pipe), code in zip(left, codes, strict=True):
                 with contextlib.suppress(EOFError):
                     if pipe.poll():
                         kind, text, trace = pipe.recv()
                         raise kind(text) from _Trace(f"\n{trace}")
-                if process.exitcode:
+                if code:
                     raise RuntimeError(
-                        f"workers: a process ended with exit code {process.exitcode}. Killed, for "
-                        "want of memory? Or it could not import the objective: a script that "
-                        'searches with workers needs `if __name__ == "__main__":`'
+                        f"workers: a process ended with exit code {code}. Killed, for want of "
+                        "memory? Or it could not import the objective: a script that searches "
+                        'with workers needs `if __name__ == "__main__":`'
                     )
-            left = [(process, pipe) for process, pipe in left if process.exitcode is None]
+            left = [both for both, code in zip(left, codes, strict=True) if code is None]
     finally:
         for process, pipe in started:
             process.terminate()
