@@ -23,10 +23,23 @@ private:
     int before_;
 };
 
-// "native": our own threads, which are never waited for unless they took work.
-// "openmp": the OpenMP runtime's team, where built with it; every call waits for all of it.
+// Who shares a call's work with its caller:
+// "auto": the workers of PyTorch's OpenMP runtime if they are awake, else our own threads.
+// "native": our own threads alone, which are never waited for unless they took work.
+// "openmp": a runtime that somebody has loaded, awake or not; every call waits for all of its
+// workers. Nobody, where there is none.
 const char* team();
-bool force_team(const std::string& name);    // false, and nothing changes, if it is not available
+bool force_team(const std::string& name);    // false, and nothing changes: there is no such choice
+
+// Looks for a runtime that may be used among what the process has loaded; whether one is known.
+bool find_openmp();
+std::string openmp_runtime();    // its file; empty: none is known
+
+// Who did the calls up to now, for tests and measurements.
+struct Calls {
+    int64_t alone, native, openmp;
+};
+Calls calls();
 
 // Tests want every call shared, however small: then chunks are a block or so and sleepers are
 // always woken.

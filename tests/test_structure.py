@@ -36,7 +36,7 @@ CPP_ROOMS = [
     "kernels.inl",
     "targets/",
     "dispatch.",
-    "parallel.",
+    "parallel",
     "schedule.",
     "flat.",
     "walk.",
@@ -101,6 +101,7 @@ PYTHON_ROOMS = [
     "torch",
     "machine",
     "bench",
+    "bench_training",
     "plots",
     "tuning.handles",
     "tuning.range_test",
@@ -120,10 +121,10 @@ PYTHON_ROOMS = [
 
 # What may be seen in these files alone; elsewhere it is a leak.
 CPP_ALONE = {
-    r"\bomp\.h\b|\b_OPENMP\b|pragma omp (?!simd)": "parallel.",
-    r"pthread|std::thread|#include <thread>|\bsched_|fork": "parallel.",
-    r"\b(std::)?(atomic|mutex|condition_variable)\b": ("parallel.", "dispatch."),
-    r"_mm\w*_|immintrin|arm_neon": "parallel.",  # the denormal modes; kernels are plain loops
+    r"\bomp\.h\b|\b_OPENMP\b|pragma omp (?!simd)|GOMP_": "parallel",
+    r"pthread|std::thread|#include <thread>|\bsched_|fork|\bdl(open|sym)": "parallel",
+    r"\b(std::)?(atomic|mutex|condition_variable)\b": ("parallel", "dispatch."),
+    r"_mm\w*_|immintrin|arm_neon": "parallel",  # the denormal modes; kernels are plain loops
     r"pybind11|\bPy[A-Z]\w+|Python\.h": "bindings/",
     r"float_control|fast-math|\bfma\b": (),
 }
@@ -137,6 +138,7 @@ PYTHON_ALONE = {
     "safetensors": set(),
     "torch": {
         "bench",
+        "bench_training",
         *(f"torch.{name}" for name in TORCH_ROOMS),
         "torch",
     },

@@ -3,7 +3,9 @@
 
 #include "../dispatch.hpp"
 #include "../parallel.hpp"
+#include "../parallel/pages.hpp"
 #include "bindings.hpp"
+#include "unlocked.hpp"
 
 namespace gradstep::bindings {
 namespace py = pybind11;
@@ -67,6 +69,24 @@ void bind_system(py::module_& m) {
     m.def("set_threads", &parallel::set_threads, py::arg("count"));
     m.def("team", &parallel::team);
     m.def("set_team", &parallel::force_team, py::arg("name"));
+    m.def("find_openmp", &parallel::find_openmp);
+    m.def("openmp_runtime", &parallel::openmp_runtime);
+    m.def("team_calls", [] {
+        const parallel::Calls calls = parallel::calls();
+        py::dict counted;
+        counted["alone"] = calls.alone;
+        counted["native"] = calls.native;
+        counted["openmp"] = calls.openmp;
+        return counted;
+    });
+    m.def(
+        "zero_new",
+        [](uintptr_t address, int64_t bytes, int threads) {
+            const Unlocked unlocked;
+            const parallel::ThreadCount count(threads);
+            parallel::zero_new(reinterpret_cast<void*>(address), bytes);
+        },
+        py::arg("address"), py::arg("bytes"), py::arg("threads"));
     m.def("set_eager", &parallel::set_eager, py::arg("eager"));
     m.def("build", &build);
     m.def("rules", &rule_catalogue);

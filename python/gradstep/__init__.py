@@ -19,6 +19,7 @@ from .runtime import (
     get_num_threads,
     set_num_threads,
     set_target,
+    set_team,
     show_config,
 )
 from .schedules import Schedule
@@ -42,6 +43,7 @@ __all__ = [  # noqa: PLE0604 - and the rules' names
     "schedules",
     "set_num_threads",
     "set_target",
+    "set_team",
     "show_config",
     "split",
     "unsplit",

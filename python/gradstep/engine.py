@@ -361,6 +361,7 @@ class Compiled:
         self._plain = not (special or self._waits or self._has_parts)
 
     def _new_plan(self) -> Plan | TensorPlan:
+        _core.find_openmp()  # PyTorch may have been loaded since the last time
         return self.held.plan(
             self.counts,
             self.engine.clock,

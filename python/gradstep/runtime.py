@@ -14,7 +14,8 @@ def config() -> dict[str, Any]:
 
     Returns:
         ``target`` (in use) and ``targets`` (this processor can run, from the slowest to the
-        fastest), ``threads``, ``team``, ``version``, ``compiler``, ``build``.
+        fastest), ``threads``, ``team``, ``openmp`` (the file of the OpenMP runtime whose workers a
+        step may use, ``"none"`` until one is found), ``version``, ``compiler``, ``build``.
 
     Example:
         >>> import gradstep as gs
@@ -26,6 +27,7 @@ def config() -> dict[str, Any]:
         "targets": tuple(_core.targets()),
         "threads": _core.threads(),
         "team": _core.team(),
+        "openmp": _core.openmp_runtime() or "none",
         **_core.build(),
     }
 
@@ -78,10 +80,32 @@ def get_num_threads() -> int:
     return _core.threads()
 
 
+def set_team(name: str) -> None:
+    """Choose who shares a step's work with the thread that calls it; the bits are the same.
+
+    The environment variable ``GRADSTEP_TEAM`` does the same at import.
+
+    Args:
+        name: ``"auto"``, the default: the workers of PyTorch's OpenMP runtime where they are awake,
+            else gradstep's own threads. ``"native"``: its own threads alone. ``"openmp"``: the
+            workers of an OpenMP runtime that another library has loaded, awake or not; while there
+            is none, nobody.
+
+    Raises:
+        ValueError: there is no such team.
+    """
+    _set_team("name", name)
+
+
+def _set_team(argument: str, name: object) -> None:
+    if not (isinstance(name, str) and name.isascii() and _core.set_team(name)):
+        raise ValueError(f"{argument}: got {name!r}, wanted auto, native or openmp")
+    _core.find_openmp()
+
+
 def apply_environment() -> None:
     """Do what ``GRADSTEP_TARGET`` and ``GRADSTEP_TEAM`` ask for."""
     if target := os.environ.get("GRADSTEP_TARGET"):
         _set_target("GRADSTEP_TARGET", target)
-    team = os.environ.get("GRADSTEP_TEAM")
-    if team and not (team.isascii() and _core.set_team(team)):
-        raise ValueError(f"GRADSTEP_TEAM: got {team!r}, wanted native (or openmp, where built in)")
+    if team := os.environ.get("GRADSTEP_TEAM"):
+        _set_team("GRADSTEP_TEAM", team)

@@ -26,10 +26,12 @@ if not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
         "be looked at from C++"
     )
 
+from .. import _core
 from .backward import step_in_backward
 from .classes import CLASSES
 from .optimizer import Optimizer
 
+_core.find_openmp()  # PyTorch's, which it has loaded by now
 globals().update(CLASSES)
 
 if TYPE_CHECKING:
