@@ -1,7 +1,8 @@
 """Print the README's tables: `python benchmarks/report.py [SECTION ...] [--processes N]`.
 
 Every ratio is the median over several processes of a ratio within one process, where the rivals
-took turns. Sections: step, rules, two-passes, wake, overhead, one-pass, memory, schedules, pytorch.
+took turns. Sections: step, rules, two-passes, wake, overhead, one-pass, memory, schedules, pytorch,
+training.
 What stored states do to a training is printed by quality.py.
 """
 
@@ -22,7 +23,8 @@ import numpy as np
 
 import gradstep as gs
 import one_pass
-from gradstep import bench, machine, storages
+import training
+from gradstep import bench, bench_training, machine, storages
 from schedule_rivals import shapes
 from workloads import GPT2, WORKLOADS
 
@@ -231,6 +233,11 @@ def measure_calls(_: str) -> dict[str, float]:
     return found
 
 
+def measure_training(name: str) -> dict[str, tuple[float, float]]:
+    """Seconds of a step and of an iteration of everyone on a network, or after a product."""
+    return bench_training.medians(bench_training.measure(name))
+
+
 def measure_adapter(function: str, argument: str) -> dict[str, float]:
     """What adapter.py measures; it must have torch, which the rest can do without."""
     import adapter  # noqa: PLC0415
@@ -246,6 +253,8 @@ MEASUREMENTS = {
     "two-passes": measure_two_passes,
     "wake": measure_wake,
     "overhead": measure_overhead,
+    "training": measure_training,
+    "first-steps": bench_training.first_steps,
     "schedules": measure_schedules,
     "calls": measure_calls,
     "adapter": functools.partial(measure_adapter, "measure"),
@@ -435,7 +444,13 @@ def print_pytorch(processes: int) -> None:
     adapter.show(functools.partial(in_processes, processes))
 
 
+def print_training(processes: int) -> None:
+    """The step where it runs: after backward passes and after products in NumPy."""
+    training.show(functools.partial(in_processes, processes))
+
+
 SECTIONS = {
+    "training": print_training,
     "memory": print_memory,
     "one-pass": print_one_pass,
     "step": print_step,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import bench, demo, machine, plots, runtime, schedules
+from . import bench, bench_training, demo, machine, plots, runtime, schedules
 from .tables import table
 from .tuning import finding, watching
 
@@ -126,6 +126,15 @@ def run_info(_: argparse.Namespace) -> None:
 
 
 def run_bench(arguments: argparse.Namespace) -> None:
+    if arguments.training:
+        for name in ("rule", "size"):
+            if getattr(arguments, name):
+                raise finding.Refused(
+                    f"--{name}: got it with --training, whose networks and sizes are its own; "
+                    "wanted one of the two"
+                )
+        bench_training.run(rounds=arguments.rounds)
+        return
     bench.run(
         arguments.rule or ["AdamW"],
         arguments.size or bench.DEFAULT_SIZES,
@@ -295,6 +304,10 @@ def add_bench(command: Command) -> None:
         "several times (default: 64Ki, 1Mi, 16Mi and 2000x1000)")  # fmt: skip
     add("--rounds", type=at_least(1, 10_000), default=5, metavar="N",
         help="how often everyone takes a turn (default: %(default)s)")  # fmt: skip
+    add("--training", action="store_true",
+        help="race AdamW's step where it runs instead: right after the backward pass of five "
+        "networks (where torch is installed) and after products in NumPy, in whole iterations; a "
+        "few minutes")  # fmt: skip
 
 
 def prepare_streams() -> None:
