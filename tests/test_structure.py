@@ -45,6 +45,7 @@ CPP_ROOMS = [
     "bindings/",
 ]
 TORCH_ROOMS = [
+    "memory",
     "private",
     "layout",
     "sharded",

@@ -6,6 +6,11 @@ layouts are ours.
 
 import collections
 import copy
+import io
+import pickle
+import re
+import sys
+import sysconfig
 import threading
 import warnings
 import weakref
@@ -17,6 +22,9 @@ from cases import RULES as EVERY
 
 torch = pytest.importorskip("torch")
 import gradstep.torch as gt  # noqa: E402
+from gradstep import _core  # noqa: E402
+from gradstep.torch import held as held_module  # noqa: E402
+from gradstep.torch import private, trust  # noqa: E402
 
 RULES = [rule for rule in EVERY if hasattr(torch.optim, rule)]  # where torch is the oracle
 SHAPE = (4, 6, 5, 3)
@@ -427,11 +435,159 @@ def test_replaced_states(rule):
     assert opt.state[param]["step"] == 10
 
 
-LONG = 40  # steps, after which states that nobody else holds are not looked at any more
+LONG = 40  # steps, after which even a proof that is slow was tried
 
 
 def looks(opt):
+    """Whether the last step looked at its states."""
     return opt._bounds[None].compiled.plan.looks
+
+
+def looks_of(opt, steps):
+    """Whether each of so many steps looked."""
+    found = []
+    for _ in range(steps):
+        opt.step()
+        found.append(looks(opt))
+    return found
+
+
+def trusted(count=1, **options):
+    """Parameters with gradients and their optimizer, after two steps."""
+    params = [torch.nn.Parameter(values((300,), i)) for i in range(count)]
+    for param in params:
+        param.grad = values((300,), 9)
+    opt = gt.Adam(params, lr=0.1, **options)
+    assert looks_of(opt, 2) == [True, False]
+    return opt, params
+
+
+# How states are asked for by somebody who keeps nothing of them.
+ASKED = {
+    "state": lambda opt, _: opt.state,
+    "norm": lambda opt, param: opt.state[param]["exp_avg"].norm().item(),
+    "all": lambda opt, _: [v.sum() for one in opt.state.values() for v in one.values()],
+    "numpy": lambda opt, param: opt.state[param]["exp_avg"].numpy().sum(),
+    "storage": lambda opt, param: opt.state[param]["exp_avg"].untyped_storage().nbytes(),
+    "state_dict": lambda opt, _: opt.state_dict(),
+    "saved": lambda opt, _: torch.save(opt.state_dict(), io.BytesIO()),
+    "copied": lambda opt, _: copy.deepcopy(opt.state_dict()),
+    "pickled": lambda opt, _: pickle.dumps(opt),
+    "cleared": lambda opt, param: opt.state[param]["exp_avg"].zero_(),
+}
+
+
+@pytest.mark.parametrize("how", ASKED)
+def test_one_step_looks_after_each_request(how):
+    opt, params = trusted(3)
+    for _ in range(3):
+        ASKED[how](opt, params[1])
+        asked = how != "pickled"  # which takes copies
+        assert looks_of(opt, 4) == [asked, False, False, False]
+
+
+def test_a_logger_at_each_step():
+    opt, params = trusted(3)
+    for _ in range(LONG):
+        opt.state[params[2]]["exp_avg"].norm()
+        assert looks_of(opt, 1) == [True]
+    assert looks_of(opt, 2) == [False, False]
+
+
+@pytest.mark.parametrize("how", ["all", "entry", "tensor", "weak", "base", "numbers", "state_dict"])
+@pytest.mark.parametrize("which", range(3))
+def test_looks_end_when_somebody_lets_go(how, which):
+    opt, params = trusted(3)
+    kept = KEPT[how][0](opt, params[which])
+    assert looks_of(opt, LONG) == [True] * LONG
+    del kept
+    assert looks_of(opt, 2) == [True, False]
+
+
+def test_holders_one_after_the_other():
+    """The search for somebody who holds a state begins where it ended; others are found, too."""
+    opt, params = trusted(5)
+    kept = {i: opt.state[param]["exp_avg"] for i, param in enumerate(params)}
+    for i in (2, 0, 4, 1):
+        del kept[i]
+        assert looks_of(opt, 2) == [True, True]
+    del kept[3]
+    assert looks_of(opt, 2) == [True, False]
+
+
+def test_a_state_that_is_asked_for_within_a_step():
+    """Whoever asks between the proof and the end of the step may keep what he gets."""
+    param = torch.nn.Parameter(values((300,), 0))
+    param.grad = values((300,), 1)
+    kept = []
+
+    def limit(k):
+        kept.append(opt.state[param]["exp_avg"] if k else None)
+        return 1e6
+
+    opt = gt.Adam([param], clip_norm=limit)
+    assert looks_of(opt, 2) == [True, True]
+    opt.stages["clip_norm"] = None
+    assert looks_of(opt, LONG) == [True] * LONG
+    zeroed(kept[-1])
+    opt.step()
+    assert_same(opt.state[param]["exp_avg"], (1 - 0.9) * param.grad)
+
+
+@pytest.mark.parametrize("counts", [True, False], ids=["by the core", "by PyTorch"])
+@pytest.mark.parametrize("how", ["data", "new", "count", "storage"])
+@pytest.mark.parametrize("holder", ["tensor", "entry", "weak", "base"])
+def test_what_becomes_of_a_state_that_is_held(holder, how, counts, monkeypatch):
+    """Whoever counts the references: it is seen at the next step, however long it was held."""
+    if not counts:
+        monkeypatch.setattr(private, "SOURCE", _core.TensorSource(torch.Tensor))
+        monkeypatch.setattr(held_module, "SOURCE", private.SOURCE)
+    param = torch.nn.Parameter(values((300,), 0))
+    param.grad = values((300,), 1)
+    opt = gt.Adam([param], lr=0.1)
+    opt.step()
+    kept = KEPT[holder][0](opt, param)
+    assert looks_of(opt, LONG) == [True] * LONG
+    state = dict.__getitem__(opt._holder.state, param)
+    if how == "data":
+        zeroed(state["exp_avg"])
+    elif how == "new":
+        state["exp_avg"] = torch.zeros(300)
+    elif how == "count":
+        state["step"] = torch.tensor(0.0)
+    else:
+        state["exp_avg"].untyped_storage().resize_(0)
+        with pytest.raises(ValueError, match=r"state of .*exp_avg"):
+            opt.step()
+        return
+    opt.step()
+    if how == "count":
+        assert state["step"] == 1
+    else:
+        assert_same(state["exp_avg"], (1 - 0.9) * param.grad)
+    del kept
+
+
+def test_a_slow_proof_is_tried_ever_more_rarely(monkeypatch):
+    """Where the core cannot count: at once after a request, and after 1, 2, 4, ... steps."""
+    monkeypatch.setattr(private, "SOURCE", _core.TensorSource(torch.Tensor))
+    monkeypatch.setattr(held_module, "SOURCE", private.SOURCE)
+    opt, params = trusted(2)
+    kept = opt.state[params[0]]["exp_avg"].untyped_storage()
+    tried = []
+    only_ours = trust._only_ours
+    made = opt.report.t
+    monkeypatch.setattr(
+        trust, "_only_ours", lambda kept: tried.append(opt._engine.t - made) or only_ours(kept)
+    )
+    assert looks_of(opt, 100) == [True] * 100
+    assert tried == [0, 2, 5, 10, 19, 36, 69]
+    del kept
+    found = looks_of(opt, 40)
+    assert found[-1] is False
+    assert looks_of(opt, 3) == [False] * 3
+    assert opt.state
+    assert looks_of(opt, 2) == [True, False]
 
 
 def zeroed(tensor):
@@ -483,6 +639,135 @@ def test_states_that_somebody_keeps(how):
             other.state[twin]["exp_avg"].zero_()
             del kept
     assert_same(param, twin)
+
+
+# ---- what the core reads of tensors where they lie ----
+
+
+def test_shortcuts_are_found():
+    """On the machines that these tests run on; elsewhere a step is slower and no other."""
+    if sys.platform != "linux" or sysconfig.get_config_var("Py_GIL_DISABLED"):
+        pytest.skip("looked for on Linux, in a Python with its lock")
+    assert private.SOURCE.memory.counts_holders
+    assert all(private.BUMP)
+
+
+def overlapping(opt, param):
+    return dict.__getitem__(opt._holder.state, param)["exp_avg"].detach()
+
+
+def shrunk(_, param):
+    grad = torch.ones_like(param)
+    grad.untyped_storage().resize_(8)
+    return grad
+
+
+def unaligned(_, param):
+    room = torch.zeros(4 * param.numel() + 8, dtype=torch.uint8)
+    grad = torch.ones(param.shape)
+    flat = torch.frombuffer(memoryview(room.numpy())[1:-7], dtype=torch.float32)
+    return flat.view(param.shape).copy_(grad)
+
+
+# Gradients by what they are like beside those of the steps before, or nothing.
+GRADIENTS = {
+    "the same kind": lambda _, param: torch.full_like(param, 0.5),
+    "none": lambda *_: None,
+    "in a larger tensor": lambda _, param: torch.ones(4, *param.shape)[2],
+    "transposed": lambda _, param: torch.ones(param.shape[::-1]).t(),
+    "expanded": lambda _, param: torch.ones(()).expand(param.shape),
+    "with gaps": lambda _, param: with_gaps(torch.ones(param.shape)),
+    "negative": lambda _, param: torch.ones(param.shape)._neg_view(),
+    "zero": lambda _, param: torch._efficientzerotensor(param.shape),
+    "sparse": lambda _, param: torch.ones(param.shape).to_sparse(),
+    "shrunk": shrunk,
+    "unaligned": unaligned,
+    "in a state": overlapping,
+    "the parameter": lambda _, param: param.detach(),
+    "a parameter": lambda _, param: torch.nn.Parameter(torch.ones(param.shape)),
+    "lazily copied": lambda _, param: torch._lazy_clone(torch.full_like(param, 0.25)),
+    "leaf": lambda _, param: torch.ones(param.shape, requires_grad=True),
+}
+
+
+def parameter_becomes(change):
+    def changed(_, param):
+        with torch.no_grad():
+            change(param)
+        return torch.ones(param.shape)
+
+    return changed
+
+
+def renewed(param):
+    param.data = param.data.clone()
+
+
+LAZY = []  # what a parameter shares its memory with until one of them is written
+
+PARAMETERS = {
+    "transposed": parameter_becomes(lambda param: param.t_()),
+    "renewed": parameter_becomes(renewed),
+    "shrunk": parameter_becomes(lambda param: param.untyped_storage().resize_(8)),
+    "enlarged": parameter_becomes(lambda param: param.untyped_storage().resize_(1 << 16)),
+    "shared": parameter_becomes(lambda param: param.share_memory_()),
+    "lazily copied": parameter_becomes(lambda param: LAZY.append(torch._lazy_clone(param))),
+}
+
+
+def outcome(make, shape):
+    """What four steps come to, the third with this gradient, or with this done to a parameter."""
+    param = torch.nn.Parameter(values(shape, 0))
+    opt = gt.Adam([param], lr=0.1)
+    for k in range(4):
+        if k != 2:
+            param.grad = values(param.shape, k + 1)
+        else:
+            grad = make(opt, param)
+            param.grad = None
+            try:
+                param.grad = grad
+            except (RuntimeError, TypeError):  # PyTorch takes no such gradient
+                return "refused by PyTorch"
+        version = param._version
+        try:
+            opt.step()
+        except (RuntimeError, TypeError, ValueError) as error:
+            return re.sub("0x[0-9a-f]+", "", f"{type(error).__name__}: {error}")
+        assert (param._version > version) == (param.grad is not None)
+    state = {name: value.clone() for name, value in opt.state[param].items()}
+    return param.detach().clone(), state
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (1, 1), (4, 4)], ids=str)
+@pytest.mark.parametrize(
+    "make",
+    [*GRADIENTS.values(), *PARAMETERS.values()],
+    ids=[*GRADIENTS, *(f"parameter {name}" for name in PARAMETERS)],
+)
+def test_shortcuts_change_nothing(make, shape, monkeypatch):
+    """Neither what is refused nor what comes out, beside asking PyTorch about each tensor."""
+    mine = outcome(make, shape)
+    others = [one.clone() for one in LAZY]
+    monkeypatch.setattr(private, "SOURCE", _core.TensorSource(torch.Tensor, *asking()))
+    monkeypatch.setattr(held_module, "SOURCE", private.SOURCE)
+    monkeypatch.setattr(private, "BUMP", (0, 0))
+    LAZY.clear()
+    asked = outcome(make, shape)
+    if isinstance(mine, str):
+        assert mine == asked
+    else:
+        assert_same(mine[0], asked[0])
+        assert mine[1].keys() == asked[1].keys()
+        for name, value in mine[1].items():
+            assert_same(value, asked[1][name])
+    for one, other in zip(others, LAZY, strict=True):
+        assert_same(one, other)
+    LAZY.clear()
+
+
+def asking():
+    return private._find_handle(), *private._find_functions()
 
 
 # What somebody may keep of a state's memory.

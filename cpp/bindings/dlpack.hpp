@@ -10,6 +10,7 @@
 
 #include "../table.hpp"
 #include "arrays.hpp"
+#include "tensor_memory.hpp"
 
 namespace gradstep::bindings {
 
@@ -70,6 +71,19 @@ public:
                 return false;
             return offset * int64_t(view.itemsize()) + view.bytes() <= bytes;
         }
+        // Shortcuts for what was looked at once: see tensor_memory.hpp.
+        using Image = TensorImage;
+        void keep(PyObject* object, const TensorView& view, Image& image) {
+            memory.keep(object, view.data(), view.bytes(), image);
+        }
+        bool is_same(PyObject* object, const Image& image) const {
+            return memory.is_same(object, image);
+        }
+        char* find_alike(PyObject* object, const Image& image) const {
+            return memory.find_alike(object, image);
+        }
+        bool is_alone(PyObject* object) const { return memory.is_alone(object); }
+
         // PyTorch negates some numbers only when they are read: the imaginary part of a conjugate.
         // Those lie two apart in memory and are refused for it, unless there is only one.
         bool is_exact(PyObject* object, const TensorView& view) const {
@@ -79,6 +93,8 @@ public:
         bool is_plain(PyObject* object) const {
             return reinterpret_cast<PyObject*>(Py_TYPE(object)) == type_.ptr();
         }
+
+        TensorMemory memory;
 
     private:
         using Ask = int (*)(void* tensor, int64_t* answer);    // 0: answered

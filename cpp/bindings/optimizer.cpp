@@ -6,6 +6,7 @@
 
 #include "bindings.hpp"
 #include "dlpack.hpp"
+#include "leaves.hpp"
 #include "plan.hpp"
 
 namespace gradstep::bindings {
@@ -147,10 +148,96 @@ void bind_plans(py::module_& m) {
              py::arg("averages").noconvert(), py::arg("source"))
         .def_readwrite("looks", &Plan<TensorView>::looks)
         .def("read_counts", &Plan<TensorView>::read_counts)
+        .def("are_alone", &Plan<TensorView>::are_alone, py::arg("known"))
         .def("unshared", &Plan<TensorView>::unshared, py::arg("known"));
     m.attr("DONE") = int(Plan<ArrayView>::done);
     m.attr("SKIPPED") = int(Plan<ArrayView>::skipped);
     m.attr("FIRST_REFUSED_PARAM") = int(Plan<ArrayView>::first_refused_param);
+}
+
+void bind_leaves(py::module_& m) {
+    py::class_<Leaves>(m, "Leaves")
+        .def(py::init<py::list, py::object, int, uintptr_t>(), py::arg("tensors"), py::arg("grad"),
+             py::arg("handle") = 0, py::arg("bump") = 0)
+        .def("gradients", &Leaves::gradients)
+        .def("note_written", &Leaves::note_written, py::arg("gradients"));
+    py::class_<Membership>(m, "Membership")
+        .def(py::init<const py::list&, py::object>(), py::arg("groups"), py::arg("only"))
+        .def("holds", &Membership::holds, py::arg("groups"));
+}
+
+// What a plan keeps of a tensor, to be tried.
+struct KeptTensor {
+    TensorView::Source source;
+    TensorImage image;
+};
+
+void bind_memory(py::module_& m) {
+    using Places = TensorMemory::Places;
+    py::class_<Places>(m, "TensorPlaces")
+        .def(py::init<>())
+        .def_readwrite("handle", &Places::handle)
+        .def_readwrite("words", &Places::words)
+        .def_readwrite("masks", &Places::masks)
+        .def_readwrite("dimensions", &Places::dimensions)
+        .def_readwrite("most_dimensions", &Places::most_dimensions)
+        .def_readwrite("count", &Places::count)
+        .def_readwrite("storage", &Places::storage)
+        .def_readwrite("data", &Places::data)
+        .def_readwrite("size", &Places::size)
+        .def_readwrite("memory_end", &Places::memory_end)
+        .def_readwrite("deleter", &Places::deleter)
+        .def_readwrite("storage_count", &Places::storage_count)
+        .def_readwrite("storage_object", &Places::storage_object);
+    py::class_<TensorMemory>(m, "TensorMemory")
+        .def(py::init<>())
+        .def(py::init<Places>(), py::arg("places"))
+        .def(
+            "learn_alone",
+            [](TensorMemory& memory, const py::object& tensor) {
+                memory.learn_alone(tensor.ptr());
+            },
+            py::arg("tensor"))
+        .def(
+            "is_alone",
+            [](const TensorMemory& memory, const py::object& tensor) {
+                return memory.is_alone(tensor.ptr());
+            },
+            py::arg("tensor"))
+        .def_property_readonly("counts_holders", &TensorMemory::counts_holders);
+}
+
+void bind_sources(py::module_& m) {
+    using Source = TensorView::Source;
+    py::class_<Source>(m, "TensorSource")
+        .def_readwrite("memory", &Source::memory)
+        .def(py::init<const py::type&, int, uintptr_t, uintptr_t>(), py::arg("type"),
+             py::arg("handle") = -1, py::arg("storage_size") = 0, py::arg("storage_offset") = 0)
+        .def(
+            "has_memory",
+            [](const Source& source, const py::object& tensor) {
+                return source.has_memory(tensor.ptr(), source(tensor));
+            },
+            py::arg("tensor"));
+    py::class_<KeptTensor>(m, "KeptTensor")
+        .def(py::init([](const Source& source, const py::object& tensor) {
+                 KeptTensor kept{source, {}};
+                 kept.source.keep(tensor.ptr(), source(tensor), kept.image);
+                 return kept;
+             }),
+             py::arg("source"), py::arg("tensor"))
+        .def(
+            "is_same",
+            [](const KeptTensor& kept, const py::object& tensor) {
+                return kept.source.is_same(tensor.ptr(), kept.image);
+            },
+            py::arg("tensor"))
+        .def(
+            "is_alike",
+            [](const KeptTensor& kept, const py::object& tensor) {
+                return kept.source.find_alike(tensor.ptr(), kept.image) != nullptr;
+            },
+            py::arg("tensor"));
 }
 
 void bind_specs(py::module_& m) {
@@ -179,16 +266,8 @@ void bind_specs(py::module_& m) {
              py::arg("storages"), py::arg("memory"), py::arg("stochastic"), py::arg("group"),
              py::arg("key"), py::arg("start"), py::arg("first"), py::arg("average"),
              py::arg("copy"), py::arg("own") = py::none());
-    using Source = TensorView::Source;
-    py::class_<Source>(m, "TensorSource")
-        .def(py::init<const py::type&, int, uintptr_t, uintptr_t>(), py::arg("type"),
-             py::arg("handle") = -1, py::arg("storage_size") = 0, py::arg("storage_offset") = 0)
-        .def(
-            "has_memory",
-            [](const Source& source, const py::object& tensor) {
-                return source.has_memory(tensor.ptr(), source(tensor));
-            },
-            py::arg("tensor"));
+    bind_memory(m);
+    bind_sources(m);
     py::class_<Controls, std::shared_ptr<Controls>>(m, "Controls")
         .def(py::init<>())
         .def_readwrite("clip_norm", &Controls::clip_norm)
@@ -208,6 +287,7 @@ void bind_specs(py::module_& m) {
 }    // namespace
 
 void bind_optimizer(py::module_& m) {
+    bind_leaves(m);
     bind_specs(m);
     bind_plans(m);
     m.def(

@@ -46,32 +46,42 @@ template <class View> class OwnStates {
 public:
     static constexpr int64_t count_limit = 1 << 24;    // up to which every integer is a float
 
-    explicit OwnStates(const typename View::Source& view) : view_(view) {}
+    using Image = typename View::Source::Image;
+
+    explicit OwnStates(typename View::Source& view) : view_(view) {}
 
     bool empty() const { return own_.empty(); }
 
     void add(const py::dict& by_name, const View& param) {
-        own_.push_back({by_name, {}, nullptr});
+        own_.push_back({by_name, {}, nullptr, {}});
         forms_.add(param);
     }
 
     // An array of the tensor that was added last.
     void add_array(const char* name, PyObject* object, const View& array, Layout layout) {
         own_.back().arrays.push_back(
-            {interned(name), object, array.data(), array.bytes(), array.type(), layout});
+            {interned(name), object, array.data(), array.bytes(), array.type(), layout, {}});
     }
 
     bool same_form(size_t i, const View& param) const { return forms_.same(i, param); }
 
+    // What was seen of a tensor's arrays no longer stands, since the parameter is another.
+    void forget(size_t i) {
+        if (own_.empty()) return;
+        for (Array& array : own_[i].arrays) array.seen.forget();
+    }
+
     // Whether what is kept in the tensor's dictionary is what it was; reads its count.
-    bool is_still(size_t i, const View& param, int64_t& count) {
-        for (const Array& array : own_[i].arrays) {
+    bool is_still(size_t i, PyObject* param, int64_t& count) {
+        for (Array& array : own_[i].arrays) {
             PyObject* const object = PyDict_GetItem(own_[i].by_name.ptr(), array.name.ptr());
             if (!object || !view_.is_plain(object)) return false;
-            View now;
-            if (!view_.look(object, now) || now.data() != array.data ||
-                !lies_right(array, now, param))
+            if (view_.is_same(object, array.seen)) continue;
+            View now, like;
+            if (!view_.look(object, now) || now.data() != array.data || !view_.look(param, like) ||
+                !lies_right(array, now, like))
                 return false;
+            view_.keep(object, now, array.seen);
         }
         return read_count(i, count);
     }
@@ -79,10 +89,13 @@ public:
     bool read_count(size_t i, int64_t& kept) {
         PyObject* const object = PyDict_GetItem(own_[i].by_name.ptr(), step_name_.ptr());
         if (!object || !view_.is_plain(object)) return false;
-        View count;
-        if (!view_.look(object, count) || !count.is_number(View::float32) || !count.writable())
-            return false;
-        own_[i].step = reinterpret_cast<float*>(count.data());
+        if (!view_.is_same(object, own_[i].seen_step)) {
+            View count;
+            if (!view_.look(object, count) || !count.is_number(View::float32) || !count.writable())
+                return false;
+            own_[i].step = reinterpret_cast<float*>(count.data());
+            view_.keep(object, count, own_[i].seen_step);
+        }
         const float value = *own_[i].step;
         if (!(value >= 0 && value <= float(count_limit)) || value != float(int64_t(value)))
             return false;
@@ -96,27 +109,30 @@ public:
             *own_[i].step = float(std::min(counts[i], count_limit));
     }
 
-    // Returns all state tensors, or None if anyone else may reference one. Expected references: to
-    // each dictionary this one plus `known` others; to each tensor its dictionary, and this plan
-    // except for counts.
+    // Whether nobody else can reach a state. `known`: how many hold each dictionary besides this.
+    // Who holds one state often does so for long: the search begins where it ended last.
+    bool are_alone(int known) {
+        for (size_t k = 0; k < own_.size(); ++k) {
+            const size_t i = (first_shared_ + k) % own_.size();
+            const bool alone =
+                visit(own_[i], known, [&](PyObject* object) { return view_.is_alone(object); });
+            if (alone) continue;
+            first_shared_ = i;
+            return false;
+        }
+        return true;
+    }
+
+    // The same as far as Python's references tell: all state tensors, or None if anyone else may
+    // reference one.
     py::object unshared(int known) const {
         py::list kept;
         for (const Own& own : own_) {
-            PyObject* const dictionary = own.by_name.ptr();
-            // Others could be reached by weak references.
-            if (!PyDict_CheckExact(dictionary) || Py_REFCNT(dictionary) != 1 + known)
-                return py::none();
-            auto take = [&](const py::object& name, PyObject* mine) {
-                PyObject* const object = PyDict_GetItem(dictionary, name.ptr());
-                if (!object || !view_.is_plain(object) || (mine && object != mine) ||
-                    Py_REFCNT(object) != (mine ? 2 : 1))
-                    return false;
+            const bool alone = visit(own, known, [&](PyObject* object) {
                 kept.append(py::handle(object));
                 return true;
-            };
-            for (const Array& array : own.arrays)
-                if (!take(array.name, array.object)) return py::none();
-            if (!take(step_name_, nullptr)) return py::none();
+            });
+            if (!alone) return py::none();
         }
         return kept;
     }
@@ -129,17 +145,37 @@ private:
         int64_t bytes;
         int type;
         Layout layout;
+        Image seen;    // when it was last looked at closely, beside the parameter as it is
     };
     struct Own {
         py::dict by_name;
         std::vector<Array> arrays;
         float* step;    // its count, in this very call
+        Image seen_step;
     };
 
-    const typename View::Source& view_;
+    typename View::Source& view_;
     const py::object step_name_ = interned("step");
     std::vector<Own> own_;
-    Forms<View> forms_;    // of the parameters
+    Forms<View> forms_;          // of the parameters
+    size_t first_shared_ = 0;    // a tensor whose states somebody else held; or any
+
+    // Calls visit with each state as long as that returns true. Expected references: to the
+    // dictionary this one plus `known` others; to each tensor its dictionary, and this plan except
+    // for counts.
+    template <class Visit> bool visit(const Own& own, int known, Visit&& visit) const {
+        PyObject* const dictionary = own.by_name.ptr();
+        // Others could be reached by weak references.
+        if (!PyDict_CheckExact(dictionary) || Py_REFCNT(dictionary) != 1 + known) return false;
+        auto visit_one = [&](const py::object& name, PyObject* mine) {
+            PyObject* const object = PyDict_GetItem(dictionary, name.ptr());
+            return object && view_.is_plain(object) && (!mine || object == mine) &&
+                   Py_REFCNT(object) == (mine ? 2 : 1) && visit(object);
+        };
+        for (const Array& array : own.arrays)
+            if (!visit_one(array.name, array.object)) return false;
+        return visit_one(step_name_, nullptr);
+    }
 
     static bool lies_right(const Array& array, const View& now, const View& param) {
         if (array.layout == Layout::as_parameter)

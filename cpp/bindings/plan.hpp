@@ -81,6 +81,7 @@ public:
         }
         written_.prepare(tensors_.size());
         gradients_.resize(tensors_.size());
+        seen_.resize(tensors_.size());
     }
 
     // One update. Refuses, with nothing changed, what it cannot take as it is: returns i for
@@ -117,6 +118,7 @@ public:
         return -1;
     }
 
+    bool are_alone(int known) { return own_.are_alone(known); }
     py::object unshared(int known) const { return own_.unshared(known); }
 
     // Writes the point to evaluate of parameter i into an array like it.
@@ -156,6 +158,14 @@ private:
     std::vector<int> types_, copy_types_;    // of parameters and copies, as NumPy numbers them
     Written written_;
     std::vector<pipeline::Gradient> gradients_;
+    // What was last looked at closely and taken. The gradient's stands beside the parameter's.
+    struct Seen {
+        typename View::Source::Image param, copy, gradient;
+        int storage = -1;    // of the gradient
+        int64_t bytes = 0;
+        uintptr_t alignment = 1;
+    };
+    std::vector<Seen> seen_;
     std::vector<pipeline::Group> groups_;
     std::vector<std::pair<int, int>> storages_;    // of each NumPy type seen so far
     pipeline::Scratch scratch_;
@@ -278,33 +288,68 @@ private:
             throw py::value_error("step: as many gradients as parameters are wanted");
         without_gradient = 0;
         for (size_t i = 0; i < tensors_.size(); ++i) {
-            View p;
-            // An array can be resized, locked or reinterpreted after it was given to us.
-            if (!view_.look(params_[i].ptr(), p) || !is_still(p, tensors_[i].p, i, types_[i]) ||
-                (tensors_[i].copy && !copy_is_still(i, p)) ||
-                (!own_.empty() && !own_.same_form(i, p)) ||
-                (looks && !own_.empty() && !own_.is_still(i, p, counts_.mutable_data()[i])))
-                return first_refused_param - int64_t(i);
+            if (!param_is_still(i)) return first_refused_param - int64_t(i);
             PyObject* const gradient = PyList_GET_ITEM(gradients.ptr(), py::ssize_t(i));
             if (gradient == Py_None) {
                 gradients_[i].data = nullptr;
                 ++without_gradient;
-                continue;
+            } else if (!take_gradient(table, i, gradient, zero_gradients)) {
+                return int64_t(i);
             }
-            View g;
-            if (!view_.is_plain(gradient) || !view_.look(gradient, g) ||
-                !view_.is_exact(gradient, g) || !view_.has_memory(gradient, g))
-                return int64_t(i);
-            const int storage = storage_of(table, g);
-            if (storage < 0 || !(zero_gradients ? g.writable() : g.readable()) ||
-                !g.same_shape(p) ||
-                written_.overlaps(i, g.data(), table.storages[storage].bytes(tensors_[i].n)))
-                return int64_t(i);
-            static char nothing;    // tensors without elements may have no address
-            gradients_[i] = {g.data() ? g.data() : &nothing, storage};
         }
         const int64_t shared = zero_gradients ? shared_gradient(table) : -1;
         return shared >= 0 ? shared : done;
+    }
+
+    // An array can be resized, locked or reinterpreted after it was given to us.
+    bool param_is_still(size_t i) {
+        PyObject* const param = params_[i].ptr();
+        Seen& seen = seen_[i];
+        const bool same = view_.is_same(param, seen.param) &&
+                          (!tensors_[i].copy || view_.is_same(copies_[i].ptr(), seen.copy));
+        if (!same) {
+            View p, copy;
+            own_.forget(i);
+            seen.gradient.forget();
+            if (!view_.look(param, p) || !is_still(p, tensors_[i].p, i, types_[i]) ||
+                (tensors_[i].copy && !copy_is_still(i, p, copy)) ||
+                (!own_.empty() && !own_.same_form(i, p)))
+                return false;
+            view_.keep(param, p, seen.param);
+            if (tensors_[i].copy) view_.keep(copies_[i].ptr(), copy, seen.copy);
+        }
+        return !looks || own_.empty() || own_.is_still(i, param, counts_.mutable_data()[i]);
+    }
+
+    bool take_gradient(const Table& table, size_t i, PyObject* gradient, bool zero_gradients) {
+        if (!view_.is_plain(gradient)) return false;
+        Seen& seen = seen_[i];
+        // Who is to be zeroed is looked at closely: it must be writable, too.
+        char* const data = zero_gradients ? nullptr : view_.find_alike(gradient, seen.gradient);
+        if (data) {
+            if (reinterpret_cast<uintptr_t>(data) % seen.alignment == 0 &&
+                !written_.overlaps(i, data, seen.bytes)) {
+                gradients_[i] = {data, seen.storage};
+                return true;
+            }
+        }
+        View p, g;
+        if (!view_.look(params_[i].ptr(), p) || !view_.look(gradient, g) ||
+            !view_.is_exact(gradient, g) || !view_.has_memory(gradient, g))
+            return false;
+        const int storage = storage_of(table, g);
+        if (storage < 0 || !(zero_gradients ? g.writable() : g.readable()) || !g.same_shape(p))
+            return false;
+        const int64_t bytes = table.storages[storage].bytes(tensors_[i].n);
+        if (written_.overlaps(i, g.data(), bytes)) return false;
+        static char nothing;    // tensors without elements may have no address
+        gradients_[i] = {g.data() ? g.data() : &nothing, storage};
+        view_.keep(gradient, g, seen.gradient);
+        seen.storage = storage;
+        seen.bytes = bytes;
+        seen.alignment =
+            uintptr_t(std::max<int64_t>(1, bytes / std::max<int64_t>(1, tensors_[i].n)));
+        return true;
     }
 
     void collect_groups(const Table& table) {
@@ -350,8 +395,8 @@ private:
                array.writable();
     }
 
-    bool copy_is_still(size_t i, const View& param) {
-        const View copy = view_(copies_[i].ptr());
+    bool copy_is_still(size_t i, const View& param, View& copy) {
+        copy = view_(copies_[i].ptr());
         return is_still(copy, tensors_[i].copy, i, copy_types_[i]) &&
                (own_.empty() || copy.same_shape(param));
     }

@@ -135,10 +135,59 @@ class Plan:
 # framework's own tensor lies in a tensor's object, in bytes, for its two C functions that tell how
 # many bytes a tensor's memory has and at which element it begins; -1: they are not known.
 class TensorSource:
+    memory: TensorMemory
     def __init__(
         self, type: type, handle: int = -1, storage_size: int = 0, storage_offset: int = 0
     ) -> None: ...
     def has_memory(self, tensor: Any) -> bool: ...
+
+# Where a tensor and its storage keep what, in words of 8 bytes; handle: in bytes. words: those that
+# say what a tensor is, by the bits of masks. memory_end: behind the words of its place and size.
+class TensorPlaces:
+    handle: int
+    words: list[int]
+    masks: list[int]
+    dimensions: int
+    most_dimensions: int
+    count: int
+    storage: int
+    data: int
+    size: int
+    memory_end: int
+    deleter: int
+    storage_count: int
+    storage_object: int
+
+# Reads tensors there. learn_alone: takes one for a tensor that nobody else holds.
+class TensorMemory:
+    @overload
+    def __init__(self) -> None: ...
+    @overload
+    def __init__(self, places: TensorPlaces) -> None: ...
+    def learn_alone(self, tensor: Any) -> None: ...
+    def is_alone(self, tensor: Any) -> bool: ...
+    @property
+    def counts_holders(self) -> bool: ...
+
+# What a plan keeps of a tensor that it has looked at.
+class KeptTensor:
+    def __init__(self, source: TensorSource, tensor: Any) -> None: ...
+    def is_same(self, tensor: Any) -> bool: ...  # the tensor, in the same memory
+    def is_alike(self, tensor: Any) -> bool: ...  # in any memory
+
+# Tensors that a step updates: their gradients, as the attribute `grad` of their type, of which the
+# plain type's is given; and that they were written, by the framework's own function (0: unknown, as
+# note_written says by False).
+class Leaves:
+    def __init__(self, tensors: list[Any], grad: Any, handle: int = 0, bump: int = 0) -> None: ...
+    def gradients(self) -> list[Any]: ...
+    def note_written(self, gradients: list[Any]) -> bool: ...
+
+# Which tensors are in which group, whose `params` they are; or where the only one is that matters.
+# holds: whether they still are, and these are the groups, all by identity.
+class Membership:
+    def __init__(self, groups: list[Any], only: Any) -> None: ...
+    def holds(self, groups: Any) -> bool: ...
 
 # The same plan of tensors.
 class TensorPlan:
@@ -173,6 +222,7 @@ class TensorPlan:
     def show(self, index: int, out: Any) -> None: ...
     def direct(self) -> list[bool]: ...
     def read_counts(self) -> int: ...
+    def are_alone(self, known: int) -> bool: ...
     def unshared(self, known: int) -> list[Any] | None: ...
 
 # scale: a power of 2, by which numbers are multiplied before they are squared.

@@ -64,10 +64,10 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
     def state(self) -> Any:
         """For each parameter that has had a gradient its arrays by name, live, and its ``step``.
 
-        Any of them may be replaced, now or later: each step re-checks the states while anything
-        outside holds a reference (and for a few steps after), which costs up to a microsecond per
-        parameter. Code that reaches them otherwise, e.g. through ``gc.get_objects()``, must not
-        replace their memory.
+        Any of them may be replaced, now or later: the next step re-checks the states, and so does
+        each after it while anything outside holds a reference, which costs a fraction of a
+        microsecond per parameter. Code that reaches them otherwise, e.g. through
+        ``gc.get_objects()``, must not replace their memory.
         """
         return self._holder.state.hand_out()
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .. import _core
 from ..engine import Compiled
+from . import private
 from .held import Held
 from .sharded import Norm
 from .trust import Trust
@@ -32,7 +33,7 @@ class Bound:
     def __init__(
         self,
         state: State,
-        groups: Sequence[dict[str, Any]],
+        groups: list[dict[str, Any]],
         held: Held,
         compiled: Compiled,
         norm: Norm,
@@ -43,39 +44,22 @@ class Bound:
         self.compiled = compiled
         self.norm = norm
         self.tensors = [param.tensor for param in held.params]
+        self.leaves = private.leaves(self.tensors)
         self.waiting = waiting
         self.threads = 0
+        self._flags: tuple[Any, ...] = ()
         self.trust = Trust(held.sharded)
         self._version = state.version
-        self._groups = list(groups)
-        lists = [list(group["params"]) for group in groups]
-        self._lists = lists if only is None else None
-        # Lists compare tensors that are not the same by their numbers, where there is one.
-        self._to_compare = [
-            (i, j, tensor)
-            for i, tensors in enumerate(lists)
-            for j, tensor in enumerate(tensors)
-            if (tensor.numel() == 1 if only is None else tensor is only)
-        ]
+        self._membership = _core.Membership(groups, only)
         self.read_counts()
 
-    def holds(self, version: int, groups: Sequence[dict[str, Any]]) -> bool:
+    def holds(self, version: int, groups: list[dict[str, Any]]) -> bool:
         """Whether states, groups and gradients are such as it was made for."""
-        try:
-            same = (
-                self._version == version
-                and self._groups == groups
-                and (self._lists is None or self._lists == [group["params"] for group in groups])
-            )
-        except RuntimeError:  # other tensors, of other shapes, do not compare
-            return False
-        if not same:
-            return False
-        for i, j, tensor in self._to_compare:
-            params = groups[i]["params"]
-            if j >= len(params) or params[j] is not tensor:
-                return False
-        return all(tensor.grad is None for tensor in self.waiting)
+        return (
+            self._version == version
+            and self._membership.holds(groups)
+            and not (self.waiting and any(tensor.grad is not None for tensor in self.waiting))
+        )
 
     def read_counts(self) -> None:
         """Take each parameter's count from its state."""
@@ -91,3 +75,15 @@ class Bound:
         """Step on so many threads from now on."""
         if count != self.threads:
             self.threads = self.compiled.plan.threads = count
+
+    def set_flags(self, advances: bool, looks: bool) -> None:
+        """Say of the next step whether it is one of the optimizer, and whether it looks.
+
+        Args:
+            advances: the clock.
+            looks: at what is kept where others can reach it.
+        """
+        plan = self.compiled.plan
+        if self._flags != (advances, looks, plan):
+            plan.advances, plan.looks = advances, looks  # type: ignore[union-attr]
+            self._flags = advances, looks, plan

@@ -196,11 +196,12 @@ class Optimizer(Base):
         """
         if private.is_watched(self):
             return self._hooked_step(closure) if closure is not None else self._hooked_step()
+        if torch.compiler.is_compiling() or private.is_traced():
+            return self._untraced_step(closure)
         return self._step(closure)
 
     step.hooked = True  # type: ignore[attr-defined]
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
@@ -209,7 +210,8 @@ class Optimizer(Base):
         self.report = self._update(None)
         return loss
 
-    _hooked_step = torch.optim.Optimizer.profile_hook_step(_step)
+    _untraced_step = torch.compiler.disable(_step)  # costs a small step a tenth
+    _hooked_step = torch.optim.Optimizer.profile_hook_step(_untraced_step)
 
     def step_one(self, tensor: torch.Tensor) -> None:
         """Update one parameter within a backward pass, which is one step of the optimizer."""
@@ -236,11 +238,13 @@ class Optimizer(Base):
             self._turn.free.append(None)
 
     def _update_alone(self, only: torch.Tensor | None) -> Report:
-        found = self.__dict__.get("found_inf")  # of a GradScaler
-        if found is not None and found.item():
-            return self._skipped()
-        scale = self.__dict__.get("grad_scale")
-        number = ONE if scale is None else scale.item()
+        number = ONE
+        if "found_inf" in self.__dict__ or "grad_scale" in self.__dict__:  # of a GradScaler
+            found, scale = self.__dict__.get("found_inf"), self.__dict__.get("grad_scale")
+            if found is not None and found.item():
+                return self._skipped()
+            if scale is not None:
+                number = scale.item()
         bound = self._bounds.get(only)
         if bound is not None and bound.holds(self._holder.state.version, self.param_groups):
             try:  # contextlib.suppress costs a small step a tenth
@@ -254,33 +258,35 @@ class Optimizer(Base):
 
     def _run(self, bound: Bound, scale: float, only: torch.Tensor | None) -> Report:
         compiled, held, state = bound.compiled, bound.held, self._holder
-        plan = compiled.plan
         bound.use_threads(torch.get_num_threads())
         for group in self._groups:
             group.sync()
-        grads = [tensor.grad for tensor in bound.tensors]
-        advances = self._advances(bound, grads, only)
-        k = max(compiled.clock[0] - (not advances), 0)
-        plan.advances = advances
+        grads = bound.leaves.gradients()
+        plain = only is None and not self._rounds  # then each call is a step of the optimizer
+        advances = plain or self._advances(bound, grads, only)
+        k = compiled.clock[0] if advances else max(compiled.clock[0] - 1, 0)
         if held.sharded:
             grads = held.local(grads)
         compiled.refresh(k)
         if held.mirrored:
             held.copy_in()
-        norm = self._norm(bound, grads)
+        norm = self._norm(bound, grads) if compiled.wants_norm else None
         # From here on nobody can replace a state except functions that drive the stages.
-        looks = bound.trust.must_look(state.state) or bool(compiled.driven_stages)
-        proven = looks and bound.trust.is_proven(state, plan)  # type: ignore[arg-type]
-        plan.looks = looks  # type: ignore[union-attr]
+        proven, looks = False, True
+        if bound.trust.asked != state.state.asked:
+            proven = bound.trust.prove(state, compiled.plan)  # type: ignore[arg-type]
+        elif not compiled.driven_stages:
+            looks = False
+        bound.set_flags(advances, looks)
         report = compiled.run(k, grads, scale, False, norm)
         if report.skipped:
             return report
         if proven:
-            bound.trust.begin(state.state)
+            bound.trust.begin()
         if held.mirrored:
             held.copy_back()
         self._note_changes(bound, grads)
-        if advances:
+        if advances and not plain:
             self._note_advance(bound, grads, only)
         if compiled.drive is not None:
             first = _core.FIRST_HYPER
@@ -288,13 +294,12 @@ class Optimizer(Base):
                 group.show(row, numbers[first : first + len(row.rule.hyper_names)].tolist())
         return report
 
-    def _note_changes(self, bound: Bound, grads: Sequence[Any]) -> None:
+    def _note_changes(self, bound: Bound, grads: list[Any]) -> None:
         """Tell autograd what a step has written."""
-        stepped = bound.tensors
-        if bound.compiled.plan.without_gradient:
-            pairs = zip(stepped, grads, strict=True)
+        if not bound.leaves.note_written(grads):
+            pairs = zip(bound.tensors, grads, strict=True)
             stepped = [tensor for tensor, grad in pairs if grad is not None]
-        torch.autograd.graph.increment_version(stepped)
+            torch.autograd.graph.increment_version(stepped)
         if bound.held.copied:
             torch.autograd.graph.increment_version(bound.held.copied)
 
@@ -320,9 +325,7 @@ class Optimizer(Base):
             self._stepped = {id(tensor) for tensor, grad in pairs if grad is not None}
 
     def _norm(self, bound: Bound, grads: list[Any]) -> float | None:
-        """The norm of all gradients in all processes; None where nobody asks, or this one knows."""
-        if not bound.compiled.wants_norm:
-            return None
+        """The norm of all gradients in all processes; None where the core takes it itself."""
         if private.backward_pass() != -1 and not self._is_backward_over:
             raise RuntimeError(
                 "step: got clip_norm or nonfinite within a backward pass, which may bring more "

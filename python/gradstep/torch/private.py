@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import inspect
 import struct
+import sysconfig
 import weakref
 from collections.abc import Callable
 from functools import wraps
@@ -16,6 +17,7 @@ from torch.autograd import profiler
 from torch.optim import optimizer as torch_optimizer
 
 from .. import _core
+from . import memory
 
 M = TypeVar("M", bound=Callable[..., Any])
 
@@ -74,6 +76,24 @@ def is_watched(optimizer: Any) -> bool:
     )
 
 
+def _find_tracing() -> Callable[[], Any]:
+    """What tells who compiles the frames of this thread, or None; always somebody if unknown."""
+    try:
+        found: Callable[[], Any] = torch._C._dynamo.eval_frame.get_eval_frame_callback
+        found()
+    except (AttributeError, TypeError):
+        return lambda: True
+    return found
+
+
+_tracing = _find_tracing()
+
+
+def is_traced() -> bool:
+    """Whether torch.compile looks at each function that is called now."""
+    return _tracing() is not None
+
+
 def load_hooks(optimizer: Any) -> tuple[list[Any], list[Any]]:
     """What is called before and after loading a state dict."""
     before = list(optimizer._optimizer_load_state_dict_pre_hooks.values())
@@ -89,7 +109,9 @@ def is_zeros_without_memory(tensor: torch.Tensor) -> bool:
 
 
 def can_count_holders() -> bool:
-    """Whether this PyTorch tells how many hold a tensor or its memory."""
+    """Whether this Python and this PyTorch tell how many hold a tensor or its memory."""
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):  # references are counted in two places
+        return False
     return hasattr(torch.Tensor, "_use_count") and hasattr(torch._C, "_storage_Use_Count")
 
 
@@ -120,14 +142,19 @@ def _find_handle() -> int:
     return 8 * words.index(tensor._cdata) if tensor._cdata in words else -1
 
 
+def _library() -> ctypes.CDLL:
+    return ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+
+
+def _address(name: str) -> int:
+    """Where one of PyTorch's functions is."""
+    return ctypes.cast(getattr(_library(), name), ctypes.c_void_p).value or 0
+
+
 def _find_functions() -> tuple[int, int]:
     """The addresses of PyTorch's C functions for a storage's size and a tensor's place in it."""
-    path = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
-    library = ctypes.CDLL(str(path))
     names = ("aoti_torch_get_storage_size", "aoti_torch_get_storage_offset")
-    return tuple(  # type: ignore[return-value]
-        ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0 for name in names
-    )
+    return tuple(map(_address, names))  # type: ignore[return-value]
 
 
 def source() -> _core.TensorSource:
@@ -143,8 +170,35 @@ def source() -> _core.TensorSource:
     whole, shrunk = torch.ones(6), torch.ones(6)
     part = whole[2:5]
     shrunk.untyped_storage().resize_(8)
-    tells = found.has_memory(whole) and found.has_memory(part) and not found.has_memory(shrunk)
-    return found if tells else plain
+    if not (found.has_memory(whole) and found.has_memory(part) and not found.has_memory(shrunk)):
+        return plain
+    found.memory = memory.find(handle, found)
+    return found
 
 
 SOURCE = source()
+
+
+def _find_bump() -> tuple[int, int]:
+    """Where the C++ tensor lies, and the function that counts that a tensor was written.
+
+    The address is 0 where it was not found.
+    """
+    try:
+        handle = _find_handle()
+        bump = _address("_ZN5torch8autograd4impl12bump_versionERKN2at6TensorE")
+    except (OSError, AttributeError):
+        return 0, 0
+    tensors = [torch.ones(3), torch.nn.Parameter(torch.ones(3))]
+    counts = [tensor._version + 1 for tensor in tensors]
+    if handle < 0 or not _core.Leaves(tensors, None, handle, bump).note_written(tensors):
+        return 0, 0
+    return (handle, bump) if counts == [tensor._version for tensor in tensors] else (0, 0)
+
+
+BUMP = _find_bump()
+
+
+def leaves(tensors: list[torch.Tensor]) -> _core.Leaves:
+    """What tells the tensors' gradients, and autograd that they were written."""
+    return _core.Leaves(tensors, torch.Tensor.grad, *BUMP)

@@ -2,23 +2,27 @@
 
 The contract: a step writes through pointers that were taken when the plan was made. Before it does,
 it looks at every state's place, unless it was proven that no one but the optimizer can reach any of
-them. Whoever asks the optimizer for ``state`` ends that: each step looks again, until nobody has
-asked for a while and the proof holds anew. The proof is by counting references: to each parameter's
-dictionary, each state, its memory and its storage.
+them. Whoever asks the optimizer for ``state`` ends that: the next step looks again, and proves anew
+what can be proven: that nobody has kept anything. If somebody has, so does the step after it. The
+proof is by counting references: to each parameter's dictionary, each state, its memory and its
+storage.
 
 ===================================================  =======================================
 who can reach a state                                do steps look?
 ===================================================  =======================================
-somebody who has asked for ``optimizer.state``       yes, for PATIENCE steps at least
+somebody who has asked for ``optimizer.state``       yes, the next step
 somebody who holds a dictionary, a state, a view,    yes: a count is higher than the
 NumPy's array of it, its storage, a weak reference   optimizer alone makes it
-another process, by ``share_memory()``               yes: its storage says that it is shared
+another process, by ``share_memory()``               yes: its memory is freed otherwise
 a hook or schedule of this step                      yes, where functions drive the stages
 DTensors, whose parts are other objects each time    yes, always
 ``gc.get_objects()``, a raw address                  no: nobody counts those
 ===================================================  =======================================
 
-Looking costs up to a microsecond per parameter; the proof costs what looking costs in six steps.
+Where the core knows how PyTorch keeps its own counts, see memory.py, the proof costs a step a
+fraction of what looking does, and one that fails does so at once at the next step, for it begins
+with what failed. Elsewhere the proof asks PyTorch and costs as much as several steps: where it
+fails, the next ones come after 1, 2, 4, and at most PATIENCE steps.
 """
 
 from __future__ import annotations
@@ -36,7 +40,8 @@ from . import private
 if TYPE_CHECKING:
     from .._core import TensorPlan
 
-PATIENCE = 32  # steps, a power of two: the proof is tried after so many, then ever more rarely
+KNOWN = 2  # who holds a parameter's dictionary besides the plan: the state of all, Held.states
+PATIENCE = 32  # steps, at most, from one failed proof to the next where it is slow
 
 _requests = itertools.count(1)
 
@@ -92,34 +97,38 @@ class Trust:
 
     Args:
         sharded: whether there are DTensors.
+
+    Attributes:
+        asked: the ``State.asked`` for which nobody else can replace what is kept: steps need to
+            look unless it is still that.
     """
+
+    __slots__ = ("_never", "_pause", "_proven", "_wait", "asked")
 
     def __init__(self, sharded: bool) -> None:
         self._never = sharded or not private.can_count_holders()
-        self._trusted = -1  # the State.asked for which nobody else can replace what is kept
-        self._asked, self._quiet = -1, 0  # the last one, and how many steps it has stood for
+        self.asked = self._proven = -1
+        self._wait = self._pause = 0  # steps until the slow proof is tried again, and after that
 
-    def must_look(self, state: State) -> bool:
-        """Whether somebody may have replaced a state."""
-        return self._trusted != state.asked
-
-    def is_proven(self, holder: Holder, plan: TensorPlan) -> bool:
-        """Whether nobody but the optimizer can reach any of the states, if it is time to ask."""
-        asked = holder.state.asked
-        if asked != self._asked:
-            self._asked, self._quiet = asked, 0
-        self._quiet += 1
-        if self._quiet < PATIENCE or self._quiet & (self._quiet - 1) or self._never:
+    def prove(self, holder: Holder, plan: TensorPlan) -> bool:
+        """Whether nobody but the optimizer can reach any of the states now."""
+        self._proven = holder.state.asked  # first: who asks from here on may keep what he gets
+        if self._never or not holder.is_alone():
             return False
-        if not holder.is_alone():
+        if private.SOURCE.memory.counts_holders:
+            return plan.are_alone(KNOWN)
+        if self._wait:
+            self._wait -= 1
             return False
-        # A parameter's dictionary is held by the state of all, by Held.states and by the plan.
-        kept = plan.unshared(2)
-        return kept is not None and _only_ours(kept)
+        kept = plan.unshared(KNOWN)
+        proven = kept is not None and _only_ours(kept)
+        self._pause = 0 if proven else min(2 * self._pause or 1, PATIENCE)
+        self._wait = self._pause
+        return proven
 
-    def begin(self, state: State) -> None:
-        """Look no more until somebody asks."""
-        self._trusted = state.asked
+    def begin(self) -> None:
+        """Look no more until somebody asks, after a step that has looked since the proof."""
+        self.asked = self._proven
 
 
 def _only_ours(kept: Sequence[torch.Tensor]) -> bool:
