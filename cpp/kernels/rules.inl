@@ -124,9 +124,11 @@ void update_blocks(const Rule rule, float factor, const Piece& piece, std::index
                                               state[I] + b * S::bytes(block), n, number[I][b])
                                         : void()),
              ...);
+            static_assert(gradstep::max_states == 4, "a largest number for each");
+            int32_t most0 = 0, most1 = 0, most2 = 0, most3 = 0;
             uint32_t steps = 0;
             constexpr uint32_t step = RandomKey::step;
-#pragma omp simd linear(steps : step)
+#pragma omp simd linear(steps : step) reduction(max : most0, most1, most2, most3)
             for (int i = 0; i < n; ++i) {
                 float parameter = P::template load<float>(p, i);
                 float s[] = {present<Rule>(options, I) ? number[I][b][i] : 0.0f ...};
@@ -134,8 +136,15 @@ void update_blocks(const Rule rule, float factor, const Piece& piece, std::index
                 store<P, stochastic>(p, i, parameter, param_key, steps);
                 steps += step;
                 ((present<Rule>(options, I) ? void(number[I][b][i] = s[I]) : void()), ...);
+                const int32_t now[gradstep::max_states] = {
+                    (present<Rule>(options, I) ? S::magnitude(s[I]) : 0)...};
+                most0 = S::larger(most0, now[0]);
+                most1 = S::larger(most1, now[1]);
+                most2 = S::larger(most2, now[2]);
+                most3 = S::larger(most3, now[3]);
             }
-            ((largest[I][b] = present<Rule>(options, I) ? S::largest(number[I][b], n) : 0), ...);
+            const int32_t most[] = {most0, most1, most2, most3};
+            ((largest[I][b] = most[I]), ...);
         }
         for (int b = 0; b * block < total; ++b) {
             const int n = total - b * block < block ? total - b * block : block;
