@@ -59,7 +59,9 @@ def run_all() -> None:
             if child == 0:
                 run(name, size)
                 os._exit(0)
-            os.waitpid(child, 0)
+            _, status = os.waitpid(child, 0)
+            if status != 0:
+                sys.exit(f"{name}: stopped with status {status}")
             print(child, size, name, flush=True)
 
 
