@@ -150,13 +150,13 @@ struct LaneSums {
 };
 
 struct Measured {
-    // null momentum or second moment: the rule has none
-    const void *raw, *p_before, *p, *momentum, *second_moment;
+    // The gradient as it was given and as the rule gets it; null momentum or second moment: the
+    // rule has none.
+    const void *raw, *gradient, *p_before, *p, *momentum, *second_moment;
     int64_t n;
-    double factor, limit;
-    // Which sums: a rule of two passes sees the momentum before it changes in the first one, and
-    // the update in the second.
-    enum Part { everything, gradients, updates } part;
+    // Which sums: those of the gradient and the momentum before the rule changes it, or those of
+    // the update and what it used.
+    enum Part { gradients, updates } part;
 };
 
 // What a step does to a block of numbers in its compute type, besides the rule.

@@ -89,23 +89,24 @@ public:
     // The first pass of a rule that has two.
     void gather(bool measured, LaneSums& sums, GatherLanes& gathered) {
         if (active_.several_loops) prefetch();
-        if (measured) remember(Measured::gradients);
+        if (measured) measure_gradient(used_gradient(), sums);
         load(clip());
         active_.kernel->gather(scalars(), factor_, piece_, gathered);
         store(Pass::gather);
-        if (measured) measure(Measured::gradients, sums);
     }
 
     void update(bool measured, LaneSums& sums) {
         if (active_.several_loops) prefetch();
-        const Measured::Part part =
-            active_.kernel->gather ? Measured::updates : Measured::everything;
-        if (measured) remember(part);
+        const T* used = measured ? used_gradient() : nullptr;
+        if (measured && !active_.kernel->gather) measure_gradient(used, sums);
+        if (measured)
+            copy(numbers(memory_.p, memory_.low, tensor_.storage, Role::parameter, param_before_),
+                 param_before_, n_);
         load(clip());
         active_.kernel->update(scalars(), factor_, piece_);
         store(Pass::update);
         publish();
-        if (measured) measure(part, sums);
+        if (measured) measure_update(used, sums);
         if (settings_.zero_gradients) zero();
     }
 
@@ -136,9 +137,9 @@ private:
     alignas(64) T param_[block_elements];
     alignas(64) T grad_[block_elements];
     alignas(64) T state_[max_states][block_elements];
-    // What the statistics compare with, before it changes.
+    // For the statistics: the parameter before it changes, and the gradient as the rule gets it.
     alignas(64) T param_before_[block_elements];
-    alignas(64) T momentum_before_[block_elements];
+    alignas(64) T used_[block_elements];
 
     const void* scalars() const { return walk_.scratch_.scalars[active_.scalars].bytes; }
 
@@ -174,15 +175,6 @@ private:
 
     static void copy(const T* from, T* to, int64_t n) {
         if (from != to) std::memcpy(to, from, size_t(n) * sizeof(T));
-    }
-
-    void remember(Measured::Part part) {
-        if (part != Measured::gradients)
-            copy(numbers(memory_.p, memory_.low, tensor_.storage, Role::parameter, param_before_),
-                 param_before_, n_);
-        const int momentum = first_state(rule_, tensor_, Role::momentum);
-        if (part != Measured::updates && momentum >= 0)
-            copy(state(momentum, momentum_before_), momentum_before_, n_);
     }
 
     // The gradient within its limits; null: nothing limits it.
@@ -236,28 +228,38 @@ private:
         }
     }
 
-    void measure(Measured::Part part, LaneSums& sums) {
-        Measured measured = {};
-        measured.part = part;
-        measured.raw = raw_gradient();
-        measured.n = n_;
-        measured.factor = active_.factor;
-        measured.limit = settings_.clip_value;
+    // The gradient as the rule gets it.
+    const T* used_gradient() {
+        const T* raw = raw_gradient();
+        if (active_.factor == 1 && !std::isfinite(settings_.clip_value)) return raw;
+        walk_.table_.stages[compute].clip(raw, n_, active_.factor, settings_.clip_value, used_);
+        return used_;
+    }
+
+    // Before the rule changes the momentum.
+    void measure_gradient(const T* used, LaneSums& sums) {
         const int momentum = first_state(rule_, tensor_, Role::momentum);
-        const int moment = first_state(rule_, tensor_, Role::second_moment);
-        if (part != Measured::gradients) {
-            measured.p_before = param_before_;
-            measured.p = parameter();
-            if (moment >= 0) measured.second_moment = state(moment, state_[moment]);
-        }
-        T* const kept = momentum < 0 && part != Measured::updates ? sample_average() : nullptr;
-        if (part != Measured::updates) measured.momentum = momentum >= 0 ? momentum_before_ : kept;
+        T* const kept = momentum < 0 ? sample_average() : nullptr;
+        Measured measured = {};
+        measured.part = Measured::gradients;
+        measured.raw = raw_gradient();
+        measured.gradient = used;
+        measured.momentum = momentum >= 0 ? state(momentum, state_[momentum]) : kept;
+        measured.n = n_;
         walk_.table_.stages[compute].measure(measured, sums);
-        if (kept) {    // of the gradient as the rule got it
-            walk_.table_.stages[compute].clip(measured.raw, n_, active_.factor,
-                                              settings_.clip_value, momentum_before_);
-            walk_.table_.stages[compute].average(kept, momentum_before_, n_, 0.1);
-        }
+        if (kept) walk_.table_.stages[compute].average(kept, used, n_, 0.1);
+    }
+
+    void measure_update(const T* used, LaneSums& sums) {
+        const int moment = first_state(rule_, tensor_, Role::second_moment);
+        Measured measured = {};
+        measured.part = Measured::updates;
+        measured.gradient = used;
+        measured.p_before = param_before_;
+        measured.p = parameter();
+        measured.second_moment = moment >= 0 ? state(moment, state_[moment]) : nullptr;
+        measured.n = n_;
+        walk_.table_.stages[compute].measure(measured, sums);
     }
 
     // Where a sample keeps this block's average of gradients; null: it keeps none.

@@ -124,9 +124,11 @@ void update_blocks(const Rule rule, float factor, const Piece& piece, std::index
                                               state[I] + b * S::bytes(block), n, number[I][b])
                                         : void()),
              ...);
+            static_assert(gradstep::max_states == 4, "a largest number for each");
+            int32_t most0 = 0, most1 = 0, most2 = 0, most3 = 0;
             uint32_t steps = 0;
             constexpr uint32_t step = RandomKey::step;
-#pragma omp simd linear(steps : step)
+#pragma omp simd linear(steps : step) reduction(max : most0, most1, most2, most3)
             for (int i = 0; i < n; ++i) {
                 float parameter = P::template load<float>(p, i);
                 float s[] = {present<Rule>(options, I) ? number[I][b][i] : 0.0f ...};
@@ -134,8 +136,15 @@ void update_blocks(const Rule rule, float factor, const Piece& piece, std::index
                 store<P, stochastic>(p, i, parameter, param_key, steps);
                 steps += step;
                 ((present<Rule>(options, I) ? void(number[I][b][i] = s[I]) : void()), ...);
+                const int32_t now[gradstep::max_states] = {
+                    (present<Rule>(options, I) ? S::magnitude(s[I]) : 0)...};
+                most0 = S::larger(most0, now[0]);
+                most1 = S::larger(most1, now[1]);
+                most2 = S::larger(most2, now[2]);
+                most3 = S::larger(most3, now[3]);
             }
-            ((largest[I][b] = present<Rule>(options, I) ? S::largest(number[I][b], n) : 0), ...);
+            const int32_t most[] = {most0, most1, most2, most3};
+            ((largest[I][b] = most[I]), ...);
         }
         for (int b = 0; b * block < total; ++b) {
             const int n = total - b * block < block ? total - b * block : block;
@@ -150,15 +159,86 @@ void update_blocks(const Rule rule, float factor, const Piece& piece, std::index
     }
 }
 
+template <class Rule, class P, class G, class S, bool stochastic, unsigned options, size_t... I>
+void update_here(const Rule& rule, typename P::compute factor, const Piece& piece,
+                 std::index_sequence<I...> states) {
+    if constexpr (S::block == 1)
+        update_elements<Rule, P, G, S, stochastic, options>(rule, factor, piece, states);
+    else
+        update_blocks<Rule, P, G, S, stochastic, options>(rule, factor, piece, states);
+}
+
+// Conversions in the rule's loop want registers, of which some targets have too few: there they
+// have loops of their own, over a block in the first-level cache.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr bool many_registers = true;
+#else
+constexpr bool many_registers = false;
+#endif
+
+template <class T> using Plain = std::conditional_t<sizeof(T) == sizeof(double), float64, float32>;
+
+// Through scratch: the parameter, if it does not lie as it is computed with, and such states,
+// unless they lie in blocks.
+template <class Rule, class P, class G, class S, bool stochastic, unsigned options, size_t... I>
+void update_apart(const Rule& rule, typename P::compute factor, const Piece& piece,
+                  std::index_sequence<I...> states) {
+    using T = typename P::compute;
+    using States = std::conditional_t<S::block == 1, Plain<T>, S>;
+    constexpr int64_t most = gradstep::block_elements;
+    constexpr bool param_apart = !std::is_same_v<P, Plain<T>>;
+    constexpr bool states_apart = !std::is_same_v<S, States>;
+    alignas(64) T param[param_apart ? most : 1];
+    alignas(64) T numbers[sizeof...(I)][states_apart ? most : 1];
+    for (int64_t begin = 0; begin < piece.n; begin += most) {
+        Piece part = {};
+        part.n = piece.n - begin < most ? piece.n - begin : most;
+        const auto p = P::plus(P::at(piece.p, piece.low), begin);
+        part.g = G::plus(G::at(const_cast<void*>(piece.g), nullptr), begin);
+        if constexpr (param_apart) {
+            decode_elements<P>(p, part.n, param);
+            part.p = param;
+        } else {
+            part.p = p;
+        }
+        auto load = [&](auto index) {
+            constexpr int s = decltype(index)::value;
+            part.state[s] = static_cast<char*>(piece.state[s]) + S::bytes(begin);
+            part.key[1 + s] = piece.key[1 + s].from(begin);
+            if constexpr (states_apart) {
+                decode_elements<S>(S::at(part.state[s], nullptr), part.n, numbers[s]);
+                part.state[s] = numbers[s];
+            }
+        };
+        ((present<Rule>(options, I) ? load(std::integral_constant<int, I>()) : void()), ...);
+        update_here<Rule, Plain<T>, G, States, false, options>(rule, factor, part, states);
+        if constexpr (param_apart)
+            encode_elements<P, T, stochastic>(param, part.n, p, piece.key[0].from(begin));
+        if constexpr (states_apart) {
+            auto keep = [&](auto index) {
+                constexpr int s = decltype(index)::value;
+                if constexpr (changes<Rule>(options, s, Pass::update))
+                    encode_elements<S, T, stochastic_state<Rule, S>(s)>(
+                        numbers[s], part.n, S::plus(S::at(piece.state[s], nullptr), begin),
+                        part.key[1 + s]);
+            };
+            (keep(std::integral_constant<int, I>()), ...);
+        }
+    }
+}
+
 template <class Rule, class P, class G, class S, bool stochastic, unsigned options>
 void update(const void* scalars, double gradient_factor, const Piece& piece) {
     const Rule& rule = *static_cast<const Rule*>(scalars);
     const auto factor = typename P::compute(gradient_factor);
     constexpr auto states = std::make_index_sequence<state_count<Rule>>();
-    if constexpr (S::block == 1)
-        update_elements<Rule, P, G, S, stochastic, options>(rule, factor, piece, states);
+    using Numbers = Plain<typename P::compute>;
+    constexpr bool is_plain =
+        std::is_same_v<P, Numbers> && (S::block > 1 || std::is_same_v<S, Numbers>);
+    if constexpr (many_registers || is_plain)
+        update_here<Rule, P, G, S, stochastic, options>(rule, factor, piece, states);
     else
-        update_blocks<Rule, P, G, S, stochastic, options>(rule, factor, piece, states);
+        update_apart<Rule, P, G, S, stochastic, options>(rule, factor, piece, states);
 }
 
 // The first of two passes over up to 16 elements: states change, and what they add to the sums is

@@ -19,75 +19,110 @@ template <class T> void average(void* data, const void* param, int64_t n, double
     for (int64_t i = 0; i < n; ++i) a[i] += w * (p[i] - a[i]);
 }
 
-// Which of the sums an element adds to.
-template <class T, bool has_momentum, bool has_moment, Measured::Part part>
-void measure_lanes(const T* raw, const T* before, const T* p, const T* m, const T* v, T factor,
-                   T most, LaneSums& sums) {
-    constexpr bool of_gradients = part != Measured::updates,
-                   of_updates = part != Measured::gradients;
-#pragma omp simd
-    for (int j = 0; j < lanes; ++j) {
-        T g = raw[j] * factor;
-        g = g > most ? most : g < -most ? -most : g;
-        if (of_gradients) {
-            const double r = double(raw[j]), used = double(g);
-            sums.raw_gradient[j] += r * r;
-            sums.gradient[j] += used * used;
-            if (has_momentum) {
-                const double average = double(m[j]);
-                sums.gradient_momentum[j] += used * average;
-                sums.momentum[j] += average * average;
+// Two vectors of a sum's 16 lanes: additions of two do not wait for each other, and those of all
+// sums stay in registers.
+struct Pair {
+    Doubles half[2];
+
+    explicit Pair(const double* from) {
+        for (int h = 0; h < 2; ++h) half[h] = doubles(from + h * width);
+    }
+    void keep(double* to) const { __builtin_memcpy(to, half, sizeof half); }
+};
+constexpr int pair = 2 * width;
+static_assert(lanes % pair == 0);
+
+// Sums of the gradient and of the momentum before it changes, of n elements, a multiple of 16.
+// as_given: the rule gets the gradient as it was given.
+template <class T, bool has_momentum, bool as_given>
+void measure_gradients(const T* raw, const T* g, const T* m, int64_t n, LaneSums& sums) {
+    for (int lane = 0; lane < lanes; lane += pair) {
+        Pair raw_gradient(sums.raw_gradient + lane), gradient(sums.gradient + lane),
+            gradient_momentum(sums.gradient_momentum + lane), momentum(sums.momentum + lane);
+        for (int64_t i = lane; i < n; i += lanes) {
+            for (int h = 0; h < 2; ++h) {
+                const Doubles given = doubles(raw + i + h * width);
+                const Doubles used = as_given ? given : doubles(g + i + h * width);
+                raw_gradient.half[h] += given * given;
+                gradient.half[h] += used * used;
+                if (!has_momentum) continue;
+                const Doubles average = doubles(m + i + h * width);
+                gradient_momentum.half[h] += used * average;
+                momentum.half[h] += average * average;
             }
         }
-        if (of_updates) {
-            const double x = double(p[j]), u = x - double(before[j]);
-            sums.update[j] += u * u;
-            sums.param[j] += x * x;
-            if (has_moment) {
-                const T quotient = g * g / v[j];
-                sums.ratio[j] += double(v[j] != 0 ? quotient : T(0));
-            }
-        }
+        raw_gradient.keep(sums.raw_gradient + lane);
+        gradient.keep(sums.gradient + lane);
+        gradient_momentum.keep(sums.gradient_momentum + lane);
+        momentum.keep(sums.momentum + lane);
     }
 }
 
-template <class T, bool has_momentum, bool has_moment, Measured::Part part>
-void measure_these(const Measured& block, LaneSums& sums) {
-    // What a part does not look at may be missing.
-    const T* raw = static_cast<const T*>(block.raw);
-    const T* p = part == Measured::gradients ? raw : static_cast<const T*>(block.p);
-    const T* before = part == Measured::gradients ? raw : static_cast<const T*>(block.p_before);
-    const T* m = has_momentum ? static_cast<const T*>(block.momentum) : raw;
-    const T* v = has_moment ? static_cast<const T*>(block.second_moment) : raw;
-    const T factor = T(block.factor), most = T(block.limit);
-    LaneSums own = sums;    // not aliased: they stay in registers
-    int64_t i = 0;
-    for (; i + lanes <= block.n; i += lanes)
-        measure_lanes<T, has_momentum, has_moment, part>(raw + i, before + i, p + i, m + i, v + i,
-                                                         factor, most, own);
-    if (i < block.n)
-        measure_lanes<T, has_momentum, has_moment, part>(
-            Last<T>(raw, i, block.n).values, Last<T>(before, i, block.n).values,
-            Last<T>(p, i, block.n).values, Last<T>(m, i, block.n).values,
-            Last<T>(v, i, block.n).values, factor, most, own);
-    if (part != Measured::gradients) own.elements += double(block.n);
-    sums = own;
+// Sums of the parameter and of its update. ratio: the squared gradient over the second moment.
+template <class T, bool has_moment>
+void measure_updates(const T* before, const T* p, const T* ratios, int64_t n, LaneSums& sums) {
+    for (int lane = 0; lane < lanes; lane += pair) {
+        Pair update(sums.update + lane), param(sums.param + lane), ratio(sums.ratio + lane);
+        for (int64_t i = lane; i < n; i += lanes) {
+            for (int h = 0; h < 2; ++h) {
+                const Doubles x = doubles(p + i + h * width);
+                const Doubles u = x - doubles(before + i + h * width);
+                update.half[h] += u * u;
+                param.half[h] += x * x;
+                if (has_moment) ratio.half[h] += doubles(ratios + i + h * width);
+            }
+        }
+        update.keep(sums.update + lane);
+        param.keep(sums.param + lane);
+        ratio.keep(sums.ratio + lane);
+    }
 }
 
-template <class T, Measured::Part part> void measure_part(const Measured& block, LaneSums& sums) {
-    if (block.momentum && block.second_moment)
-        return measure_these<T, true, true, part>(block, sums);
-    if (block.momentum) return measure_these<T, true, false, part>(block, sums);
-    if (block.second_moment) return measure_these<T, false, true, part>(block, sums);
-    return measure_these<T, false, false, part>(block, sums);
+template <class T, bool has_momentum, bool as_given>
+void measure_before(const Measured& block, LaneSums& sums) {
+    const T* raw = static_cast<const T*>(block.raw);
+    const T* g = static_cast<const T*>(block.gradient);
+    const T* m = has_momentum ? static_cast<const T*>(block.momentum) : raw;
+    const int64_t n = block.n, whole = n / lanes * lanes;
+    measure_gradients<T, has_momentum, as_given>(raw, g, m, whole, sums);
+    if (whole < n)
+        measure_gradients<T, has_momentum, as_given>(Last<T>(raw, whole, n).values,
+                                                     Last<T>(g, whole, n).values,
+                                                     Last<T>(m, whole, n).values, lanes, sums);
+}
+
+template <class T, bool has_moment> void measure_after(const Measured& block, LaneSums& sums) {
+    const T* g = static_cast<const T*>(block.gradient);
+    const T* before = static_cast<const T*>(block.p_before);
+    const T* p = static_cast<const T*>(block.p);
+    const T* v = static_cast<const T*>(block.second_moment);
+    const int64_t n = block.n, whole = n / lanes * lanes;
+    alignas(64) T ratio[gradstep::block_elements];
+    if (has_moment) {
+#pragma omp simd
+        for (int64_t i = 0; i < n; ++i) {
+            const T quotient = g[i] * g[i] / v[i];
+            ratio[i] = v[i] != 0 ? quotient : T(0);
+        }
+    }
+    const T* ratios = has_moment ? ratio : g;
+    measure_updates<T, has_moment>(before, p, ratios, whole, sums);
+    if (whole < n)
+        measure_updates<T, has_moment>(Last<T>(before, whole, n).values,
+                                       Last<T>(p, whole, n).values,
+                                       Last<T>(ratios, whole, n).values, lanes, sums);
+    sums.elements += double(n);
 }
 
 template <class T> void measure(const Measured& block, LaneSums& sums) {
-    switch (block.part) {
-    case Measured::everything: return measure_part<T, Measured::everything>(block, sums);
-    case Measured::gradients: return measure_part<T, Measured::gradients>(block, sums);
-    case Measured::updates: return measure_part<T, Measured::updates>(block, sums);
-    }
+    const bool as_given = block.gradient == block.raw;
+    if (block.part == Measured::gradients)
+        (block.momentum
+             ? (as_given ? measure_before<T, true, true> : measure_before<T, true, false>)
+             : (as_given ? measure_before<T, false, true> : measure_before<T, false, false>))(block,
+                                                                                              sums);
+    else
+        (block.second_moment ? measure_after<T, true> : measure_after<T, false>)(block, sums);
 }
 
 constexpr Stages stages[] = {{clip<float>, average<float>, measure<float>},

@@ -7,12 +7,16 @@ inline void store(typename Storage::pointer x, int64_t i, T value, RandomKey key
 }
 
 template <class Storage, class T>
+void decode_elements(typename Storage::pointer x, int64_t n, T* out) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) out[i] = Storage::template load<T>(x, i);
+}
+
+template <class Storage, class T>
 void decode(void* data, void* low, Role role, int64_t n, void* result) {
     T* out = static_cast<T*>(result);
     if constexpr (Storage::block == 1) {
-        const auto x = Storage::at(data, low);
-#pragma omp simd
-        for (int64_t i = 0; i < n; ++i) out[i] = Storage::template load<T>(x, i);
+        decode_elements<Storage>(Storage::at(data, low), n, out);
     } else {
         const uint8_t* x = static_cast<const uint8_t*>(data);
         for (int64_t begin = 0; begin < n; begin += Storage::block) {

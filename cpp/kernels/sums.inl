@@ -16,18 +16,29 @@ template <class T> struct Last {
     }
 };
 
-// Of a block of the walk at most. In vectors of 8, whose sums stay in registers.
+// As many doubles as fit a vector of the target: its sums stay in registers.
+#if defined(__AVX512F__)
+constexpr int width = 8;
+#elif defined(__AVX2__)
+constexpr int width = 4;
+#else
+constexpr int width = 2;
+#endif
+using Doubles __attribute__((vector_size(width * sizeof(double)))) = double;
+
+template <class T> [[gnu::always_inline]] inline Doubles doubles(const T* from) {
+    Doubles result;    // (gcc makes two conversions of __builtin_convertvector here)
+    for (int k = 0; k < width; ++k) result[k] = double(from[k]);
+    return result;
+}
+
+// Of a block of the walk at most.
 template <class T> double sum_squares_of(const T* x, int64_t n) {
-    constexpr int half = lanes / 2;
-    using Numbers __attribute__((vector_size(half * sizeof(T)))) = T;
-    using Sums8 __attribute__((vector_size(half * sizeof(double)))) = double;
-    Sums8 sums[2] = {};
+    Doubles sums[lanes / width] = {};
     auto add = [&](const T* from) {
-        for (int h = 0; h < 2; ++h) {
-            Numbers numbers;
-            __builtin_memcpy(&numbers, from + h * half, sizeof numbers);
-            const Sums8 value = __builtin_convertvector(numbers, Sums8);
-            sums[h] += value * value;
+        for (int k = 0; k < lanes / width; ++k) {
+            const Doubles value = doubles(from + k * width);
+            sums[k] += value * value;
         }
     };
     int64_t i = 0;

@@ -11,12 +11,13 @@ template <class T, unsigned Options> struct AdamW {
     static constexpr auto& hyper_names = Adam<T, Options>::hyper_names;
     static constexpr auto& states = Adam<T, Options>::states;
 
+    static constexpr bool amsgrad = Options & 1;
+
     T decay;
-    Adam<T, Options> adam;
+    Moments<T> moments;
 
     AdamW(const Hyper& h, const When& when)
-        : decay(T(1 - h.lr * h.weight_decay)),
-          adam({h.lr, h.beta1, h.beta2, h.eps, 0, h.amsgrad}, when) {}
+        : decay(T(1 - h.lr * h.weight_decay)), moments(h.lr, h.beta1, h.beta2, h.eps, when.t) {}
 
     static double moment_correction(const Hyper& h, int64_t t) {
         return Adam<T, Options>::moment_correction(h, t);
@@ -24,6 +25,8 @@ template <class T, unsigned Options> struct AdamW {
 
     void operator()(T& p, T g, T& m, T& v, T& v_max) const {
         p *= decay;
-        adam(p, g, m, v, v_max);
+        moments.add(g, m, v);
+        if (amsgrad) v_max = max(v_max, v);
+        p -= moments.direction(m, amsgrad ? v_max : v);
     }
 };

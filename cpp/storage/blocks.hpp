@@ -42,9 +42,11 @@ template <class Code, int bits, int64_t block_> struct Blocks {
         const memory* codes = packed ? spread : x;
 #pragma omp simd
         for (int32_t i = 0; i < n; ++i) {
-            const uint32_t code = codes[i];
-            const float value = Code::value(int32_t(code & most<is_signed>)) * scale;
-            const uint32_t sign = code << (32 - bits) & 0x80000000;
+            // Of a signed number the sign comes to the highest bit as the code is widened.
+            const int32_t code =
+                is_signed ? int8_t(codes[i] << (8 - bits)) >> (8 - bits) : codes[i];
+            const float value = Code::value(is_signed ? code & most<true> : code) * scale;
+            const uint32_t sign = uint32_t(code) & 0x80000000;
             out[i] = T(is_signed ? from_bits(to_bits(value) | sign) : value);
         }
     }
@@ -52,12 +54,11 @@ template <class Code, int bits, int64_t block_> struct Blocks {
     // Encoding has two halves, so that the second need not wait for the first where several blocks
     // are encoded: the largest magnitude's bits (exact; a NaN is larger than all numbers), and the
     // codes.
+    static int32_t magnitude(float x) { return int32_t(to_bits(x) & 0x7FFFFFFF); }
+    static int32_t larger(int32_t a, int32_t b) { return a > b ? a : b; }
     static int32_t largest(const float* in, int32_t n) {
         int32_t most_bits = 0;
-        for (int32_t i = 0; i < n; ++i) {
-            const int32_t b = int32_t(to_bits(in[i]) & 0x7FFFFFFF);
-            most_bits = b > most_bits ? b : most_bits;
-        }
+        for (int32_t i = 0; i < n; ++i) most_bits = larger(most_bits, magnitude(in[i]));
         return most_bits;
     }
 

@@ -8,8 +8,8 @@ struct FourthPower {
     static constexpr int32_t origin = 0x33200000;    // 128 stands for 1
 
     static float value(int32_t magnitude) {
-        const int32_t b = int32_t(to_bits(float(magnitude)));
-        return from_bits(uint32_t((b > origin ? b : origin) - origin) << 2);
+        const int32_t above = int32_t(to_bits(float(magnitude))) - origin;
+        return from_bits(uint32_t(above > 0 ? above : 0) << 2);
     }
 
     // Adding 2^23 rounds to the nearest integer and leaves it in the lowest bits.

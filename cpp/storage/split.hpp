@@ -24,22 +24,25 @@ struct split {
 
     static pointer plus(pointer x, int64_t n) { return {x.high + n, x.low + n}; }
 
+    // Above this magnitude a number is infinite, no number, or more than the halves can hold.
+    static constexpr int32_t most = 0x7F7F7FFF;
+
     // Someone may have written to the high half alone: then the low one must not turn a zero or an
-    // infinity into a NaN.
+    // infinity into a NaN, or an infinity into a finite number. All of these lie above the most.
     template <class T> static T load(pointer x, int64_t i) {
-        const uint32_t high = x.high[i], a = high & 0x7FFF;
-        const int32_t low = x.low[i];
-        const bool ignored = (a >= 0x7F80) | ((a == 0) & (low < 0));
-        return T(from_bits((high << 16) + uint32_t(ignored ? 0 : low)));
+        const uint32_t high = uint32_t(x.high[i]) << 16, both = high + uint32_t(int32_t(x.low[i]));
+        return T(from_bits(int32_t(both & 0x7FFFFFFF) > most ? high : both));
     }
 
     template <bool stochastic, class T> static void store(pointer x, int64_t i, T value, uint32_t) {
-        const uint32_t bits = to_bits(float(value)), a = bits & 0x7FFFFFFF;
-        const bool beyond = a >= 0x7F7F8000;
-        const uint32_t quiet = a > 0x7F800000 ? 0x40 : 0;
-        const uint32_t high = beyond ? bits >> 16 | quiet : (bits + 0x8000) >> 16;
-        const uint32_t low = beyond ? (a < 0x7F800000 ? 0x7FFF : 0) : bits - (high << 16);
-        x.high[i] = uint16_t(high);
-        x.low[i] = int16_t(low);
+        const float single = float(value);
+        const uint32_t bits = to_bits(single), sign = bits & 0x80000000;
+        const int32_t a = int32_t(bits & 0x7FFFFFFF), finite = a < most ? a : most;
+        // (Compared as floats: from comparisons of one integer gcc makes branches.)
+        const uint32_t other = (bits | (single != single ? 0x400000 : 0)) & 0xFFFF0000;
+        const bool is_finite = from_bits(uint32_t(a)) < __builtin_inff();
+        const uint32_t held = is_finite ? uint32_t(finite) | sign : other;
+        x.high[i] = uint16_t((held + 0x8000) >> 16);
+        x.low[i] = int16_t(held);
     }
 };
