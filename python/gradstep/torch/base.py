@@ -103,8 +103,9 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
                 "handle of its hook removed"
             )
         state = self._holder.state
+        keepings = [self.keeping(group.rule) for group in groups]
         for param in present:
-            keeping, values = self.keeping(groups[param.group].rule), groups[param.group].values
+            keeping, values = keepings[param.group], groups[param.group].values
             if own := state.get(param.tensor):
                 keeping.fit_state(f"state of {param.argument}", param, values, own)
             # An average moves at every step, with or without a gradient.
@@ -112,10 +113,9 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
                 waiting.append(param.tensor)
                 continue
             else:
-                self._make_state(param)
+                self._make_state(param, keeping)
             params.append(param)
         states = [state[param.tensor] for param in params]
-        keepings = [self.keeping(group.rule) for group in groups]
         held = Held(keepings, groups, params, states, self._fresh)
         norm = Norm([param.tensor for param in params], self._norm_group)
         compiled = Compiled(self._engine, held, np.zeros(len(params), np.int64))
@@ -137,10 +137,9 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
         rules = [rule_of(group, self.rule) for group in self.param_groups]
         return Keeping(rule, self._options.of(rule, rules), self._engine.averaging)
 
-    def _make_state(self, param: Param) -> None:
-        group = self._groups[param.group]
-        keeping = self.keeping(group.rule)
-        self._holder.state[param.tensor] = keeping.new_state(param, group.values)
+    def _make_state(self, param: Param, keeping: Keeping) -> None:
+        values = self._groups[param.group].values
+        self._holder.state[param.tensor] = keeping.new_state(param, values)
         if keeping.has_points():
             self._fresh.add(param.tensor)
 
@@ -152,7 +151,7 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
         for param in self.params():
             group = self.groups[param.group]
             if group.rule.constant and not self._holder.state.get(param.tensor):
-                self._make_state(param)
+                self._make_state(param, self.keeping(group.rule))
 
     # ---- groups ----
 
