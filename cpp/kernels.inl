@@ -20,6 +20,7 @@ using gradstep::Loops;
 using gradstep::Measured;
 using gradstep::Pairing;
 using gradstep::Piece;
+using gradstep::Published;
 using gradstep::Role;
 using gradstep::RuleInfo;
 using gradstep::ScheduleInfo;

@@ -169,8 +169,10 @@ private:
         active.scalars = resolve(i, choice);
         active.used = used_states(*group.rule, tensor, options);
         active.direct = choice.direct;
-        active.whole = choice.direct && tensor.stochastic == 0 && !tensor.average && !tensor.copy &&
-                       !clips && !settings_.zero_gradients && !everything;
+        active.publish = choice.publish;
+        const bool in_one_loop = choice.publish || (!tensor.average && !tensor.copy);
+        active.whole = choice.direct && tensor.stochastic == 0 && in_one_loop && !clips &&
+                       !settings_.zero_gradients && !everything;
         active.several_loops = choice.several_loops || everything;
         active.factor = group.sign * factor;
         const int64_t t = counts_[i] + 1;

@@ -28,6 +28,14 @@ struct Piece {
     RandomKey key[max_buffers];    // the parameter's, then the states'
 };
 
+// Where a new parameter goes besides: to its average and to a bfloat16 copy.
+struct Published {
+    void* average;
+    double weight;    // of the new parameter in the average
+    void* copy;
+};
+enum PublishedParts { publish_average = 1, publish_copy = 2, publish_kinds = 4 };
+
 // The sums of each sixteenth element, before they are folded into one.
 constexpr int lanes = 16;
 struct GatherLanes {
@@ -39,6 +47,9 @@ struct GatherLanes {
 using Resolve = void (*)(const double* hyper, const When& when, double* memory, void* scalars);
 // One update of a piece. Each gradient is multiplied by `gradient_factor` first (-1: maximize).
 using Update = void (*)(const void* scalars, double gradient_factor, const Piece& piece);
+// The same, and the new parameter into its average, its copy or both.
+using Publish = void (*)(const void* scalars, double gradient_factor, const Piece& piece,
+                         const Published& published);
 // The first of two passes over a piece: adds to the sums.
 using Gather = void (*)(const void* scalars, double gradient_factor, const Piece& piece,
                         GatherLanes& sums);
@@ -48,7 +59,9 @@ using Settle = void (*)(void* scalars, const double* sums);
 struct Kernel {
     Resolve resolve;
     Update update;    // null: these storages have no loop of their own
-    Gather gather;    // null: one pass is enough
+    Publish
+        publish[publish_kinds];    // the update and these parts in one loop; null: there is none
+    Gather gather;                 // null: one pass is enough
     Settle settle;
 };
 

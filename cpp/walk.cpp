@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <string_view>
 
 namespace gradstep::pipeline {
 
@@ -297,8 +298,20 @@ void Walk::whole(const Scratch::Active& active, int64_t first, int64_t n, Gather
     const void* scalars = scratch_.scalars[active.scalars].bytes;
     if (pass == Pass::gather)
         active.kernel->gather(scalars, active.factor, piece, gathered);
+    else if (active.publish)
+        active.publish(scalars, active.factor, piece, published(tensors_[active.tensor], first));
     else
         active.kernel->update(scalars, active.factor, piece);
+}
+
+Published Walk::published(const Tensor& tensor, int64_t first) const {
+    const bool is_double = table_.storages[tensor.storage].compute == double_precision;
+    Published parts = {};
+    if (tensor.average)
+        parts.average = static_cast<char*>(tensor.average) + first * (is_double ? 8 : 4);
+    parts.weight = settings_.average_weight;
+    if (tensor.copy) parts.copy = at(tensor.copy, table_.storages[tensor.copy_storage], first);
+    return parts;
 }
 
 template <class T> void Walk::visit(const Scratch::Active& active, int64_t first, int64_t n,
@@ -382,6 +395,12 @@ Choice choose(const Table& table, const RuleInfo& rule, const Tensor& tensor, in
     choice.direct = pairing >= 0;
     choice.several_loops = pairing < 0;
     choice.kernel = &rule.kernel(choice.direct ? pairing : plain, options);
+    const bool copied =
+        tensor.copy && table.storages[tensor.copy_storage].name == std::string_view("bfloat16");
+    if (choice.direct && (copied || !tensor.copy))
+        choice.publish =
+            choice.kernel
+                ->publish[(tensor.average ? publish_average : 0) | (copied ? publish_copy : 0)];
     const int64_t n = tensor.n, passes = rule.gathered ? 2 : 1;
     choice.bytes = (1 + passes) * (storage.bytes(n) + storage.low_bytes * n) +
                    passes * table.storages[gradient].bytes(n);

@@ -67,6 +67,7 @@ struct Choice {
     unsigned options = 0;
     bool clips = false;
     bool direct = false;           // the kernel takes the buffers as they lie in memory
+    Publish publish = nullptr;     // what publishes in the loop of the update
     bool several_loops = false;    // go over a block one after the other
     int64_t bytes = 0;             // that a step moves for it
 };
@@ -84,6 +85,7 @@ struct Scratch {
         size_t first_segment;          // of its sums
         uint64_t key[max_buffers];     // of its random bits, except for the block
         double factor;                 // of the gradient
+        Publish publish;               // as in Choice
         unsigned used;                 // which states, a bit each
         bool direct, several_loops;    // as in Choice
         bool whole;                    // and there is nothing to do block by block
@@ -147,6 +149,7 @@ private:
         return *groups_[size_t(tensor.group)].rule;
     }
     Piece piece_of(const Tensor& tensor, int64_t first, int64_t n) const;
+    Published published(const Tensor& tensor, int64_t first) const;
     void whole(const Scratch::Active& active, int64_t first, int64_t n, GatherLanes& gathered,
                Pass pass) const;
     template <class T> void visit(const Scratch::Active& active, int64_t first, int64_t n,

@@ -79,11 +79,16 @@ inline void store_state(typename S::pointer x, int64_t i, T value, RandomKey key
 }
 
 // P, G and S: the storages of parameter, gradient and states. Numbers become the compute type as
-// they are loaded and are rounded as they are stored.
-template <class Rule, class P, class G, class S, bool stochastic, unsigned options, size_t... I>
+// they are loaded and are rounded as they are stored. parts: of what is published, for parameters
+// that are stored as they are computed.
+template <class Rule, class P, class G, class S, bool stochastic, unsigned options, int parts = 0,
+          size_t... I>
 void update_elements(const Rule rule, typename P::compute factor, const Piece& piece,
-                     std::index_sequence<I...>) {
+                     std::index_sequence<I...>, const Published& published = {}) {
     using T = typename P::compute;
+    T* const average = static_cast<T*>(published.average);
+    const T weight = T(published.weight);
+    const auto copy = bfloat16::at(published.copy, nullptr);
     const auto p = P::at(piece.p, piece.low);
     const auto g = G::at(const_cast<void*>(piece.g), nullptr);
     const typename S::pointer state[] = {S::at(piece.state[I], nullptr)...};
@@ -98,6 +103,8 @@ void update_elements(const Rule rule, typename P::compute factor, const Piece& p
         rule(parameter, G::template load<T>(g, i) * factor, s[I]...);
         store<P, stochastic>(p, i, parameter, param_key, steps);
         (store_state<Rule, S, options, Pass::update, I>(state[I], i, s[I], key[I], steps), ...);
+        if (parts & gradstep::publish_average) average[i] += weight * (parameter - average[i]);
+        if (parts & gradstep::publish_copy) bfloat16::store<false>(copy, i, parameter, 0);
         steps += step;
     }
 }
@@ -241,6 +248,14 @@ void update(const void* scalars, double gradient_factor, const Piece& piece) {
         update_apart<Rule, P, G, S, stochastic, options>(rule, factor, piece, states);
 }
 
+template <class Rule, class P, class G, class S, unsigned options, int parts>
+void publish(const void* scalars, double gradient_factor, const Piece& piece,
+             const Published& published) {
+    update_elements<Rule, P, G, S, false, options, parts>(
+        *static_cast<const Rule*>(scalars), typename P::compute(gradient_factor), piece,
+        std::make_index_sequence<state_count<Rule>>(), published);
+}
+
 // The first of two passes over up to 16 elements: states change, and what they add to the sums is
 // kept apart for each place, so that the width of a vector does not change the result.
 template <class Rule, class P, class G, class S, unsigned options, size_t... I>
@@ -304,18 +319,6 @@ constexpr int pairing_count = 0
     GRADSTEP_PAIRINGS(GRADSTEP_ONE);
 #undef GRADSTEP_ONE
 
-template <class Rule, class P, class G, class S, bool stochastic, unsigned options>
-constexpr Kernel kernel() {
-    Kernel made = {};
-    made.resolve = resolve<Rule>;
-    made.update = update<Rule, P, G, S, stochastic, options>;
-    if constexpr (gathered<Rule> > 0) {
-        made.gather = gather<Rule, P, G, S, options>;
-        made.settle = settle<Rule>;
-    }
-    return made;
-}
-
 // Which pairings get a loop of their own under a set of options: all, if the rule asks for it, the
 // options are not rare and the target is not for old processors, on which few people will run what
 // would be half of the code.
@@ -326,6 +329,29 @@ constexpr bool old_target = false;
 #endif
 template <class Rule> constexpr Loops loops_under(unsigned options) {
     return old_target || options & rare_options<Rule> ? Loops::few : loops_of<Rule>;
+}
+
+// Whether what is published has a loop of its own: for float32 alone.
+template <class Rule, class P, class S> constexpr bool publishes(unsigned options) {
+    return !old_target && !(options & rare_options<Rule>) && std::is_same_v<P, float32> &&
+           std::is_same_v<S, float32>;
+}
+
+template <class Rule, class P, class G, class S, bool stochastic, unsigned options>
+constexpr Kernel kernel() {
+    Kernel made = {};
+    made.resolve = resolve<Rule>;
+    made.update = update<Rule, P, G, S, stochastic, options>;
+    if constexpr (gathered<Rule> > 0) {
+        made.gather = gather<Rule, P, G, S, options>;
+        made.settle = settle<Rule>;
+    }
+    if constexpr (publishes<Rule, P, S>(options)) {
+        made.publish[1] = publish<Rule, P, G, S, options, 1>;
+        made.publish[2] = publish<Rule, P, G, S, options, 2>;
+        made.publish[3] = publish<Rule, P, G, S, options, 3>;
+    }
+    return made;
 }
 
 template <template <class, unsigned> class Rule, class P, class G, class S, bool stochastic,
