@@ -93,6 +93,26 @@ def test_gradients_of_any_dtype():
             assert as_bytes(p) == as_bytes(wanted), f"{dtype} {gradient}"
 
 
+@pytest.mark.parametrize("states", ["float32", "bfloat16", "q8", "q4"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, BFLOAT16])
+def test_whoever_calls_finds_the_processor_as_it_was(target, dtype, states):
+    """NumPy's remainder needs the registers of the x87 unit, which MMX shares."""
+    options = {} if dtype == np.float64 else {"states": states}
+    p = np.ones(N, dtype)
+    opts = [
+        gs.Adam(p, stats=True, clip_value=1.0, **options),
+        gs.AdamW(p, average=0.9, clip_norm=1.0, copy_to=np.ones(N, BFLOAT16), **options),
+        gs.Lion(p, **options),
+    ]
+    if dtype == BFLOAT16:
+        opts.append(gs.AdamW(p, split=True, **options))
+    for opt in opts:
+        for _ in range(2):
+            opt.step(np.full(N, 0.5, np.float32))
+            with np.errstate(all="raise"):
+                assert (np.arange(64, dtype=np.float32) % 32).max() == 31
+
+
 def test_repr_says_what_is_unusual():
     p = np.zeros(1000, BFLOAT16)
     opt = gs.Adam({"w": p}, states={"exp_avg": "q8"}, split=True, average=0.9)
