@@ -1,10 +1,12 @@
 """What is kept beside a parameter under PyTorch: the clock, averages, copies, whatever drives."""
 
 import copy
+import gc
 import io
 import pickle
 import re
 import signal
+import weakref
 
 import numpy as np
 import pytest
@@ -527,3 +529,85 @@ def test_a_rule_per_group_refuses_what_its_rule_lacks():
         gt.AdamW([{"params": [p], "rule": "LAMB", "momentum": 0.5}])
     with pytest.raises(ValueError, match=r"^rule: got 'Nothing', wanted one of SGD, "):
         gt.AdamW([{"params": [p], "rule": "Nothing"}])
+
+
+# ---- hyperparameters between steps: a step that finds the same objects does not look further ----
+
+
+def skipped(opt):
+    opt.found_inf = torch.tensor(1.0)
+    opt.step()
+    del opt.found_inf
+
+
+def loaded(opt):
+    saved = opt.state_dict()
+    saved["param_groups"][0]["lr"] = 0.7
+    opt.load_state_dict(saved)
+
+
+RATES = [0.5, 0.25]  # the same two objects, over and over
+CHANGES = {
+    "another": [(lambda group, _: group.update(lr=0.3), 0.3)],
+    "an equal one": [(lambda group, _: group.update(lr=float("0.5")), 0.5)],
+    "back and forth": [(lambda group, _, i=i: group.update(lr=RATES[i % 2]), RATES[i % 2])
+                       for i in range(5)],
+    "a tensor, in place": [
+        (lambda group, _: group.update(lr=torch.tensor(0.25)), 0.25),
+        (lambda group, _: group["lr"].fill_(0.75), 0.75),
+        (lambda group, _: group["lr"].fill_(0.125), 0.125),
+    ],
+    "while a step was skipped": [
+        (lambda group, opt: (group.update(lr=RATES[1]), skipped(opt)), RATES[1]),
+        (lambda group, opt: (group.update(lr=RATES[0]), skipped(opt),
+                             group.update(lr=RATES[1])), RATES[1]),
+        (lambda group, _: group.update(lr=RATES[0]), RATES[0]),
+    ],
+    "loaded": [(lambda _, opt: loaded(opt), 0.7)],
+    "a schedule": [
+        (lambda group, _: group.update(lr=lambda k: 1 / (k + 4)), 1 / 6),
+        (lambda *_: None, 1 / 7),
+        (lambda group, _: group.update(lr=RATES[0]), RATES[0]),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_of_a_rate_is_seen(change, grouped):
+    params = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
+    for param in params:
+        param.grad = torch.ones(3)
+    given = [{"params": [param]} for param in params] if grouped else params
+    opt = gt.SGD(given, lr=RATES[0])
+    for _ in range(2):
+        opt.step()
+    for make, rate in CHANGES[change]:
+        before = [param.clone() for param in params]
+        make(opt.param_groups[0], opt)
+        opt.step()
+        opt_rate = opt.report.lr[0] if grouped else opt.report.lr
+        assert opt_rate == pytest.approx(rate)
+        torch.testing.assert_close(before[0] - params[0], torch.full((3,), rate))
+
+
+def test_nothing_of_an_optimizer_outlives_it():
+    """Also where a hyperparameter knows the optimizer: the collector sees all that is held."""
+
+    class Rate:
+        def __init__(self):
+            self.opt = None
+
+        def __call__(self, _):
+            return 0.1
+
+    rate = Rate()
+    param = torch.nn.Parameter(torch.ones(3))
+    param.grad = torch.ones(3)
+    opt = rate.opt = gt.SGD([param], lr=rate)
+    opt.step()
+    opt.step()
+    gone = weakref.ref(opt)
+    del opt, rate
+    gc.collect()
+    assert gone() is None

@@ -73,39 +73,82 @@ private:
     }
 };
 
-// Which parameters are in which of a framework's groups, to find out whether anyone changed that.
-class Membership {
+// What stands in a group of a framework's under some keys. Its owner, which the collector of cycles
+// can look into, holds the dictionary and the values; here they are known by where they lie.
+class Entry {
 public:
-    // only: the tensor that matters; None: all do.
-    Membership(const py::list& groups, py::object only)
-        : groups_(groups.attr("copy")()), only_(std::move(only)) {
-        for (Py_ssize_t i = 0; i < PyList_GET_SIZE(groups.ptr()); ++i) {
-            const py::list params = groups[size_t(i)][key()];
-            if (only_.is_none()) lists_.emplace_back(params.attr("copy")());
-            for (Py_ssize_t j = 0; !only_.is_none() && j < PyList_GET_SIZE(params.ptr()); ++j)
-                if (PyList_GET_ITEM(params.ptr(), j) == only_.ptr()) places_.emplace_back(i, j);
-        }
+    Entry(const py::dict& source, const py::tuple& keys) : source_(source.ptr()) {
+        for (py::handle key : keys) keys_.push_back(py::reinterpret_borrow<py::object>(key));
     }
 
-    // Whether these are the same groups of the same tensors in the same order, all by identity.
-    bool holds(const py::object& groups) const {
-        if (!are_same(groups_, groups.ptr())) return false;
-        for (size_t i = 0; i < lists_.size(); ++i)
-            if (!are_same(lists_[i], params_of(Py_ssize_t(i)))) return false;
-        for (auto [i, j] : places_) {
-            PyObject* const params = params_of(i);
-            if (!params || !PyList_Check(params) || j >= PyList_GET_SIZE(params) ||
-                PyList_GET_ITEM(params, j) != only_.ptr())
-                return false;
-        }
+    // These are the values now, and none of them changes in place. None: they may.
+    void note(const py::object& values) {
+        seen_.clear();
+        if (values.is_none()) return;
+        for (py::handle value : py::reinterpret_borrow<py::tuple>(values))
+            seen_.push_back(value.ptr());
+        if (seen_.size() != keys_.size()) throw py::value_error("Entry: a value for each key");
+    }
+
+    // Whether they are the same objects.
+    bool is_same() const {
+        if (seen_.size() != keys_.size()) return false;
+        for (size_t i = 0; i < keys_.size(); ++i)
+            if (PyDict_GetItem(source_, keys_[i].ptr()) != seen_[i]) return false;
         return true;
     }
 
 private:
-    py::list groups_;
-    py::object only_;
-    std::vector<py::list> lists_;                              // of all groups, or none
+    PyObject* source_;
+    std::vector<py::object> keys_;
+    std::vector<PyObject*> seen_;
+};
+
+// Which parameters are in which of a framework's groups, and what else stands in those: to find out
+// whether anyone changed it. Its owner holds all that is given here.
+class Membership {
+public:
+    enum Found { changed, other_values, unchanged };
+
+    // groups; the tensors of each; and the entries. only: the tensor that matters; None: all do.
+    Membership(const py::list& groups, const py::list& tensors, const py::object& only,
+               const py::list& entries)
+        : only_(only.is_none() ? nullptr : only.ptr()) {
+        for (py::handle group : groups) groups_.push_back(group.ptr());
+        for (py::handle entry : entries) entries_.push_back(entry.cast<const Entry*>());
+        for (Py_ssize_t i = 0; i < PyList_GET_SIZE(tensors.ptr()); ++i) {
+            std::vector<PyObject*> list;
+            for (py::handle tensor : py::reinterpret_borrow<py::list>(tensors[size_t(i)])) {
+                if (tensor.ptr() == only_) places_.emplace_back(i, Py_ssize_t(list.size()));
+                list.push_back(tensor.ptr());
+            }
+            if (!only_) lists_.push_back(std::move(list));
+        }
+    }
+
+    // Whether these are the same groups of the same tensors in the same order, all by identity, and
+    // whether the entries' values are.
+    Found look(const py::object& groups) const {
+        if (!are_same(groups_, groups.ptr())) return changed;
+        for (size_t i = 0; i < lists_.size(); ++i)
+            if (!are_same(lists_[i], params_of(Py_ssize_t(i)))) return changed;
+        for (auto [i, j] : places_) {
+            PyObject* const params = params_of(i);
+            if (!params || !PyList_Check(params) || j >= PyList_GET_SIZE(params) ||
+                PyList_GET_ITEM(params, j) != only_)
+                return changed;
+        }
+        for (const Entry* entry : entries_)
+            if (!entry->is_same()) return other_values;
+        return unchanged;
+    }
+
+private:
+    std::vector<PyObject*> groups_;
+    PyObject* only_;
+    std::vector<std::vector<PyObject*>> lists_;                // of all groups, or none
     std::vector<std::pair<Py_ssize_t, Py_ssize_t>> places_;    // of the only one
+    std::vector<const Entry*> entries_;
 
     static const py::object& key() {
         static const py::object* const text =
@@ -113,13 +156,13 @@ private:
         return *text;
     }
     PyObject* params_of(Py_ssize_t i) const {
-        return PyDict_GetItem(PyList_GET_ITEM(groups_.ptr(), i), key().ptr());
+        return PyDict_GetItem(groups_[size_t(i)], key().ptr());
     }
-    static bool are_same(const py::list& kept, PyObject* list) {
-        const Py_ssize_t count = PyList_GET_SIZE(kept.ptr());
-        if (!list || !PyList_Check(list) || PyList_GET_SIZE(list) != count) return false;
-        for (Py_ssize_t i = 0; i < count; ++i)
-            if (PyList_GET_ITEM(kept.ptr(), i) != PyList_GET_ITEM(list, i)) return false;
+    static bool are_same(const std::vector<PyObject*>& kept, PyObject* list) {
+        if (!list || !PyList_Check(list) || size_t(PyList_GET_SIZE(list)) != kept.size())
+            return false;
+        for (size_t i = 0; i < kept.size(); ++i)
+            if (kept[i] != PyList_GET_ITEM(list, Py_ssize_t(i))) return false;
         return true;
     }
 };

@@ -161,9 +161,21 @@ void bind_leaves(py::module_& m) {
              py::arg("handle") = 0, py::arg("bump") = 0)
         .def("gradients", &Leaves::gradients)
         .def("note_written", &Leaves::note_written, py::arg("gradients"));
+    py::class_<Entry>(m, "Entry")
+        .def(py::init<const py::dict&, const py::tuple&>(), py::arg("source"), py::arg("keys"))
+        .def("note", &Entry::note, py::arg("values"));
     py::class_<Membership>(m, "Membership")
-        .def(py::init<const py::list&, py::object>(), py::arg("groups"), py::arg("only"))
-        .def("holds", &Membership::holds, py::arg("groups"));
+        .def(py::init<const py::list&, const py::list&, const py::object&, const py::list&>(),
+             py::arg("groups"), py::arg("tensors"), py::arg("only"), py::arg("entries"))
+        .def(
+            "look",
+            [](const Membership& membership, const py::object& groups) {
+                return int(membership.look(groups));
+            },
+            py::arg("groups"));
+    m.attr("CHANGED") = int(Membership::changed);
+    m.attr("OTHER_VALUES") = int(Membership::other_values);
+    m.attr("UNCHANGED") = int(Membership::unchanged);
 }
 
 // What a plan keeps of a tensor, to be tried.

@@ -183,11 +183,24 @@ class Leaves:
     def gradients(self) -> list[Any]: ...
     def note_written(self, gradients: list[Any]) -> bool: ...
 
+# What stands in a dictionary under some keys, by identity; None: values that may change in place.
+# The dictionary and the values are to be held by whoever holds this.
+class Entry:
+    def __init__(self, source: dict[str, Any], keys: tuple[str, ...]) -> None: ...
+    def note(self, values: tuple[Any, ...] | None) -> None: ...
+
+CHANGED: int
+OTHER_VALUES: int
+UNCHANGED: int
+
 # Which tensors are in which group, whose `params` they are; or where the only one is that matters.
-# holds: whether they still are, and these are the groups, all by identity.
+# look: whether they still are, and these are the groups, and the entries' values are the same, all
+# by identity. All of it is to be held by whoever holds this.
 class Membership:
-    def __init__(self, groups: list[Any], only: Any) -> None: ...
-    def holds(self, groups: Any) -> bool: ...
+    def __init__(
+        self, groups: list[Any], tensors: list[list[Any]], only: Any, entries: list[Entry]
+    ) -> None: ...
+    def look(self, groups: Any) -> int: ...
 
 # The same plan of tensors.
 class TensorPlan:

@@ -124,9 +124,7 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
                 norm.check_alike()
                 compiled.add_up = norm.add_up
             compiled.plan.add_up = norm.add_up_parts
-        self._bounds[only] = Bound(
-            self._holder.state, self.param_groups, held, compiled, norm, waiting, only
-        )
+        self._bounds[only] = Bound(self._holder.state, groups, held, compiled, norm, waiting, only)
         # States that somebody has put in, as ZeroRedundancyOptimizer does from a checkpoint.
         if self._engine.t == 0 and compiled.counts.size:
             self._engine.clock[0] = compiled.counts.max()

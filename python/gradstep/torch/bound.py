@@ -14,6 +14,9 @@ from .sharded import Norm
 from .trust import Trust
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .groups import Group
     from .trust import State
 
 
@@ -22,7 +25,7 @@ class Bound:
 
     Args:
         state: the state of all parameters.
-        groups: PyTorch's ``param_groups``.
+        groups: what stands behind PyTorch's ``param_groups``.
         held: the parameters that have a state.
         compiled: the step over them.
         norm: the norm of their gradients over processes.
@@ -33,7 +36,7 @@ class Bound:
     def __init__(
         self,
         state: State,
-        groups: list[dict[str, Any]],
+        groups: Sequence[Group],
         held: Held,
         compiled: Compiled,
         norm: Norm,
@@ -50,16 +53,26 @@ class Bound:
         self._flags: tuple[Any, ...] = ()
         self.trust = Trust(held.sharded)
         self._version = state.version
-        self._membership = _core.Membership(groups, only)
+        # The core compares with where these lie; they are held here, where Python can see it.
+        self._groups = [group.source for group in groups]
+        self._lists = [list(source["params"]) for source in self._groups]
+        self._entries = [group.entry for group in groups]
+        self._only = only
+        self._membership = _core.Membership(self._groups, self._lists, only, self._entries)
         self.read_counts()
 
-    def holds(self, version: int, groups: list[dict[str, Any]]) -> bool:
-        """Whether states, groups and gradients are such as it was made for."""
-        return (
-            self._version == version
-            and self._membership.holds(groups)
-            and not (self.waiting and any(tensor.grad is not None for tensor in self.waiting))
-        )
+    def look(self, version: int, groups: list[dict[str, Any]]) -> int:
+        """Whether states, groups and gradients are such as it was made for, and hyperparameters.
+
+        Returns:
+            ``CHANGED``, ``OTHER_VALUES`` where groups may have other hyperparameters since they
+            were last taken, or ``UNCHANGED``.
+        """
+        if self._version != version or (
+            self.waiting and any(tensor.grad is not None for tensor in self.waiting)
+        ):
+            return _core.CHANGED
+        return self._membership.look(groups)
 
     def read_counts(self) -> None:
         """Take each parameter's count from its state."""

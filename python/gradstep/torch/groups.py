@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .. import _core
 from ..engine import Row
 from ..hyperparameters import call
 from ..rule import RULES, Rule, named
@@ -77,6 +78,7 @@ class Group:
     Attributes:
         values: the hyperparameters as the engine compiles them; what drives one stands in it.
         driven: what drives hyperparameters, by their names.
+        entry: tells a step at little cost whether the values are the same objects as they were.
 
     Raises:
         TypeError, ValueError: a hyperparameter is refused.
@@ -85,7 +87,7 @@ class Group:
     def __init__(
         self, source: dict[str, Any], index: int, rule: Rule, twin: Mapping[str, Any]
     ) -> None:
-        self.source = source
+        self._source = source
         self.index = index
         self.rule = rule
         self.driven: dict[str, Any] = {}
@@ -93,7 +95,9 @@ class Group:
         self._twin = {} if "rule" in source else dict(twin)
         self._keys = [key for key in rule.defaults if key != "frozen"]
         watched = [*self._keys, *(key for key in self._twin if key not in EXECUTION)]
+        self._watched = tuple(watched)
         self._getter = itemgetter(*watched)
+        self.entry = _core.Entry(source, self._watched)
         self._seen: Any = None  # the entry's values, when they were last taken
         self._is_live = False  # whether they are tensors or lists, which change in place
         self._check_execution()
@@ -101,6 +105,25 @@ class Group:
             if isinstance(source.get(key), list):
                 source[key] = tuple(source[key])
         self.values = Watched(self._taken())
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = {key: value for key, value in vars(self).items() if key != "entry"}
+        return {**kept, "_seen": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.entry = _core.Entry(self._source, self._watched)
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """The entry of ``param_groups``; another one may be put in its place."""
+        return self._source
+
+    @source.setter
+    def source(self, source: dict[str, Any]) -> None:
+        self._source = source
+        self.entry = _core.Entry(source, self._watched)
+        self._seen = None
 
     @property
     def prefix(self) -> str:
@@ -208,6 +231,7 @@ class Group:
         self._is_live = any(isinstance(value, torch.Tensor) for value in flat) or any(
             isinstance(value, list) for value in many
         )
+        self.entry.note(None if self._is_live else many)
 
     # ---- from the engine to the entry ----
 
@@ -257,4 +281,5 @@ class Group:
         values = self.hyperparameters(self.source)
         self._shown = {key: values[key] for key in self.driven}
         self._seen = None
+        self.entry.note(None)
         self.values.replace(self._taken())

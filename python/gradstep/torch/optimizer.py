@@ -246,21 +246,29 @@ class Optimizer(Base):
             if scale is not None:
                 number = scale.item()
         bound = self._bounds.get(only)
-        if bound is not None and bound.holds(self._holder.state.version, self.param_groups):
-            try:  # contextlib.suppress costs a small step a tenth
-                return self._run(bound, number, only)
-            except (Moved, Overlap):
-                pass
+        if bound is not None:
+            seen = bound.look(self._holder.state.version, self.param_groups)
+            if seen != _core.CHANGED:
+                if seen == _core.OTHER_VALUES:
+                    self._sync_groups()
+                try:  # contextlib.suppress costs a small step a tenth
+                    return self._run(bound, number, only)
+                except (Moved, Overlap):
+                    pass
         try:
-            return self._run(self._bind(only), number, only)
+            bound = self._bind(only)
+            self._sync_groups()
+            return self._run(bound, number, only)
         except Moved:
             raise RuntimeError("step: refused by the core, not by the checks: a defect") from None
+
+    def _sync_groups(self) -> None:
+        for group in self._groups:
+            group.sync()
 
     def _run(self, bound: Bound, scale: float, only: torch.Tensor | None) -> Report:
         compiled, held, state = bound.compiled, bound.held, self._holder
         bound.use_threads(torch.get_num_threads())
-        for group in self._groups:
-            group.sync()
         grads = bound.leaves.gradients()
         plain = only is None and not self._rounds  # then each call is a step of the optimizer
         advances = plain or self._advances(bound, grads, only)
