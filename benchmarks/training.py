@@ -16,6 +16,11 @@ def ratio(runs: Sequence[Run], over: str, under: str, column: int = 0) -> float:
     return median(run[over][column] / run[under][column] for run in runs)
 
 
+def times(runs: Sequence[Run], *names: str) -> list[str]:
+    """The median over processes of each contestant's step, to be read."""
+    return [training.show_time(median(run[name][0] for run in runs)) for name in names]
+
+
 def show(measure: Callable[[str, str], list[Run]]) -> None:
     """Print the tables; `measure(measurement, name)` gives one result per process."""
     show_networks(measure)
@@ -32,10 +37,7 @@ def show_networks(measure: Callable[[str, str], list[Run]]) -> None:
     )
     for name in training.NETWORKS:
         runs = measure("training", name)
-        ours, fused, default = (
-            training.show_time(median(run[who][0] for run in runs))
-            for who in (training.OURS, training.FUSED, training.DEFAULT)
-        )
+        ours, fused, default = times(runs, training.OURS, training.FUSED, training.DEFAULT)
         print(
             f"| {name} | {ours} "
             f"| {fused} | {ratio(runs, training.FUSED, training.OURS):.2f} "
@@ -63,9 +65,8 @@ def show_sizes(measure: Callable[[str, str], list[Run]]) -> None:
     )
     for name in training.SIZES:
         runs = measure("training", name)
-        ours, one, formula = (
-            training.show_time(median(run[who][0] for run in runs))
-            for who in (training.ALL_THREADS, training.ONE_THREAD, training.FORMULA)
+        ours, one, formula = times(
+            runs, training.ALL_THREADS, training.ONE_THREAD, training.FORMULA
         )
         print(
             f"| {name} | {ours} "

@@ -304,11 +304,10 @@ void Walk::whole(const Scratch::Active& active, int64_t first, int64_t n, Gather
         active.kernel->update(scalars, active.factor, piece);
 }
 
+// Of a float32 parameter: no other has a loop that publishes.
 Published Walk::published(const Tensor& tensor, int64_t first) const {
-    const bool is_double = table_.storages[tensor.storage].compute == double_precision;
     Published parts = {};
-    if (tensor.average)
-        parts.average = static_cast<char*>(tensor.average) + first * (is_double ? 8 : 4);
+    if (tensor.average) parts.average = static_cast<float*>(tensor.average) + first;
     parts.weight = settings_.average_weight;
     if (tensor.copy) parts.copy = at(tensor.copy, table_.storages[tensor.copy_storage], first);
     return parts;

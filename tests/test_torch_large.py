@@ -17,6 +17,16 @@ LARGE_SHAPES = {
 }
 
 
+@pytest.fixture
+def dirty():
+    """New memory is full of NaN; else the system's own is full of zeros."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(mode=True)
+    yield
+    torch.use_deterministic_algorithms(mode=before)
+
+
+@pytest.mark.usefixtures("dirty")
 @pytest.mark.parametrize("shape", LARGE_SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("states", [None, "q8", "bfloat16"])
@@ -41,6 +51,7 @@ def test_large_states_begin_as_small_ones_do(shape, dtype, states):
     assert torch.equal(opt.state[p]["average"], p.float() if dtype == torch.bfloat16 else p)
 
 
+@pytest.mark.usefixtures("dirty")
 @pytest.mark.parametrize("states", [None, "q8"])
 def test_large_accumulators_begin_with_their_value(states):
     p = torch.nn.Parameter(torch.zeros(5_000_000))

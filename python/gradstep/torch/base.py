@@ -92,9 +92,8 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
             return self._bound_anew(only)
 
     def _bound_anew(self, only: torch.Tensor | None) -> Bound:
-        groups = self.groups
-        for group in groups:
-            group.sync()
+        self._sync_groups()
+        groups = self._groups
         params, waiting = [], []
         present = self.params(only)
         if only is not None and not present:
@@ -196,6 +195,11 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
         ]
         layout.check_apart([*((param.argument, param.tensor) for param in params), *copies])
 
+    def _sync_groups(self) -> None:
+        """Bring what was changed in ``param_groups`` to what stands behind it."""
+        for group in self.groups:
+            group.sync()
+
     def _follow_groups(self) -> None:
         """Keep what stands behind the groups in line with their list, which anyone may change."""
         if list(map(id, self.param_groups)) == [id(group.source) for group in self._groups]:
@@ -277,8 +281,7 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
         ``param_groups`` has ``clock``, their number; and what drives a hyperparameter or a stage
         and has a state of its own, such as a ``Plateau``, is there.
         """
-        for group in self.groups:
-            group.sync()
+        self._sync_groups()
         return complete(super().state_dict(), self._groups, self._engine)
 
     @private.keeping_grad_mode

@@ -256,15 +256,9 @@ class Optimizer(Base):
                 except (Moved, Overlap):
                     pass
         try:
-            bound = self._bind(only)
-            self._sync_groups()
-            return self._run(bound, number, only)
+            return self._run(self._bind(only), number, only)
         except Moved:
             raise RuntimeError("step: refused by the core, not by the checks: a defect") from None
-
-    def _sync_groups(self) -> None:
-        for group in self._groups:
-            group.sync()
 
     def _run(self, bound: Bound, scale: float, only: torch.Tensor | None) -> Report:
         compiled, held, state = bound.compiled, bound.held, self._holder
@@ -345,7 +339,6 @@ class Optimizer(Base):
 
     def _skipped(self) -> Report:
         """The report of a step that the GradScaler found infinite."""
-        for group in self.groups:
-            group.sync()
+        self._sync_groups()
         rates = tuple(float(plain(group["lr"])) for group in self.param_groups)
         return Report(self._engine.t, rates[0] if len(rates) == 1 else rates, {"skipped": True})
