@@ -28,6 +28,7 @@ PYTHON = ROOT / "python" / "gradstep"
 # room here fails: it is to be given its place.
 CPP_ROOMS = [
     "random.hpp",
+    "math.hpp",
     "rules/",
     "storage/",
     "schedules/",
@@ -96,6 +97,7 @@ PYTHON_ROOMS = [
     "checkpoint",
     "saving",
     "optimizer",
+    *(f"optimizers.{name.lower()}" for name in gs.rule.RULES),
     "optimizers",
     "__init__",
     *(f"torch.{name}" for name in TORCH_ROOMS),
@@ -378,7 +380,7 @@ def missing_of_rules():
         for place, is_there in {
             f"cpp/rules/{file}.hpp": file in files,
             "a line in cpp/rules/catalogue.hpp and a core built since": name in gs._core.rules(),
-            "a class in python/gradstep/optimizers.py": name in classes,
+            "a class in python/gradstep/optimizers/": name in classes,
             "a function and its row of RULES in tests/reference.py": name in reference.RULES,
             "a row of OPTIONS in tests/cases.py": name in OPTIONS,
         }.items():

@@ -22,6 +22,7 @@
 // Only + - * / sqrt max, |x| and comparisons: then every instruction set and compiler gives the
 // same bits.
 #pragma once
+#include "../math.hpp"
 #include "state.hpp"
 
 inline float sqrt(float x) { return __builtin_sqrtf(x); }

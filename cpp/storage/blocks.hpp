@@ -71,7 +71,7 @@ template <class Code, int bits, int64_t block_> struct Blocks {
         const bool finite = largest_bits < 0x7F800000;
         const float absmax = from_bits(uint32_t(largest_bits));
         const float a = absmax > least ? absmax : least, inverse = last / a;
-        const float s = finite ? a * (1 / last) : from_bits(0x7FC00000);
+        const float s = finite ? a * (1 / last) : from_bits(0x7FC00000u);
         __builtin_memcpy(x, &s, sizeof s);
         x += head;
         if (!finite) {

@@ -1,0 +1,66 @@
+"""The class of cpp/rules/adamw.hpp."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..rule import Rule
+from .adam import Adam
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..arguments import Params, Shared, Value
+
+
+class AdamW(Adam):
+    r"""Adam with weight decay apart from the gradient: first p ← (1 − ηλ)p, then Adam's step.
+
+    When: transformers, and wherever Adam wants weight decay: the decay is then the same for all
+    weights, whatever their gradients. Begin at 0.001 for small networks, at 0.0003 for
+    transformers of 100M parameters, with a warm-up and a decay of 0.01 to 0.1.
+
+    Args:
+        params: see :class:`Optimizer`.
+        lr: the rate η ≥ 0.
+        betas: β₁ and β₂ in [0, 1).
+        eps: ε ≥ 0.
+        weight_decay: λ ≥ 0.
+        amsgrad: divide by the largest √v so far.
+        maximize: go up the gradient.
+        **shared: storages, stages and more that every rule takes, see :class:`Optimizer`.
+
+    States: ``exp_avg``, ``exp_avg_sq``; ``max_exp_avg_sq``, with amsgrad.
+
+    Where frameworks differ: λ is 1e-4 in optax and 4e-3 in Keras.
+
+    Source: Loshchilov & Hutter, ICLR 2019, algorithm 2.
+
+    Example:
+        >>> import numpy as np, gradstep as gs
+        >>> w, target = np.zeros(3), np.array([1.0, -2.0, 3.0])
+        >>> opt = gs.AdamW(w, lr=0.1)
+        >>> for t in range(101):
+        ...     if t % 50 == 0:
+        ...         print(f"{((w - target) ** 2).sum():.4f}")  # the loss
+        ...     report = opt.step(2 * (w - target))  # its gradient
+        14.0000
+        0.0174
+        0.0022
+    """
+
+    rule = Rule("AdamW")
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Value = 1e-3,
+        betas: tuple[Value, Value] = (0.9, 0.999),
+        eps: Value = 1e-8,
+        weight_decay: Value = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        **shared: Unpack[Shared],
+    ) -> None:
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, **shared)

@@ -1,0 +1,68 @@
+"""The class of cpp/rules/lion.hpp."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..optimizer import Optimizer
+from ..rule import Rule
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..arguments import Params, Shared, Value
+
+
+class Lion(Optimizer):
+    r"""The sign of a mean of gradients: each element moves by the rate, with half of Adam's states.
+
+    .. math:: p \leftarrow (1 - \eta\lambda) p
+                  - \eta\,\mathrm{sign}(\beta_1 m + (1 - \beta_1) g);\quad
+              m \leftarrow \beta_2 m + (1 - \beta_2) g
+
+    When: large models and large batches, where AdamW's second state is too much memory. Begin at a
+    third to a tenth of AdamW's rate, with 3 to 10 times its weight decay, so that their product
+    stays.
+
+    Args:
+        params: see :class:`Optimizer`.
+        lr: the rate η ≥ 0.
+        betas: β₁ and β₂ in [0, 1).
+        weight_decay: λ ≥ 0.
+        maximize: go up the gradient.
+        **shared: storages, stages and more that every rule takes, see :class:`Optimizer`.
+
+    States: ``exp_avg``.
+
+    Where frameworks differ: the means are optax's and the paper's. The sign of 0 is 0. The default
+    decay is optax's 1e-3, the paper's is task by task.
+
+    Source: Chen et al., NeurIPS 2023, algorithm 2; ``optax.lion``.
+
+    Example:
+        >>> import numpy as np, gradstep as gs
+        >>> w, target = np.ones(3), np.array([1.0, -2.0, 3.0])
+        >>> opt = gs.Lion(w, lr=0.025)
+        >>> for t in range(101):
+        ...     if t % 50 == 0:
+        ...         print(f"{((w - target) ** 2).sum():.4f}")  # the loss
+        ...     report = opt.step(2 * (w - target))  # its gradient
+        13.0000
+        3.6270
+        0.4958
+    """
+
+    rule = Rule("Lion")
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Value = 1e-3,
+        betas: tuple[Value, Value] = (0.9, 0.99),
+        weight_decay: Value = 1e-3,
+        *,
+        maximize: bool = False,
+        **shared: Unpack[Shared],
+    ) -> None:
+        values = {"lr": lr, "betas": betas, "weight_decay": weight_decay}
+        super().__init__(params, {**values, "maximize": maximize}, **shared)
