@@ -1,17 +1,17 @@
 """The rules as optimizers, one short class in each file, here in order of complexity."""
 
-# ruff: noqa: F401, I001 - the order in which people read of them
+# ruff: noqa: I001, PLC0414 - the order in which people read of them
 from __future__ import annotations
 
-from .sgd import SGD
-from .adagrad import Adagrad
-from .rmsprop import RMSprop
-from .adam import Adam
-from .adamw import AdamW
-from .lars import LARS
-from .lamb import LAMB
-from .schedulefreeadamw import ScheduleFreeAdamW
-from .lion import Lion
+from .sgd import SGD as SGD
+from .adagrad import Adagrad as Adagrad
+from .rmsprop import RMSprop as RMSprop
+from .adam import Adam as Adam
+from .adamw import AdamW as AdamW
+from .lars import LARS as LARS
+from .lamb import LAMB as LAMB
+from .schedulefreeadamw import ScheduleFreeAdamW as ScheduleFreeAdamW
+from .lion import Lion as Lion
 
 from ..rule import RULES
 
