@@ -6,13 +6,14 @@ from .main_interpreter import check as _check
 
 _check()  # before NumPy, which would wait for ever
 
-from . import optimizers, schedules
+from . import schedules
 from ._core import build as _build
 from .arrays import global_norm
 from .groups import Group
 from .optimizer import Optimizer
 from .optimizers import *  # noqa: F403 - the rules of the catalogue
 from .report import Report, Statistics
+from .rule import RULES
 from .runtime import (
     apply_environment,
     config,
@@ -47,8 +48,8 @@ __all__ = [  # noqa: PLE0604 - and the rules' names
     "show_config",
     "split",
     "unsplit",
-    *optimizers.__all__,
+    *RULES,
 ]
 
 apply_environment()
-del apply_environment
+del RULES, apply_environment

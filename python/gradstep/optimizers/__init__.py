@@ -1,6 +1,6 @@
 """The rules as optimizers, one short class in each file, here in order of complexity."""
 
-# ruff: noqa: I001, PLC0414 - the order in which people read of them
+# ruff: noqa: I001 - the order in which people read of them
 from __future__ import annotations
 
 from .sgd import SGD as SGD
@@ -13,6 +13,9 @@ from .lamb import LAMB as LAMB
 from .schedulefreeadamw import ScheduleFreeAdamW as ScheduleFreeAdamW
 from .lion import Lion as Lion
 
+from typing import TYPE_CHECKING
+
 from ..rule import RULES
 
-__all__ = [*RULES]  # noqa: PLE0604 - the classes are called as their rules
+if not TYPE_CHECKING:  # type checkers take what is imported above, under its own name
+    __all__ = [*RULES]  # noqa: PLE0604 - the classes are called as their rules
