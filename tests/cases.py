@@ -50,6 +50,19 @@ OPTIONS = {
         {"warmup_steps": 3, "r": 0.5, "weight_lr_power": 1.0},
     ],
     "Lion": [{}, {"lr": 0.1, "betas": (0.5, 0.9), "weight_decay": 0.1}],
+    "Adan": [{}, {"lr": 0.1, "betas": (0.5, 0.6, 0.9), "eps": 1e-3, "weight_decay": 0.1}],
+    "AdEMAMix": [
+        {},
+        {"lr": 0.1, "betas": (0.5, 0.9, 0.99), "alpha": 2.0, "eps": 1e-3, "weight_decay": 0.1},
+        {"alpha_warmup": 3, "beta3_warmup": 3},
+    ],
+    "ADOPT": [
+        {},
+        {"nesterov": True, "weight_decay": 0.1, "lr": 0.1, "betas": (0.5, 0.9)},
+        {"use_clipping": False, "eps": 1e-3},
+    ],
+    "SignSGD": [{}, {"momentum": 0.9}, {"momentum": 0.5, "weight_decay": 0.1, "lr": 0.1}],
+    "StableAdamW": [{}, {"lr": 0.1, "betas": (0.5, 0.6), "weight_decay": 0.1, "eps": 0.5}],
 }
 # The rules that have all their parts: what one lacks, tests/test_structure.py says, once.
 RULES = [rule for rule in OPTIONS if rule in gs.rule.RULES and rule in reference.RULES]

@@ -10,6 +10,7 @@ import math
 import numpy as np
 
 import gradstep as gs
+import reference_schedules as schedules
 
 
 def power(x, n):
@@ -161,6 +162,84 @@ def schedule_free_shown(p, state, *, betas, **_):
     return p + p.dtype.type(1 - 1 / betas[0]) * (state["z"] - p)
 
 
+def adan(p, g, state, t, *, lr, betas, eps, weight_decay):
+    T = p.dtype.type
+    beta1, beta2, beta3 = betas
+    m, v, m_diff = state["exp_avg"], state["exp_avg_sq"], state["exp_avg_diff"]
+    diff = g + state["neg_pre_grad"] if t > 1 else np.zeros_like(g)
+    ahead = g + T(beta2) * diff
+    m[...] = T(beta1) * m + T(1 - beta1) * g
+    m_diff[...] = T(beta2) * m_diff + T(1 - beta2) * diff
+    v[...] = T(beta3) * v + T(1 - beta3) * ahead * ahead
+    u = T(lr / (1 - power(beta1, t))) * m + T(lr * beta2 / (1 - power(beta2, t))) * m_diff
+    denom = np.sqrt(v) / T(math.sqrt(1 - power(beta3, t))) + T(eps)
+    p[...] = (p - u / denom) * T(1 / (1 + lr * weight_decay))
+    state["neg_pre_grad"][...] = -g
+
+
+def slow_beta(t, beta1, beta3, warmup):
+    """From beta1 to beta3 so that the half-life, -1 / log2(beta), grows in a straight line."""
+    if not t < warmup:
+        return beta3
+    x = t / warmup
+    minus_half_life = (1 - x) / schedules.log2(beta1)[0] + x / schedules.log2(beta3)[0]
+    return float(schedules.exp2_times(*schedules.exp2((1 / minus_half_life, 0.0)), 1.0))
+
+
+def ademamix(p, g, state, t, *, lr, betas, alpha, eps, weight_decay, alpha_warmup, beta3_warmup):
+    T = p.dtype.type
+    beta1, beta2, beta3 = betas
+    fast, slow, v = state["exp_avg_fast"], state["exp_avg_slow"], state["exp_avg_sq"]
+    beta3 = slow_beta(t, beta1, beta3, beta3_warmup)
+    fast[...] = T(beta1) * fast + T(1 - beta1) * g
+    slow[...] = T(beta3) * slow + T(1 - beta3) * g
+    v[...] = T(beta2) * v + T(1 - beta2) * g * g
+    alpha = t / alpha_warmup * alpha if t < alpha_warmup else alpha
+    u = T(lr / (1 - power(beta1, t))) * fast + T(lr * alpha) * slow
+    denom = np.sqrt(v) / T(math.sqrt(1 - power(beta2, t))) + T(eps)
+    p[...] = p * T(1 - lr * weight_decay) - u / denom
+
+
+def adopt(p, g, state, t, *, lr, betas, eps, weight_decay, nesterov, use_clipping):
+    T = p.dtype.type
+    beta1, beta2 = betas
+    m, v = state["exp_avg"], state["exp_avg_sq"]
+    if t == 1:  # the first gradient makes the second moment, and nothing moves
+        v[...] = T(0) * v + g * g
+        m[...] = m + T(0)
+        p[...] = p - T(0) * m
+        return
+    limit = T(math.sqrt(math.sqrt(t - 1)) if use_clipping else math.inf)
+    u = g / maximum(np.sqrt(v), T(eps))
+    u = np.where(u > limit, limit, np.where(u < -limit, -limit, u))
+    m[...] = T(beta1) * m + T(1 - beta1) * u
+    d = T(beta1) * m + T(1 - beta1) * u if nesterov else m
+    p[...] = p * T(1 - lr * weight_decay) - T(lr) * d
+    v[...] = T(beta2) * v + T(1 - beta2) * g * g
+
+
+def sign_sgd(p, g, state, t, *, lr, momentum, weight_decay):
+    T = p.dtype.type
+    if "momentum_buffer" in state:
+        m = state["momentum_buffer"]
+        m[...] = T(momentum) * m + T(1 - momentum) * g
+        g = m
+    p[...] = p * T(1 - lr * weight_decay) - T(lr) * np.sign(g)
+
+
+def stable_adamw(p, g, state, t, *, lr, betas, weight_decay, eps):
+    T = p.dtype.type
+    shares = [(1 - beta) / (1 - power(beta, t)) for beta in betas]
+    m, v = state["exp_avg"], state["exp_avg_sq"]
+    m += T(shares[0]) * (g - m)
+    v[...] = T(1 - shares[1]) * v + T(shares[1]) * g * g
+    ratio = g * g / maximum(v, T(eps * eps))
+    rms = math.sqrt(lane_total(ratio) / g.size) if g.size else 0.0
+    rate = lr / (rms if rms > 1 else 1.0)
+    yield  # the second pass reads the states as they were stored
+    p[...] = p * T(1 - rate * weight_decay) - T(rate) * m / (np.sqrt(v) + T(eps))
+
+
 RULES = {
     "SGD": sgd,
     "Adagrad": adagrad,
@@ -171,6 +250,11 @@ RULES = {
     "LAMB": lamb,
     "ScheduleFreeAdamW": schedule_free_adamw,
     "Lion": lion,
+    "Adan": adan,
+    "AdEMAMix": ademamix,
+    "ADOPT": adopt,
+    "SignSGD": sign_sgd,
+    "StableAdamW": stable_adamw,
 }
 
 
@@ -214,13 +298,18 @@ def in_lanes(x, lanes=16):
     return rows
 
 
-def lane_sum(array, start=0, block=512, segment=128 * 512):
-    """The sum of squares over a tensor, in double, as the first of two passes adds them up.
+def lane_sum(array, start=0):
+    """The sum of squares over a tensor, in double, as the first of two passes adds them up."""
+    return lane_total(np.square(np.asarray(array).astype(np.float64)), start)
+
+
+def lane_total(array, start=0, block=512, segment=128 * 512):
+    """The sum of numbers over a tensor, in double, as the first of two passes adds them up.
 
     Lanes go on through the blocks of a segment, whose sums then fold and add up. ``start``: where
     the array begins in its tensor.
     """
-    x = np.square(np.asarray(array).reshape(-1).astype(np.float64))
+    x = np.asarray(array).reshape(-1).astype(np.float64)
     total, at = 0.0, 0
     while at < x.size:
         end = min(x.size, at + segment - (start + at) % segment)

@@ -27,7 +27,7 @@ STATES = {
 
 
 # The states that the first of two passes changes.
-GATHERED = {"LAMB": ("exp_avg", "exp_avg_sq")}
+GATHERED = dict.fromkeys(["LAMB", "StableAdamW"], ("exp_avg", "exp_avg_sq"))
 
 
 def bits(x):

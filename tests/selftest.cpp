@@ -100,7 +100,8 @@ private:
 
 constexpr int64_t guard_sizes = 72;
 constexpr int64_t most = 3 * block_elements + 7;
-const double hypers[][8] = {{0.1, 0.9, 0.5, 0.25, 1, 0.5, 0, 0}, {0.01, 0.5, 0.75, 0, 0.125, 0, 0}};
+const double hypers[][16] = {{0.1, 0.9, 0.5, 0.25, 1, 0.5, 0, 0},
+                             {0.01, 0.5, 0.75, 0, 0.125, 0, 0}};
 
 Guarded memory[2 + max_states] = {Guarded(most * 8), Guarded(most * 8), Guarded(most * 8),
                                   Guarded(most * 8), Guarded(most * 8), Guarded(most * 8)};

@@ -3,12 +3,19 @@
 #include "adagrad.hpp"
 #include "adam.hpp"
 #include "adamw.hpp"
+#include "adan.hpp"
+#include "ademamix.hpp"
+#include "adopt.hpp"
 #include "lamb.hpp"
 #include "lars.hpp"
 #include "lion.hpp"
 #include "rmsprop.hpp"
 #include "schedulefreeadamw.hpp"
 #include "sgd.hpp"
+#include "signsgd.hpp"
+#include "stableadamw.hpp"
 
 #define GRADSTEP_RULES(X)                                                                          \
-    X(SGD) X(Adagrad) X(RMSprop) X(Adam) X(AdamW) X(LARS) X(LAMB) X(ScheduleFreeAdamW) X(Lion)
+    X(SGD)                                                                                         \
+    X(Adagrad) X(RMSprop) X(Adam) X(AdamW) X(LARS) X(LAMB) X(ScheduleFreeAdamW) X(Lion) X(Adan)    \
+        X(AdEMAMix) X(ADOPT) X(SignSGD) X(StableAdamW)

@@ -45,6 +45,8 @@ EPSILON = NON_NEGATIVE._replace(never_to_zero=True)
 RANGES: dict[str, Range] = {
     "lr": NON_NEGATIVE,
     "alpha": NON_NEGATIVE,
+    "alpha_warmup": NON_NEGATIVE,
+    "beta3_warmup": NON_NEGATIVE,
     "betas": BELOW_ONE,
     "dampening": FINITE,
     "eps": EPSILON,

@@ -12,6 +12,11 @@ from .lars import LARS as LARS
 from .lamb import LAMB as LAMB
 from .schedulefreeadamw import ScheduleFreeAdamW as ScheduleFreeAdamW
 from .lion import Lion as Lion
+from .adan import Adan as Adan
+from .ademamix import AdEMAMix as AdEMAMix
+from .adopt import ADOPT as ADOPT
+from .signsgd import SignSGD as SignSGD
+from .stableadamw import StableAdamW as StableAdamW
 
 from typing import TYPE_CHECKING
 
