@@ -50,6 +50,10 @@ OPTIONS = {
         {"warmup_steps": 3, "r": 0.5, "weight_lr_power": 1.0},
     ],
     "Lion": [{}, {"lr": 0.1, "betas": (0.5, 0.9), "weight_decay": 0.1}],
+    "Adafactor": [
+        {},
+        {"lr": 0.5, "beta2_decay": -0.3, "eps": (1e-5, 0.1), "d": 1.5, "weight_decay": 0.1},
+    ],
 }
 # The rules that have all their parts: what one lacks, tests/test_structure.py says, once.
 RULES = [rule for rule in OPTIONS if rule in gs.rule.RULES and rule in reference.RULES]

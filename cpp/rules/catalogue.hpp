@@ -1,5 +1,6 @@
 // The one list of all rules. Everything that must know them all expands it.
 #pragma once
+#include "adafactor.hpp"
 #include "adagrad.hpp"
 #include "adam.hpp"
 #include "adamw.hpp"
@@ -11,4 +12,5 @@
 #include "sgd.hpp"
 
 #define GRADSTEP_RULES(X)                                                                          \
-    X(SGD) X(Adagrad) X(RMSprop) X(Adam) X(AdamW) X(LARS) X(LAMB) X(ScheduleFreeAdamW) X(Lion)
+    X(SGD) X(Adagrad) X(RMSprop) X(Adam) X(AdamW) X(LARS) X(LAMB) X(ScheduleFreeAdamW) X(Lion)     \
+    X(Adafactor)

@@ -12,6 +12,7 @@ from .lars import LARS as LARS
 from .lamb import LAMB as LAMB
 from .schedulefreeadamw import ScheduleFreeAdamW as ScheduleFreeAdamW
 from .lion import Lion as Lion
+from .adafactor import Adafactor as Adafactor
 
 from typing import TYPE_CHECKING
 
