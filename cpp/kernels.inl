@@ -24,6 +24,7 @@ using gradstep::Published;
 using gradstep::Role;
 using gradstep::RuleInfo;
 using gradstep::ScheduleInfo;
+using gradstep::Shape;
 using gradstep::Stages;
 using gradstep::State;
 using gradstep::StorageInfo;
@@ -38,6 +39,9 @@ using gradstep::When;
 
 // storages: numbers as they lie in memory to an array of the compute type and back
 #include "kernels/storages.inl"
+
+// rows and columns: sums of squares, and states that have a number for each
+#include "kernels/factored.inl"
 
 // rules: each one's equation in a loop for every common combination of storages
 #include "kernels/rules.inl"

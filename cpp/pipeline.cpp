@@ -5,6 +5,7 @@
 #include <cstring>
 #include <utility>
 
+#include "factored.hpp"
 #include "measure.hpp"
 #include "parallel.hpp"
 
@@ -113,6 +114,7 @@ public:
     // The first pass of those rules that have two, and what its sums make of the second.
     void gather(const AddUp& add_up) {
         if (!two_passes_) return;
+        FactoredPass(table_, tensors_, gradients_, settings_, scratch_).run();
         scratch_.gathered.assign(segment_count_, {});
         walk(Pass::gather);
         scratch_.totals.assign(tensors_.size(), {});
@@ -207,7 +209,8 @@ private:
     size_t resolve(size_t i, const Choice& choice) {
         const Tensor& tensor = tensors_[i];
         const Group& group = groups_[size_t(tensor.group)];
-        const When when = {counts_[i] + 1, tensor.first};
+        const When when = {counts_[i] + 1, tensor.first, tensor.matrices.row != nullptr,
+                           table_.storages[tensor.storage].epsilon};
         const bool own = group.rule->memory_count > 0 || choice.kernel->gather;
         auto& last = scratch_.resolved[size_t(tensor.group)];
         if (!own && last.kernel == choice.kernel && last.t == when.t && last.first == when.first)

@@ -42,6 +42,19 @@ struct GatherLanes {
     double sum[max_gathered][lanes];
 };
 
+// A matrix: its sums of squared gradients and what a rule makes of them.
+struct Factoring {
+    int64_t rows, columns;
+    const double *row_sums, *column_sums;
+    void *row, *column;    // the rule's states, in the compute type
+    void* relative;        // of each row
+};
+// Matrices one behind the other, by numbers for each row and column: an element is their product.
+struct Factored {
+    const void *row, *column;
+    int64_t rows, columns;    // of each matrix
+};
+
 // The hyperparameters at one update, resolved and rounded into `scalars` (max_scalar_bytes, aligned
 // as double). memory: the tensor's, which may change.
 using Resolve = void (*)(const double* hyper, const When& when, double* memory, void* scalars);
@@ -55,6 +68,8 @@ using Gather = void (*)(const void* scalars, double gradient_factor, const Piece
                         GatherLanes& sums);
 // Between the passes, once for each tensor: what its sums make of the scalars.
 using Settle = void (*)(void* scalars, const double* sums);
+// Before the first, once for each matrix.
+using Factor = void (*)(const void* scalars, const Factoring& matrix);
 
 struct Kernel {
     Resolve resolve;
@@ -63,6 +78,7 @@ struct Kernel {
         publish[publish_kinds];    // the update and these parts in one loop; null: there is none
     Gather gather;                 // null: one pass is enough
     Settle settle;
+    Factor factor;    // null: no state has a number a row and a column
 };
 
 // What a number is computed in: an index wherever there is one function for each.
@@ -89,6 +105,7 @@ struct StorageInfo {
     int64_t low_bytes;              // of an element in the second array of a split parameter
     int64_t (*bytes)(int64_t n);    // of n elements, without the second array
     Compute compute;                // what a parameter stored so is computed in
+    double epsilon;                 // from 1 to the next number; 0 of what holds no parameter
     // n elements to an array of the compute type and back; blocks begin at the first.
     void (*decode[compute_types])(void* x, void* low, Role role, int64_t n, void* out);
     void (*encode[compute_types])(const void* in, int64_t n, void* x, void* low,
@@ -125,6 +142,7 @@ struct RuleInfo {
     const char* const* memory_names;
     int memory_count;
     int gathered;                       // how many sums its first pass has; 0: it has one pass
+    int factored;                       // the state that rows and columns stand for; -1: none
     bool takes_sign;                    // a step's size does not depend on the gradient's
     int option_columns[max_options];    // the hyperparameter of each optional state; -1: none
     double (*moment_correction)(const double* hyper, int64_t t);
@@ -179,6 +197,10 @@ struct Stages {
     // average += weight * (p - average)
     void (*average)(void* average, const void* p, int64_t n, double weight);
     void (*measure)(const Measured& block, LaneSums& sums);    // adds
+    // Adds the squares of n numbers of one row, each to its column and to a lane of the row.
+    void (*add_squares)(const void* g, int64_t n, double* columns, double* row);
+    // out = the elements from the first one on
+    void (*multiply)(const Factored& matrices, int64_t first, int64_t n, void* out);
 };
 
 constexpr size_t max_schedule_bytes = 128;

@@ -196,6 +196,15 @@ private:
         piece_.p = parameter();
         for (int s = 0; s < rule_.state_count; ++s)
             if (active_.used >> s & 1) piece_.state[s] = state(s, state_[s]);
+        if (tensor_.matrices.row) piece_.state[rule_.factored] = product();
+    }
+
+    // What the numbers of its rows and columns say of each element.
+    T* product() {
+        const void* const relative = walk_.scratch_.relative.data() + active_.relative;
+        T* const out = state_[rule_.factored];
+        walk_.table_.stages[compute].multiply(tensor_.matrices.by(relative), first_, n_, out);
+        return out;
     }
 
     // Rounds what a pass changed into memory, where the kernel did not work on that.
@@ -258,7 +267,9 @@ private:
         measured.gradient = used;
         measured.p_before = param_before_;
         measured.p = parameter();
-        measured.second_moment = moment >= 0 ? state(moment, state_[moment]) : nullptr;
+        measured.second_moment = tensor_.matrices.row ? product()
+                                 : moment >= 0        ? state(moment, state_[moment])
+                                                      : nullptr;
         measured.n = n_;
         walk_.table_.stages[compute].measure(measured, sums);
     }
@@ -384,8 +395,11 @@ Choice choose(const Table& table, const RuleInfo& rule, const Tensor& tensor, in
               unsigned options, bool clips) {
     const StorageInfo& storage = table.storages[tensor.storage];
     const int plain = plain_pairing(table, storage.compute);
-    const int pairing = find_pairing(table, rule, tensor,
-                                     clips ? table.pairings[plain].gradient : gradient, options);
+    const int pairing =
+        tensor.matrices.row
+            ? -1
+            : find_pairing(table, rule, tensor, clips ? table.pairings[plain].gradient : gradient,
+                           options);
     Choice choice;
     choice.table = &table;
     choice.gradient = gradient;

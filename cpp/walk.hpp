@@ -8,11 +8,19 @@
 
 namespace gradstep::pipeline {
 
+// The matrices of a tensor, one behind the other, and what a rule keeps for their rows and columns.
+struct Matrices {
+    void *row = nullptr, *column = nullptr;    // null: the rule keeps nothing for them
+    int64_t rows = 0, columns = 0;             // of each
+    Factored by(const void* relative) const { return {relative, column, rows, columns}; }
+};
+
 // One parameter and what a step does with it; stays the same from step to step.
 struct Tensor {
     void* p = nullptr;
     void* low = nullptr;    // of a split parameter
     void* state[max_states] = {};
+    Matrices matrices;
     double* memory[max_memory] = {};
     void* average = nullptr;    // in the compute type
     void* copy = nullptr;
@@ -83,6 +91,7 @@ struct Scratch {
         const Kernel* kernel;    // null: only its average moves
         size_t scalars;
         size_t first_segment;          // of its sums
+        size_t relative;               // of its rows, where numbers for them are kept
         uint64_t key[max_buffers];     // of its random bits, except for the block
         double factor;                 // of the gradient
         Publish publish;               // as in Choice
@@ -103,11 +112,12 @@ struct Scratch {
     std::vector<Choice> choices;
     std::vector<Active> active;
     std::vector<Scalars> scalars;
-    std::vector<Resolved> resolved;    // the last of each group
-    std::vector<Sums> sums;            // of each segment, or sampled block
-    std::vector<Gathered> gathered;    // of each segment
-    std::vector<Gathered> totals;      // of each tensor
-    bool segmented = false;            // cut at segments, since something is summed
+    std::vector<Resolved> resolved;                         // the last of each group
+    std::vector<Sums> sums;                                 // of each segment, or sampled block
+    std::vector<Gathered> gathered;                         // of each segment
+    std::vector<Gathered> totals;                           // of each tensor
+    std::vector<double> row_sums, column_sums, relative;    // see factored.hpp
+    bool segmented = false;    // cut at segments, since something is summed
 };
 
 // Chooses the kernel of a tensor with a gradient stored so; options: the optional states in use.

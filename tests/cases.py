@@ -63,6 +63,10 @@ OPTIONS = {
     ],
     "SignSGD": [{}, {"momentum": 0.9}, {"momentum": 0.5, "weight_decay": 0.1, "lr": 0.1}],
     "StableAdamW": [{}, {"lr": 0.1, "betas": (0.5, 0.6), "weight_decay": 0.1, "eps": 0.5}],
+    "Adafactor": [
+        {},
+        {"lr": 0.5, "beta2_decay": -0.3, "eps": (1e-5, 0.1), "d": 1.5, "weight_decay": 0.1},
+    ],
 }
 # The rules that have all their parts: what one lacks, tests/test_structure.py says, once.
 RULES = [rule for rule in OPTIONS if rule in gs.rule.RULES and rule in reference.RULES]

@@ -240,6 +240,66 @@ def stable_adamw(p, g, state, t, *, lr, betas, weight_decay, eps):
     p[...] = p * T(1 - rate * weight_decay) - T(rate) * m / (np.sqrt(v) + T(eps))
 
 
+def adafactor(p, g, state, t, *, lr, beta2_decay, eps, d, weight_decay):
+    T = p.dtype.type
+    share = T(pow_(float(t), beta2_decay))
+
+    def average(variance, mean):
+        variance += share * (mean - variance)
+
+    def update():
+        if "variance" in state:
+            v = state["variance"]
+        else:
+            means = mean_in_lanes(state["row_var"])
+            v = (state["row_var"] / maximum(means, eps[0])).astype(T) * state["col_var"]
+        return g / maximum(np.sqrt(v), T(eps[0]))
+
+    if "variance" in state:
+        average(state["variance"], g * g)
+    else:
+        rows, columns = row_sums(g), column_sums(g)
+        average(state["row_var"], (rows / g.shape[-1]).astype(T))
+        average(state["col_var"], (columns / g.shape[-2]).astype(T))
+    sums = lane_sum(p), lane_sum(update())
+    yield
+    size, norm = (np.sqrt(np.float64(s) / p.size) for s in sums)
+    # Python's max takes the first beside a NaN
+    step = max(eps[1], size) * min(lr, 1 / math.sqrt(t)) / max(1.0, norm / d)
+    p[...] = p * T(1 - lr * weight_decay) - T(step) * update()
+
+
+def pow_(x, exponent):
+    return float(schedules.power(schedules.log2(x), np.float64(exponent), 1.0))
+
+
+def row_sums(g):
+    """Of squares in double, in the kernels' order: 16 lanes that fold."""
+    rows = np.square(g.reshape(-1, g.shape[-1]).astype(np.float64))
+    lanes = [np.add.accumulate(in_lanes(row), axis=0)[-1] for row in rows]
+    return np.array([fold(sums) for sums in lanes]).reshape(*g.shape[:-1], 1)
+
+
+def column_sums(g, segment=128 * 512):
+    """Of squares in double: within bands of rows from above, and then the bands'."""
+    rows, columns = g.shape[-2:]
+    bands = max(1, min(64, rows // 32, -(-rows * columns // segment)))
+    height = -(-rows // bands)
+    squares = np.square(g.reshape(-1, rows, columns).astype(np.float64))
+    parts = [
+        np.add.accumulate(squares[:, at : at + height], axis=1)[:, -1]
+        for at in range(0, rows, height)
+    ]
+    return np.add.accumulate(parts, axis=0)[-1].reshape(*g.shape[:-2], 1, columns)
+
+
+def mean_in_lanes(rows):
+    """The mean of all rows of each matrix, in double, beside each of them."""
+    flat = rows.reshape(-1, rows.shape[-2]).astype(np.float64)
+    sums = [fold(np.add.accumulate(in_lanes(one), axis=0)[-1]) for one in flat]
+    return np.array(sums).reshape(*rows.shape[:-2], 1, 1) / rows.shape[-2]
+
+
 RULES = {
     "SGD": sgd,
     "Adagrad": adagrad,
@@ -255,12 +315,19 @@ RULES = {
     "ADOPT": adopt,
     "SignSGD": sign_sgd,
     "StableAdamW": stable_adamw,
+    "Adafactor": adafactor,
 }
 
 
-def passes(rule, p, g, state, t, hyper):
-    """Update t of parameter p, one pass at each ``next``, quietly: a NaN is a legal number here."""
+def passes(rule, p, g, state, t, hyper, epsilon=None):
+    """Update t of parameter p, one pass at each ``next``, quietly: a NaN is a legal number here.
+
+    ``epsilon``: what None is in ``eps``, of the parameter's dtype.
+    """
     hyper = {key: value for key, value in hyper.items() if key != "frozen"}
+    if isinstance(hyper.get("eps"), tuple):
+        known = np.finfo(p.dtype).eps if epsilon is None else epsilon
+        hyper["eps"] = tuple(float(known) if e is None else e for e in hyper["eps"])
     # An optional state whose hyperparameter is 0 in this step is left alone, as by PyTorch.
     idle = {s.name for s in gs.rule.Rule(rule).states if s.option and not hyper[s.option]}
     used = {name: array for name, array in state.items() if name not in idle}

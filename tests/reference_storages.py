@@ -27,7 +27,11 @@ STATES = {
 
 
 # The states that the first of two passes changes.
-GATHERED = dict.fromkeys(["LAMB", "StableAdamW"], ("exp_avg", "exp_avg_sq"))
+GATHERED = {
+    "LAMB": ("exp_avg", "exp_avg_sq"),
+    "StableAdamW": ("exp_avg", "exp_avg_sq"),
+    "Adafactor": ("variance",),
+}
 
 
 def bits(x):
@@ -334,7 +338,8 @@ def step(
     # What a pass changes is stored after it; a second pass reads it as it was stored.
     gathered = GATHERED.get(rule, ())
     idle = {s.name for s in gs.rule.Rule(rule).states if s.option and not hyper[s.option]}
-    runs = reference.passes(rule, p, g, x | memory, t, hyper)
+    epsilon = None if low is not None else float(ml_dtypes.finfo(param.dtype).eps)
+    runs = reference.passes(rule, p, g, x | memory, t, hyper, epsilon)
     for changed in (gathered, set(states) - set(gathered)):
         next(runs, None)
         for name, data in states.items():

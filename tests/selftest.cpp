@@ -30,6 +30,7 @@
 namespace {
 using gradstep::Loops;
 using gradstep::Role;
+using gradstep::Shape;
 using gradstep::State;
 using gradstep::When;
 #include "rules/catalogue.hpp"

@@ -41,6 +41,7 @@ CPP_ROOMS = [
     "schedule.",
     "flat.",
     "walk.",
+    "factored.",
     "measure.",
     "pipeline.",
     "bindings/",

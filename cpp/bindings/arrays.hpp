@@ -53,6 +53,8 @@ public:
     char* data() const { return array_->data; }
     int ndim() const { return array_->nd; }
 
+    int64_t length(int dimension) const { return array_->dimensions[dimension]; }
+
     int64_t size() const {
         int64_t n = 1;
         for (int i = 0; i < array_->nd; ++i) n *= array_->dimensions[i];

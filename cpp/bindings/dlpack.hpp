@@ -106,6 +106,9 @@ public:
 
     char* data() const { return static_cast<char*>(tensor_.data) + tensor_.byte_offset; }
 
+    int ndim() const { return tensor_.ndim; }
+    int64_t length(int dimension) const { return tensor_.shape[dimension]; }
+
     int64_t size() const {
         int64_t n = 1;
         for (int i = 0; i < tensor_.ndim; ++i) n *= tensor_.shape[i];

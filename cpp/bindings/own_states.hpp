@@ -38,9 +38,9 @@ private:
     std::vector<size_t> ends_;
 };
 
-// How an array must lie: as the parameter does, in blocks that follow the C order of elements, or
-// anyhow, being a number.
-enum class Layout { as_parameter, in_blocks, number };
+// How an array must lie: as the parameter does, in blocks that follow the C order of elements, in C
+// order of its own, as numbers for rows and columns that follow it, too, or anyhow, being a number.
+enum class Layout { as_parameter, in_blocks, by_rows, number };
 
 template <class View> class OwnStates {
 public:
@@ -181,7 +181,8 @@ private:
         if (array.layout == Layout::as_parameter)
             return now.same_shape(param) && now.type() == array.type;
         return now.bytes() == array.bytes && now.type() == array.type && now.writable() &&
-               (array.layout == Layout::number || param.in_c_order());
+               (array.layout == Layout::number || param.in_c_order()) &&
+               (array.layout != Layout::by_rows || now.in_c_order());
     }
 };
 

@@ -211,7 +211,9 @@ private:
         tensor.p = keep(spec.param, table.storages[tensor.storage].bytes(tensor.n));
         if (!spec.low.is_none()) add_low(table, spec, tensor);
         const RuleInfo& rule = table.rules[rules_[size_t(tensor.group)]];
-        add_states(table, rule, spec, tensor);
+        const bool by_rows = rule.factored >= 0 && param.ndim() >= 2;
+        if (by_rows) add_matrices(table, rule, spec, param, tensor);
+        add_states(table, rule, spec, by_rows, tensor);
         for (int k = 0; k < rule.memory_count; ++k)
             tensor.memory[k] = static_cast<double*>(
                 keep(spec.memory[size_t(k)], sizeof(double), rule.memory_names[k], Layout::number));
@@ -232,10 +234,33 @@ private:
         tensor.low = keep(spec.low, tensor.n * table.storages[tensor.storage].low_bytes, "low");
     }
 
-    void add_states(const Table& table, const RuleInfo& rule, const TensorSpec& spec,
+    // What a rule keeps for the rows and columns of a parameter that has such.
+    void add_matrices(const Table& table, const RuleInfo& rule, const TensorSpec& spec,
+                      const View& param, pipeline::Tensor& tensor) {
+        if (!param.in_c_order()) throw py::value_error("rows are wanted one behind the other");
+        pipeline::Matrices& of = tensor.matrices;
+        of.rows = param.length(param.ndim() - 2);
+        of.columns = param.length(param.ndim() - 1);
+        int64_t matrices = 1;
+        for (int i = 0; i + 2 < param.ndim(); ++i) matrices *= param.length(i);
+        const int64_t bytes = table.storages[tensor.storage].compute == double_precision ? 8 : 4;
+        for (int s = 0; s < rule.state_count; ++s) {
+            const State& state = rule.states[s];
+            const bool is_row = state.shape == Shape::rows;
+            if (!is_row && state.shape != Shape::columns) continue;
+            void* const kept =
+                keep(spec.states[size_t(s)], bytes * matrices * (is_row ? of.rows : of.columns),
+                     state.name, Layout::by_rows);
+            (is_row ? of.row : of.column) = kept;
+        }
+    }
+
+    void add_states(const Table& table, const RuleInfo& rule, const TensorSpec& spec, bool by_rows,
                     pipeline::Tensor& tensor) {
         int bit = 0;
         for (int s = 0; s < rule.state_count; ++s) {
+            const Shape shape = rule.states[s].shape;
+            if (shape != Shape::same && (shape != Shape::vector || by_rows)) continue;
             const bool optional = rule.states[s].option != nullptr;
             const py::object state = spec.states[size_t(s)];
             if (!state.is_none()) {

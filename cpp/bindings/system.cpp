@@ -14,6 +14,9 @@ namespace {
 
 py::object text_or_none(const char* text) { return text ? py::object(py::str(text)) : py::none(); }
 
+// As Shape has them.
+constexpr const char* shape_names[] = {"same", "rows", "columns", "vector"};
+
 py::dict describe(const RuleInfo& rule) {
     py::list hyper, states, memory;
     for (int h = 0; h < rule.hyper_count; ++h) hyper.append(rule.hyper_names[h]);
@@ -25,6 +28,7 @@ py::dict describe(const RuleInfo& rule) {
         described["role"] = role_name(state.role);
         described["option"] = text_or_none(state.option);
         described["initial"] = text_or_none(state.initial);
+        described["shape"] = shape_names[int(state.shape)];
         states.append(described);
     }
     py::dict described;

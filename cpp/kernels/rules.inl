@@ -3,8 +3,19 @@
 template <class Rule> constexpr int hyper_count = sizeof(Rule::hyper_names) / sizeof(const char*);
 template <class Rule> constexpr int state_count = sizeof(Rule::states) / sizeof(State);
 
-// Whether state s exists under these options: bit j stands for the j-th optional state.
+// Which of a rule's states has a shape; -1: none.
+template <class Rule> constexpr int state_of(Shape shape) {
+    for (int s = 0; s < state_count<Rule>; ++s)
+        if (Rule::states[s].shape == shape) return s;
+    return -1;
+}
+template <class Rule> constexpr bool has_rows = state_of<Rule>(Shape::rows) >= 0;
+
+// Whether state s exists element by element under these options: bit j stands for the j-th optional
+// state.
 template <class Rule> constexpr bool present(unsigned options, int s) {
+    if (Rule::states[s].shape == Shape::rows || Rule::states[s].shape == Shape::columns)
+        return false;
     int bit = 0;
     for (int i = 0; i < s; ++i) bit += Rule::states[i].option != nullptr;
     return Rule::states[s].option == nullptr || (options >> bit & 1);
@@ -346,6 +357,7 @@ constexpr Kernel kernel() {
         made.gather = gather<Rule, P, G, S, options>;
         made.settle = settle<Rule>;
     }
+    if constexpr (has_rows<Rule>) made.factor = factor<Rule, typename P::compute>;
     if constexpr (publishes<Rule, P, S>(options)) {
         made.publish[1] = publish<Rule, P, G, S, options, 1>;
         made.publish[2] = publish<Rule, P, G, S, options, 2>;
@@ -447,6 +459,11 @@ template <template <class, unsigned> class Rule> constexpr RuleInfo rule_info() 
     if constexpr (memory_count<R> > 0) info.memory_names = R::memory_names;
     info.memory_count = memory_count<R>;
     info.gathered = gathered<R>;
+    info.factored = state_of<R>(Shape::vector);
+    static_assert(has_rows<R> == (state_of<R>(Shape::columns) >= 0) &&
+                      has_rows<R> == (state_of<R>(Shape::vector) >= 0) &&
+                      (!has_rows<R> || gathered<R> > 0),
+                  "rows, columns and what they stand for come together, in a rule that gathers");
     info.takes_sign = takes_sign<R>;
     int bit = 0;
     for (int& column : info.option_columns) column = -1;

@@ -76,6 +76,14 @@ void encode(const void* data, int64_t n, void* x, void* low, const Coding& codin
 
 template <class Storage> int64_t bytes(int64_t n) { return Storage::bytes(n); }
 
+// From 1 to the next number: of the numbers that parameters are.
+template <class Storage> constexpr double epsilon() {
+    if (!(Storage::roles & gradstep::as_param)) return 0;
+    if (std::is_same_v<Storage, bfloat16>) return 0x1p-7;
+    if (std::is_same_v<Storage, float16>) return 0x1p-10;
+    return sizeof(typename Storage::compute) == sizeof(double) ? 0x1p-52 : 0x1p-23;
+}
+
 template <class Storage> constexpr StorageInfo storage_info() {
     using gradstep::double_precision;
     using gradstep::single_precision;
@@ -90,6 +98,7 @@ template <class Storage> constexpr StorageInfo storage_info() {
     info.bytes = bytes<Storage>;
     info.compute =
         sizeof(typename Storage::compute) == sizeof(double) ? double_precision : single_precision;
+    info.epsilon = epsilon<Storage>();
     info.decode[single_precision] = decode<Storage, float>;
     info.decode[double_precision] = decode<Storage, double>;
     info.encode[single_precision] = encode<Storage, float>;

@@ -1,5 +1,6 @@
 // The one list of all rules. Everything that must know them all expands it.
 #pragma once
+#include "adafactor.hpp"
 #include "adagrad.hpp"
 #include "adam.hpp"
 #include "adamw.hpp"
@@ -15,7 +16,9 @@
 #include "signsgd.hpp"
 #include "stableadamw.hpp"
 
+// clang-format off
 #define GRADSTEP_RULES(X)                                                                          \
-    X(SGD)                                                                                         \
-    X(Adagrad) X(RMSprop) X(Adam) X(AdamW) X(LARS) X(LAMB) X(ScheduleFreeAdamW) X(Lion) X(Adan)    \
-        X(AdEMAMix) X(ADOPT) X(SignSGD) X(StableAdamW)
+    X(SGD) X(Adagrad) X(RMSprop) X(Adam) X(AdamW) X(LARS) X(LAMB) X(ScheduleFreeAdamW) X(Lion)     \
+    X(Adan) X(AdEMAMix) X(ADOPT) X(SignSGD) X(StableAdamW)                                         \
+    X(Adafactor)
+// clang-format on

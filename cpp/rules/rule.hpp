@@ -15,10 +15,16 @@
 //   gather(p, g, states...): a first pass over the whole tensor, in which the states that are
 //   marked `gathered` change and p does not. It returns Summands, which are added up in double over
 //   the tensor, its shards and processes; settle(sums...) takes them, and then operator() is the
-//   second pass, which reads the states as they were stored; Shown: built from Hyper, gives by
-//   operator()(p, states...) the point to evaluate, where that is not p; takes_sign: true if a
-//   step's size does not depend on the gradient's; loops: Loops::all if every common combination of
-//   storages is worth a loop of its own; rare: the options (bits) under which they are not.
+//   second pass, which reads the states as they were stored;
+//   states of Shape::rows, ::columns and ::vector, one each: a pass over the gradients comes before
+//   the others where there are rows, and adds up their squares by row and column.
+//   average(state, mean) then takes the mean of a row or column, relative(row, mean) a row and the
+//   mean of all rows, and the product of what it returns and the column is what the other passes
+//   get as the state of Shape::vector. (As the states of rows and columns they get 0.)
+//   Shown: built from Hyper, gives by operator()(p, states...) the point to evaluate, where that is
+//   not p; takes_sign: true if a step's size does not depend on the gradient's; loops: Loops::all
+//   if every common combination of storages is worth a loop of its own; rare: the options (bits)
+//   under which they are not.
 // Only + - * / sqrt max, |x| and comparisons: then every instruction set and compiler gives the
 // same bits.
 #pragma once

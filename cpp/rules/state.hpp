@@ -16,6 +16,15 @@ constexpr int role_count = 4;
 // what one step adds to it is less than half a unit. (A storage may add to this: see q4.)
 constexpr bool stochastic_by_default(Role role) { return role == Role::second_moment; }
 
+// Which numbers a state has. Tensors of two or more dimensions have rows and columns: the last
+// dimension counts columns, the one before it rows, and those before that matrices.
+enum class Shape {
+    same,       // one for each of the parameter
+    rows,       // one for each row, where there are rows
+    columns,    // one for each column, likewise
+    vector,     // one for each of the parameter, where there are no rows
+};
+
 struct State {
     const char* name;    // PyTorch's name, the one in checkpoints
     Role role;
@@ -23,6 +32,7 @@ struct State {
     const char* initial = nullptr;    // the hyperparameter it starts from; none: zero
     bool gathered =
         false;    // in a rule of two passes: changes in the first, is read in the second
+    Shape shape = Shape::same;
 };
 
 // How many combinations of storages get a loop of their own for a rule; all others go through
@@ -31,8 +41,10 @@ enum class Loops { few, all };
 
 // When a step comes, for one parameter.
 struct When {
-    int64_t t;     // the parameter's own updates, this one included: from 1
-    bool first;    // none of them has used the states yet
+    int64_t t;                // the parameter's own updates, this one included: from 1
+    bool first;               // none of them has used the states yet
+    bool has_rows = false;    // and the rule keeps numbers for them
+    double epsilon = 0;       // from 1 to the next number in the parameter's dtype
 };
 
 }    // namespace gradstep

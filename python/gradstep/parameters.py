@@ -10,7 +10,7 @@ import numpy as np
 
 from . import _core, arrays
 from .engine import Row
-from .groups import Group, read_group
+from .groups import Group, read_group, some
 from .rule import Rule, named
 from .storages import Shard, StorageOptions, Use, compute_type, new_state, zeros
 from .tensors import Tensor, byte_count
@@ -225,6 +225,7 @@ class Parameters:
                 f"{name}.{state.name}", state, storage, initial, param, self.allocate
             )
             for state, storage, initial in row.storages.starts(row.group, wanted, param.dtype.name)
+            if state.beside(param.shape) is not None
         }
 
     def extend(self, row: Row, missing: Sequence[str]) -> None:
@@ -293,6 +294,8 @@ class Parameters:
         """Raise ValueError unless such shards follow each other from the tensor's start on."""
         arguments = self.arguments("params")
         for key, part in self._parts().items():
+            for i in part if len(part) > 1 else ():
+                self._check_no_rows(arguments[i], self.tensors[i])
             end = 0
             for i in sorted(part, key=lambda i: self.tensors[i].start):
                 tensor = self.tensors[i]
@@ -303,6 +306,15 @@ class Parameters:
                         f"wanted {end}: {rule} looks at whole tensors"
                     )
                 end += tensor.param.size
+
+    def _check_no_rows(self, argument: str, tensor: Tensor) -> None:
+        """Raise ValueError for a shard of a tensor for whose rows numbers are kept."""
+        rule = self.rows[tensor.group].rule
+        if rule.factors and tensor.param.ndim > 1:
+            raise ValueError(
+                f"{argument}: got one of several shards, of shape {tensor.param.shape}, wanted the "
+                f"tensor whole: {rule.name} looks at its rows and columns"
+            )
 
     def check_parts(self, grads: Sequence[Any]) -> None:
         """Raise ValueError where some of a tensor's shards have a gradient and others have none."""
@@ -476,8 +488,15 @@ class Parameters:
             label = f"group {i}" + (f" {group.name!r}" if group.name is not None else "")
             label += f" by {group.rule}" if group.rule != self.rule.name else ""
             values = ", ".join(f"{key}={value!r}" for key, value in group.items())
-            lines.append(f"  {label}: {values}")
+            lines.append(f"  {label}: {values}" + self._without_rows(self.rows[i]))
         return "\n".join(lines)
+
+    def _without_rows(self, row: Row) -> str:
+        """Which parameters have no rows and columns, where the rule keeps numbers for those."""
+        group: Group = row.group  # type: ignore[assignment]
+        pairs = zip(group.names(), self.tensors[self.span(row)], strict=True)
+        names = [name for name, tensor in pairs if row.rule.factors and tensor.param.ndim < 2]
+        return f"; without rows, whole: {some(names)}" if names else ""
 
     def own(self) -> dict[str, dict[str, Array]]:
         """For each parameter's name the arrays that the optimizer keeps, by name."""

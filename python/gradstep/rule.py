@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,11 +29,26 @@ class State(NamedTuple):
     role: str
     option: str | None  # the hyperparameter that switches it on
     initial: str | None  # the hyperparameter that it starts from; None: from 0
+    shape: str  # "same" as the parameter's, "rows", "columns", or "vector": where there are none
 
     @property
     def is_point(self) -> bool:
         """Whether it is another point among the parameters, and starts as the parameter."""
         return self.role == "parameter"
+
+    @property
+    def is_factor(self) -> bool:
+        """Whether it has a number for each row, or each column."""
+        return self.shape in ("rows", "columns")
+
+    def beside(self, shape: Sequence[int]) -> tuple[int, ...] | None:
+        """Its shape beside a parameter of another; None: it is not there then."""
+        if self.shape == "same" or (self.shape == "vector" and len(shape) < 2):
+            return tuple(shape)
+        if self.shape == "vector" or len(shape) < 2:
+            return None
+        *first, rows, columns = shape
+        return (*first, rows, 1) if self.shape == "rows" else (*first, 1, columns)
 
     def is_on(self, group: Mapping[str, Any]) -> bool:
         """Whether a group with these hyperparameters has it: its option is not simply 0."""
@@ -48,7 +63,7 @@ def is_on(value: object) -> bool:
 class Numbers(NamedTuple):
     """A group's hyperparameters as the kernels want them."""
 
-    hyper: list[float]  # in the kernels' order; NaN for what is driven
+    hyper: list[float]  # in the kernels' order; NaN for what is driven, or None
     sign: float  # of the gradient: −1 to maximize
     frozen: float  # 1 for a group that no step changes
     driven: list[Driven]  # what must be called at each step
@@ -68,6 +83,7 @@ class Rule:
         memory_names: the numbers that it keeps for each parameter besides.
         gathers: whether it looks at a whole tensor before the parameter moves.
         shows: whether the point to evaluate is not the parameter.
+        factors: whether it keeps numbers for rows and columns, where a parameter has such.
         defaults: each hyperparameter's default, ``maximize`` and ``frozen`` included.
         ranges: the numbers that each numeric hyperparameter may be.
     """
@@ -82,6 +98,7 @@ class Rule:
         self.memory_names: tuple[str, ...] = known["memory_names"]
         self.gathers: bool = known["gathers"]
         self.shows: bool = known["shows"]
+        self.factors = any(state.is_factor for state in self.states)
         self._takes_sign: bool = known["takes_sign"]
         self.lengths = Counter(hyper.partition("[")[0] for hyper in self.hyper_names)
         self.lr_column = self.hyper_names.index("lr")
@@ -150,7 +167,9 @@ class Rule:
             key, _, index = name.partition("[")
             value = self._item(prefix, key, int(index[:-1]), group[key]) if index else group[key]
             argument = prefix + name
-            if key not in self.ranges:
+            if value is None and self._may_be_none(key, index):
+                row.append(math.nan)
+            elif key not in self.ranges:
                 row.append(float(value))
             elif callable(value):
                 if key in self.constant or self.ranges[key].unit:
@@ -186,6 +205,11 @@ class Rule:
             )
         return value[index]
 
+    def _may_be_none(self, key: str, index: str) -> bool:
+        """Whether a hyperparameter, or an item of it (``"0]"``), is None by default."""
+        default = self.defaults[key]
+        return (default[int(index[:-1])] if index else default) is None
+
     def present(self, group: Mapping[str, Any]) -> list[str]:
         """The names of the states that a group with these hyperparameters has."""
         return [state.name for state in self.states if state.is_on(group)]
@@ -208,8 +232,9 @@ class Rule:
     def by_name(self, numbers: list[float]) -> dict[str, Any]:
         """Numbers in the kernels' order by hyperparameter, several as a tuple."""
         found: dict[str, Any] = {}
-        for name, value in zip(self.hyper_names, numbers, strict=True):
+        for name, x in zip(self.hyper_names, numbers, strict=True):
             key, _, index = name.partition("[")
+            value = None if math.isnan(x) else x
             found[key] = (*found.get(key, ()), value) if index else value
         return found
 

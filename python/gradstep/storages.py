@@ -201,9 +201,15 @@ class Storages:
                 f"states: got {type(states).__name__}, wanted a storage's name or a mapping from "
                 "state to storage"
             )
+        factors = {state.name: state.shape for state in self._rule.states if state.is_factor}
         for name, storage in states.items():
             _check_key("states", name, self._roles)
             argument, whose = (f"states[{name!r}]", "") if by_name else ("states", f" for {name}")
+            if name in factors:
+                raise ValueError(
+                    f"{argument}: got {storage!r}{whose}, which has a number for each of the "
+                    f"{factors[name]} and is kept as it is computed, wanted a mapping without it"
+                )
             wanted = ", ".join(s for s in ROLES if self._roles[name] in ROLES[s])
             if not isinstance(storage, str):
                 raise TypeError(f"{argument}: got {storage!r}{whose}, wanted one of {wanted}")
@@ -372,7 +378,8 @@ def new_state(
 ) -> Array:
     """A parameter's state at its start."""
     block = _core.storage_block(storage)
-    shape = param.shape if block == 1 else (_core.storage_bytes(storage, param.size),)
+    beside = state.beside(param.shape) or param.shape
+    shape = beside if block == 1 else (_core.storage_bytes(storage, param.size),)
     array = zeros(name, shape, dtype_of(storage), allocate)
     if state.is_point:
         with np.errstate(over="ignore"):  # infinite, as a step would store it

@@ -17,6 +17,7 @@ from .ademamix import AdEMAMix as AdEMAMix
 from .adopt import ADOPT as ADOPT
 from .signsgd import SignSGD as SignSGD
 from .stableadamw import StableAdamW as StableAdamW
+from .adafactor import Adafactor as Adafactor
 
 from typing import TYPE_CHECKING
 

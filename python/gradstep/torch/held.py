@@ -73,7 +73,7 @@ class Held:
         """Find what the core works on: other memory for a parameter with gaps."""
         params, states = self.params, self.states
         self.arrays = [
-            layout.dense(tensor, in_order=self._in_blocks(param.group))
+            layout.dense(tensor, in_order=self._in_order(param))
             for param, tensor in zip(params, here, strict=True)
         ]
         self.copies = [
@@ -102,8 +102,8 @@ class Held:
             else states
         )
 
-    def _in_blocks(self, group: int) -> bool:
-        return self.keepings[group].in_blocks(self.rows[group].present)
+    def _in_order(self, param: Param) -> bool:
+        return self.keepings[param.group].in_order(param.tensor, self.rows[param.group].present)
 
     def _named(self, here: Sequence[torch.Tensor]) -> list[tuple[str, torch.Tensor]]:
         """All memory that a step writes, by its names in errors."""
@@ -149,10 +149,12 @@ class Held:
         param, array, own = self.params[i], self._looked_at[i], self.own[i]
         row, keeping = self.rows[param.group], self.keepings[param.group]
         dtype, states = layout.STORAGES[array.dtype], row.rule.states
+        there = {s.name for s in states if s.beside(param.tensor.shape) is not None}
+        present = there.intersection(row.present)
         return _core.TensorSpec(
             param=array,
             low=own.get("low") if keeping.storages.split else None,
-            states=[own[s.name] if s.name in row.present else None for s in states],
+            states=[own[s.name] if s.name in present else None for s in states],
             storages=[keeping.storages.of(s.name, dtype) for s in states],
             memory=[own[name] for name in row.rule.memory_names],
             stochastic=keeping.storages.stochastic(dtype, row.present),

@@ -40,6 +40,11 @@ class Keeping(NamedTuple):
         check_placements(argument, tensor)
         if not layout.is_sharded(tensor):
             return
+        if self.rule.factors and tensor.dim() > 1:
+            raise ValueError(
+                f"{argument}: got a DTensor of shape {tuple(tensor.shape)}, wanted a plain tensor: "
+                f"{self.rule.name} looks at rows and columns, which are added up in one process"
+            )
         for name in present:
             if (storage := self.storages.of(name, dtype)) not in layout.DTYPES:
                 raise ValueError(
@@ -53,9 +58,12 @@ class Keeping(NamedTuple):
                 "rounded stochastically"
             )
 
-    def in_blocks(self, present: Sequence[str]) -> bool:
-        """Whether one of these states is kept in blocks, which follow the C order of elements."""
-        return any(
+    def in_order(self, param: torch.Tensor, present: Sequence[str]) -> bool:
+        """Whether a parameter's elements must lie in C order for these states.
+
+        Blocks follow it, and so do rows.
+        """
+        return (self.rule.factors and param.dim() > 1) or any(
             _core.storage_block(self.storages.states.get(name, "float32")) > 1 for name in present
         )
 
@@ -74,13 +82,16 @@ class Keeping(NamedTuple):
         present = self.rule.present(group)
         like = param.tensor
         if not layout.is_sharded(like):
-            like = layout.dense(like.detach(), in_order=self.in_blocks(present))
+            like = layout.dense(like.detach(), in_order=self.in_order(like, present))
         kept = {"step": torch.zeros((), dtype=torch.float32, device="cpu")}
         names = {*present, *unused}
         for state, storage, initial in self.storages.starts(group, names, dtype):
             if state.initial:
                 self.storages.check_initial(state.initial, state.name, initial, dtype)
-            kept[state.name] = layout.zeros(like, storage, state, initial)
+            shape = state.beside(like.shape)
+            if shape is not None:
+                beside = torch.empty(shape, device="cpu") if state.is_factor else like
+                kept[state.name] = layout.zeros(beside, storage, state, initial)
         for name in self.rule.memory_names:
             kept[name] = torch.zeros((), dtype=torch.float64, device="cpu")
         if self.storages.split:
