@@ -12,6 +12,12 @@ from .lars import LARS as LARS
 from .lamb import LAMB as LAMB
 from .schedulefreeadamw import ScheduleFreeAdamW as ScheduleFreeAdamW
 from .lion import Lion as Lion
+from .adadelta import Adadelta as Adadelta
+from .adamax import Adamax as Adamax
+from .nadam import NAdam as NAdam
+from .radam import RAdam as RAdam
+from .rprop import Rprop as Rprop
+from .asgd import ASGD as ASGD
 
 from typing import TYPE_CHECKING
 
