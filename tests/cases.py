@@ -67,6 +67,20 @@ OPTIONS = {
         {},
         {"lr": 0.5, "beta2_decay": -0.3, "eps": (1e-5, 0.1), "d": 1.5, "weight_decay": 0.1},
     ],
+    "Adadelta": [{}, {"lr": 0.5, "rho": 0.8, "eps": 1e-3, "weight_decay": 0.1}],
+    "Adamax": [{}, {"lr": 0.1, "betas": (0.5, 0.9), "eps": 1e-3, "weight_decay": 0.1}],
+    "NAdam": [
+        {},
+        {"lr": 0.1, "betas": (0.5, 0.9), "eps": 1e-3, "weight_decay": 0.1},
+        {"momentum_decay": 0.3, "weight_decay": 0.1, "decoupled_weight_decay": True},
+    ],
+    "RAdam": [
+        {},
+        {"lr": 0.1, "betas": (0.5, 0.7), "eps": 1e-3, "weight_decay": 0.1},
+        {"betas": (0.8, 0.95), "weight_decay": 0.1, "decoupled_weight_decay": True},
+    ],
+    "Rprop": [{}, {"lr": 0.1, "etas": (0.3, 2.0), "step_sizes": (0.02, 0.3)}],
+    "ASGD": [{}, {"lr": 0.1, "lambd": 0.3, "alpha": 0.5, "t0": 1.0, "weight_decay": 0.1}],
 }
 # The rules that have all their parts: what one lacks, tests/test_structure.py says, once.
 RULES = [rule for rule in OPTIONS if rule in gs.rule.RULES and rule in reference.RULES]

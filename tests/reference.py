@@ -11,6 +11,7 @@ import numpy as np
 
 import gradstep as gs
 import reference_schedules as schedules
+import reference_schedules
 
 
 def power(x, n):
@@ -300,6 +301,102 @@ def mean_in_lanes(rows):
     return np.array(sums).reshape(*rows.shape[:-2], 1, 1) / rows.shape[-2]
 
 
+def power_of_any(base, exponent):
+    """base to any power: the twin of pow in cpp/math.hpp."""
+    return float(reference_schedules.power(reference_schedules.log2(base), exponent, 1.0))
+
+
+def adadelta(p, g, state, t, *, lr, rho, eps, weight_decay):
+    T = p.dtype.type
+    g = l2(g, p, weight_decay, T)
+    v, a = state["square_avg"], state["acc_delta"]
+    v[...] = T(rho) * v + T(1 - rho) * g * g
+    delta = np.sqrt(a + T(eps)) / np.sqrt(v + T(eps)) * g
+    a[...] = T(rho) * a + T(1 - rho) * delta * delta
+    p -= T(lr) * delta
+
+
+def adamax(p, g, state, t, *, lr, betas, eps, weight_decay):
+    T = p.dtype.type
+    beta1, beta2 = betas
+    g = l2(g, p, weight_decay, T)
+    m, u = state["exp_avg"], state["exp_inf"]
+    m += T(1 - beta1) * (g - m)
+    u[...] = maximum(T(beta2) * u, np.abs(g) + T(eps))
+    p -= T(lr / (1 - power(beta1, t))) * m / u
+
+
+def decayed(p, g, lr, weight_decay, decoupled):
+    """The gradient, after decay of the parameter itself or with decay in it."""
+    if decoupled:
+        p *= p.dtype.type(1 - lr * weight_decay)
+        return g
+    return l2(g, p, weight_decay, p.dtype.type)
+
+
+def nadam(p, g, state, t, *, lr, betas, eps, weight_decay, momentum_decay, decoupled_weight_decay):
+    T = p.dtype.type
+    beta1, beta2 = betas
+    m, v, product = state["exp_avg"], state["exp_avg_sq"], state["mu_product"]
+    mu, following = (
+        beta1 * (1 - 0.5 * power_of_any(0.96, float(n) * momentum_decay)) for n in (t, t + 1)
+    )
+    product[0] = (1.0 if t == 1 else float(product[0])) * mu
+    of_gradient = T(lr * (1 - mu) / (1 - float(product[0])))
+    of_momentum = T(lr * following / (1 - float(product[0]) * following))
+    g = decayed(p, g, lr, weight_decay, decoupled_weight_decay)
+    m += T(1 - beta1) * (g - m)
+    v[...] = T(beta2) * v + T(1 - beta2) * g * g
+    denom = np.sqrt(v / T(1 - power(beta2, t))) + T(eps)
+    p -= (of_gradient * g + of_momentum * m) / denom
+
+
+def radam(p, g, state, t, *, lr, betas, eps, weight_decay, decoupled_weight_decay):
+    T = p.dtype.type
+    beta1, beta2 = betas
+    m, v = state["exp_avg"], state["exp_avg_sq"]
+    left = power(beta2, t)
+    most = 2 / (1 - beta2) - 1
+    now = most - 2 * t * left / (1 - left)
+    rate = lr / (1 - power(beta1, t))
+    g = decayed(p, g, lr, weight_decay, decoupled_weight_decay)
+    m += T(1 - beta1) * (g - m)
+    v[...] = T(beta2) * v + T(1 - beta2) * g * g
+    if now > 5:
+        rectified = math.sqrt((now - 4) * (now - 2) * most / ((most - 4) * (most - 2) * now))
+        p -= T(rate * rectified * math.sqrt(1 - left)) * m / (np.sqrt(v) + T(eps))
+    else:
+        p -= T(rate) * m
+
+
+def rprop(p, g, state, t, *, lr, etas, step_sizes):
+    T = p.dtype.type
+    before, step = state["prev"], state["step_size"]
+    same = g * before
+    size = step * np.where(same > 0, T(etas[1]), np.where(same < 0, T(etas[0]), T(1)))
+    size = np.where(size < T(step_sizes[0]), T(step_sizes[0]), size)
+    step[...] = np.where(size > T(step_sizes[1]), T(step_sizes[1]), size)
+    before[...] = np.where(same < 0, T(0), g)
+    p -= np.sign(before) * step
+
+
+def asgd(p, g, state, t, *, lr, lambd, alpha, t0, weight_decay):
+    T = p.dtype.type
+    ax, eta, mu = state["ax"], state["eta"], state["mu"]
+    rate, weight = (lr, 1.0) if t == 1 else (float(eta[0]), float(mu[0]))
+    g = l2(g, p, weight_decay, T)
+    p[...] = p * T(1 - lambd * rate) - T(rate) * g
+    ax[...] = p if weight == 1 else ax + T(weight) * (p - ax)
+    eta[0] = lr / power_of_any(1 + lambd * lr * t, alpha)
+    mu[0] = 1 / max(1.0, t - t0)
+
+
+def asgd_shown(p, state, **_):
+    """The point to evaluate."""
+    del p
+    return state["ax"]
+
+
 RULES = {
     "SGD": sgd,
     "Adagrad": adagrad,
@@ -316,6 +413,12 @@ RULES = {
     "SignSGD": sign_sgd,
     "StableAdamW": stable_adamw,
     "Adafactor": adafactor,
+    "Adadelta": adadelta,
+    "Adamax": adamax,
+    "NAdam": nadam,
+    "RAdam": radam,
+    "Rprop": rprop,
+    "ASGD": asgd,
 }
 
 

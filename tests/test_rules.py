@@ -8,9 +8,10 @@ import pytest
 
 import gradstep as gs
 import reference
-from cases import CASES, DTYPES, SIZES, assert_same_bits, at_offset, case_id, normal, special
+from cases import BLOCK, CASES, DTYPES, SIZES, assert_same_bits, at_offset, case_id, normal, special
 
 STEPS = 4
+LATER = ("NAdam", "RAdam", "ASGD")  # whose later updates are not like the first ones
 NUMBERS = {"normal": normal, "special": special}
 
 
@@ -121,6 +122,25 @@ def test_long_run_stays_equal():
         opt.step(g)
         reference.step("AdamW", wanted, g, state, t, dict(opt.groups[0]))
     assert_same_bits(p, wanted)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.__name__)
+@pytest.mark.parametrize("case", [case for case in CASES if case[0] in LATER], ids=case_id)
+def test_what_begins_later(case, dtype, target):
+    """RAdam divides by the second moment from the sixth update on; memory goes on and on."""
+    rule, options = case
+    rng = np.random.default_rng(1)
+    p = special(rng, BLOCK + 9, dtype)
+    opt = build(rule, options, p)
+    wanted = p.copy()
+    state = {k: v.copy() for k, v in opt.state["0"].items() if k != "step"}
+    for t in range(1, 13):
+        g = special(rng, p.size, dtype)
+        opt.step(g)
+        reference.step(rule, wanted, g, state, t, dict(opt.groups[0]))
+        assert_same_bits(p, wanted, f"update {t}")
+    for name, array in state.items():
+        assert_same_bits(opt.state["0"][name], array, name)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.__name__)

@@ -149,7 +149,8 @@ def expected(case_index, pairing_index, odd, staged):
         for name in roles:
             if name in states or name in storages_for(rule, options, "float32"):
                 storage = states.get(name, np.dtype(T).name)
-                initial = hyper.get("initial_accumulator_value", 0.0)
+                starts = {s.name: s.initial for s in gs.rule.RULES[rule].states}
+                initial = hyper[starts[name]] if starts[name] else 0.0
                 if roles[name] == "parameter":
                     own[name] = reference_storages.encode(storage, "param", whole)
                 else:
@@ -265,7 +266,7 @@ def test_what_has_a_loop_of_its_own_takes_it(case, target):
         )
         optimizer.step(np.ones(5, DTYPES[g]))
         known = gs.rule.RULES[rule]
-        mixed = any(state.role == "parameter" for state in known.states)
+        mixed = any(state.role in ("parameter", "rate") for state in known.states)
         no_blocks = s == "q8" and (known.gathers or mixed)
         wanted = (every or (p, g, s, chance) in SHORT) and not no_blocks
         assert optimizer._compiled.plan.direct() == [wanted], (p, g, s, chance)

@@ -44,7 +44,8 @@ const StorageInfo& find(const std::string& name) {
 }
 
 Role role_of(const std::string& name) {
-    for (Role role : {Role::second_moment, Role::maximum, Role::parameter})
+    for (Role role :
+         {Role::second_moment, Role::maximum, Role::parameter, Role::magnitude, Role::rate})
         if (name == role_name(role)) return role;
     return Role::momentum;    // elements do not mind
 }

@@ -319,9 +319,9 @@ template <class Rule> constexpr int optional_states() {
     return count;
 }
 
-template <class Rule> constexpr bool starts_as_parameter() {
+template <class Rule> constexpr bool is_never_in_blocks() {
     for (const State& s : Rule::states)
-        if (s.role == Role::parameter) return true;
+        if (s.role == Role::parameter || s.role == Role::rate) return true;
     return false;
 }
 
@@ -372,8 +372,8 @@ constexpr void fill_one(Kernel& kernel_of) {
     using T = typename P::compute;
     using R = Rule<T, 0>;
     // What is gathered over blocks goes through scratch, since a block's scale comes after its
-    // numbers; a state that starts as the parameter is never kept in blocks.
-    constexpr bool possible = S::block == 1 || (gathered<R> == 0 && !starts_as_parameter<R>());
+    // numbers; a point among the parameters and a rate are never kept in blocks.
+    constexpr bool possible = S::block == 1 || (gathered<R> == 0 && !is_never_in_blocks<R>());
     if constexpr (possible && (loops == Loops::few || loops_under<R>(options) == Loops::all))
         kernel_of = kernel<Rule<T, options>, P, G, S, stochastic, options>();
 }

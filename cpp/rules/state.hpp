@@ -9,12 +9,17 @@ enum class Role {
     second_moment,    // an average or sum of squares: never negative, and never rounded to nothing
     maximum,          // the largest second moment so far: must not creep up by rounding
     parameter,        // another point among the parameters: it starts as the parameter
+    magnitude,        // a size that decays slowly and is divided by, no square
+    rate,             // a rate of each element that grows and shrinks by shares of itself
 };
-constexpr int role_count = 4;
+constexpr int role_count = 6;
 
-// How a state is rounded unless somebody asks for another way. Nearest would stall a second moment:
-// what one step adds to it is less than half a unit. (A storage may add to this: see q4.)
-constexpr bool stochastic_by_default(Role role) { return role == Role::second_moment; }
+// How a state is rounded unless somebody asks for another way. Nearest would stall a second moment
+// or a magnitude: what one step changes of it is less than half a unit. (A storage may add to this:
+// see q4.)
+constexpr bool stochastic_by_default(Role role) {
+    return role == Role::second_moment || role == Role::magnitude;
+}
 
 // Which numbers a state has. Tensors of two or more dimensions have rows and columns: the last
 // dimension counts columns, the one before it rows, and those before that matrices.

@@ -5,7 +5,7 @@
 
 struct bfloat16 : Elements<uint16_t> {
     static constexpr const char* name = "bfloat16";
-    static constexpr unsigned roles = as_param | as_gradient | as_state | as_point;
+    static constexpr unsigned roles = as_param | as_gradient | as_state | as_point | as_rate;
     static constexpr bool rounds = true;
     using compute = float;
 

@@ -15,8 +15,10 @@ using gradstep::as_param;
 using gradstep::RandomKey;
 constexpr unsigned as_momentum = gradstep::as_role(gradstep::Role::momentum);
 constexpr unsigned as_state = as_momentum | gradstep::as_role(gradstep::Role::second_moment) |
-                              gradstep::as_role(gradstep::Role::maximum);
+                              gradstep::as_role(gradstep::Role::maximum) |
+                              gradstep::as_role(gradstep::Role::magnitude);
 constexpr unsigned as_point = gradstep::as_role(gradstep::Role::parameter);
+constexpr unsigned as_rate = gradstep::as_role(gradstep::Role::rate);
 
 inline uint32_t to_bits(float x) { return __builtin_bit_cast(uint32_t, x); }
 inline float from_bits(uint32_t bits) { return __builtin_bit_cast(float, bits); }

@@ -37,6 +37,8 @@ NON_NEGATIVE = Range("a finite number ≥ 0", 0.0, FLOAT64_MAX)
 FINITE = Range("a finite number", -FLOAT64_MAX, FLOAT64_MAX)
 BELOW_ONE = Range("a number in [0, 1)", 0.0, math.nextafter(1.0, 0.0))
 POSITIVE = Range("a finite number > 0", math.nextafter(0.0, 1.0), FLOAT64_MAX)
+UP_TO_ONE = Range("a number from 0 to 1", 0.0, 1.0)
+ABOVE_ONE = Range("a finite number > 1", math.nextafter(1.0, 2.0), FLOAT64_MAX)
 BETWEEN = Range("a number above 0 and below 1", math.nextafter(0.0, 1.0), math.nextafter(1.0, 0.0))
 HALVES = Range("a multiple of 1/2 from 0 to 64", 0.0, 64.0, unit=0.5)
 EPSILON = NON_NEGATIVE._replace(never_to_zero=True)
@@ -50,9 +52,17 @@ RANGES: dict[str, Range] = {
     "betas": BELOW_ONE,
     "dampening": FINITE,
     "eps": EPSILON,
+    "etas": POSITIVE,
+    "etas[0]": BETWEEN,
+    "etas[1]": ABOVE_ONE,
     "initial_accumulator_value": NON_NEGATIVE,
+    "lambd": NON_NEGATIVE,
     "lr_decay": NON_NEGATIVE,
     "momentum": NON_NEGATIVE,
+    "momentum_decay": NON_NEGATIVE,
+    "rho": UP_TO_ONE,
+    "step_sizes": NON_NEGATIVE,
+    "t0": NON_NEGATIVE,
     "trust_coefficient": NON_NEGATIVE,
     "warmup_steps": NON_NEGATIVE,
     "weight_decay": NON_NEGATIVE,

@@ -19,7 +19,7 @@ Check = Callable[[str, Mapping[str, Any], Mapping[str, str]], None]
 PLAIN = "plain"  # multiplies it by the rate
 MOMENTUM = "momentum"  # averages it over steps
 SIGN = "sign"  # keeps its sign alone
-ADAPTIVE = "adaptive"  # divides it by the root of a second moment
+ADAPTIVE = "adaptive"  # divides it by its size, such as the root of a second moment
 
 
 class State(NamedTuple):
@@ -85,7 +85,8 @@ class Rule:
         shows: whether the point to evaluate is not the parameter.
         factors: whether it keeps numbers for rows and columns, where a parameter has such.
         defaults: each hyperparameter's default, ``maximize`` and ``frozen`` included.
-        ranges: the numbers that each numeric hyperparameter may be.
+        ranges: the numbers that each numeric hyperparameter may be; ``etas[0]`` is for an item of
+            a tuple alone.
     """
 
     def __init__(self, name: str) -> None:
@@ -130,7 +131,8 @@ class Rule:
             if parameter.default is not parameter.empty
         } | {"frozen": False}
         known = {**RANGES, **ranges}
-        self.ranges = {key: known[key] for key in self.defaults if key in known}
+        names = (*self.defaults, *self.hyper_names)
+        self.ranges = {name: known[name] for name in names if name in known}
         self._check = check
         RULES[self.name] = self
 
@@ -171,17 +173,25 @@ class Rule:
                 row.append(math.nan)
             elif key not in self.ranges:
                 row.append(float(value))
-            elif callable(value):
-                if key in self.constant or self.ranges[key].unit:
+                continue
+            allowed = self.ranges.get(name, self.ranges[key])
+            if callable(value):
+                if key in self.constant or allowed.unit:
                     raise TypeError(
-                        f"{argument}: got a function of the step, wanted {self.ranges[key].wanted}"
+                        f"{argument}: got a function of the step, wanted {allowed.wanted}"
+                        + self._why_constant(key)
                     )
                 check_takes_step(argument, value)
                 row.append(math.nan)
-                driven.append(Driven(column, argument, key, self.ranges[key], value, single))
+                driven.append(Driven(column, argument, key, allowed, value, single))
             else:
-                row.append(number(argument, self.ranges[key], value, single))
+                row.append(number(argument, allowed, value, single))
         return Numbers(row, -1.0 if group["maximize"] else 1.0, float(group["frozen"]), driven)
+
+    def _why_constant(self, key: str) -> str:
+        """Why no function of the step may give a hyperparameter, where a state starts from it."""
+        started = [state.name for state in self.states if state.initial == key]
+        return f": {started[0]} starts from it, and no step reads it again" if started else ""
 
     def _check_keys(self, prefix: str, group: Mapping[str, Any]) -> None:
         """Raise for what is missing or unknown, and for what is wanted to be true or false."""
@@ -225,7 +235,7 @@ class Rule:
         roles = {state.role for state in self.states if state.is_on(known)}
         if self._takes_sign:
             return SIGN
-        if "second_moment" in roles:
+        if roles & {"second_moment", "magnitude"}:
             return ADAPTIVE
         return MOMENTUM if "momentum" in roles else PLAIN
 

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     Allocate = Callable[[str, tuple[int, ...], np.dtype[Any]], Array]
 
 ROLES: dict[str, tuple[str, ...]] = _core.storages()
+STATE_ROLES = ("momentum", "second_moment", "maximum", "parameter", "magnitude", "rate")
 EXACT = ("float32", "float64", "split")  # no rounding but that of float64 to float32, to nearest
+EXACT_ROLES = ("parameter", "rate")  # never in blocks
 MODES = ("nearest", "stochastic")
 CACHE_LINE = 64  # bytes
 
@@ -182,9 +184,12 @@ class Storages:
         self.split: bool = split
         self._rule = rule
         self._roles = {state.name: state.role for state in rule.states}
-        # One word is for what is averaged; a point among the parameters is as exact as they are.
-        averages = [name for name, role in self._roles.items() if role != "parameter"]
-        every = dict.fromkeys(averages, states) if isinstance(states, str) else states
+        # One word is for what is averaged; a point among the parameters, and a rate, are as exact
+        # as the parameters are. Where a rule has nothing else it is for those, or it would be
+        # accepted and do nothing.
+        averages = [name for name, role in self._roles.items() if role not in EXACT_ROLES]
+        one_word = averages or [*self._roles]
+        every = dict.fromkeys(one_word, states) if isinstance(states, str) else states
         self.states = self._checked_states(every, isinstance(states, Mapping))
         self._rounding_of_all = rounding if isinstance(rounding, str) else None
         if isinstance(rounding, str):
@@ -214,7 +219,8 @@ class Storages:
             if not isinstance(storage, str):
                 raise TypeError(f"{argument}: got {storage!r}{whose}, wanted one of {wanted}")
             if self._roles[name] not in ROLES.get(storage, ()):
-                why = ", in which squares underflow" if storage == "float16" else ""
+                small = "sizes" if self._roles[name] in ("magnitude", "rate") else "squares"
+                why = f", in which {small} underflow" if storage == "float16" else ""
                 raise ValueError(f"{argument}: got {storage!r}{whose}{why}, wanted one of {wanted}")
         return dict(states)
 
@@ -405,8 +411,8 @@ def decode(array: Array, storage: str, role: str, shape: tuple[int, ...]) -> NDA
         array: the state, as in ``opt.state``: uint8 for q8 and q4, else of the storage's dtype.
         storage: its name, such as ``"q8"``.
         role: what it holds, since codes depend on it: ``"momentum"`` (averages of the gradient),
-            ``"second_moment"`` (of its square), ``"maximum"`` (``max_exp_avg_sq``) or
-            ``"parameter"`` (``z``).
+            ``"second_moment"`` (of its square), ``"maximum"`` (``max_exp_avg_sq``),
+            ``"parameter"`` (``z``), ``"magnitude"`` (``exp_inf``) or ``"rate"`` (``step_size``).
         shape: its parameter's shape.
 
     Returns:
@@ -426,7 +432,7 @@ def decode(array: Array, storage: str, role: str, shape: tuple[int, ...]) -> NDA
         array([[ 0.1, -0.2],
                [ 0.4,  0. ]], dtype=float32)
     """
-    _check_key("role", role, ("momentum", "second_moment", "maximum", "parameter"))
+    _check_key("role", role, STATE_ROLES)
     _check_key("storage", storage, [name for name in ROLES if role in ROLES[name]])
     out = np.zeros(shape, np.float32)
     is_block = _core.storage_block(storage) > 1

@@ -4,20 +4,26 @@
 from __future__ import annotations
 
 from .sgd import SGD as SGD
+from .asgd import ASGD as ASGD
+from .rprop import Rprop as Rprop
 from .adagrad import Adagrad as Adagrad
+from .adadelta import Adadelta as Adadelta
 from .rmsprop import RMSprop as RMSprop
 from .adam import Adam as Adam
 from .adamw import AdamW as AdamW
+from .adamax import Adamax as Adamax
+from .nadam import NAdam as NAdam
+from .radam import RAdam as RAdam
 from .lars import LARS as LARS
 from .lamb import LAMB as LAMB
-from .schedulefreeadamw import ScheduleFreeAdamW as ScheduleFreeAdamW
-from .lion import Lion as Lion
+from .stableadamw import StableAdamW as StableAdamW
 from .adan import Adan as Adan
 from .ademamix import AdEMAMix as AdEMAMix
 from .adopt import ADOPT as ADOPT
+from .lion import Lion as Lion
 from .signsgd import SignSGD as SignSGD
-from .stableadamw import StableAdamW as StableAdamW
 from .adafactor import Adafactor as Adafactor
+from .schedulefreeadamw import ScheduleFreeAdamW as ScheduleFreeAdamW
 
 from typing import TYPE_CHECKING
 
