@@ -36,6 +36,9 @@ OPTIONS = {
         {},
         {"weight_decay": 0.0},
         {"weight_decay": 0.1, "eps": 1e-3},
+        {"cautious": True, "lr": 0.05},
+        {"cautious_weight_decay": True, "weight_decay": 0.1},
+        {"cautious": True, "cautious_weight_decay": True, "weight_decay": 0.1, "amsgrad": True},
         {"amsgrad": True, "betas": (0.0, 0.5), "lr": 0.1},
     ],
     "LARS": [
@@ -49,7 +52,13 @@ OPTIONS = {
         {"lr": 0.1, "betas": (0.5, 0.9), "eps": 1e-3, "weight_decay": 0.1},
         {"warmup_steps": 3, "r": 0.5, "weight_lr_power": 1.0},
     ],
-    "Lion": [{}, {"lr": 0.1, "betas": (0.5, 0.9), "weight_decay": 0.1}],
+    "Lion": [
+        {},
+        {"cautious": True},
+        {"cautious_weight_decay": True, "weight_decay": 0.1},
+        {"cautious": True, "cautious_weight_decay": True, "weight_decay": 0.1},
+        {"lr": 0.1, "betas": (0.5, 0.9), "weight_decay": 0.1},
+    ],
     "Adan": [{}, {"lr": 0.1, "betas": (0.5, 0.6, 0.9), "eps": 1e-3, "weight_decay": 0.1}],
     "AdEMAMix": [
         {},
@@ -121,6 +130,11 @@ SIZES = [
     3 * BLOCK + 5,
     20 * BLOCK + 17,
 ]
+
+
+def gathers(rule, options):
+    """Whether a rule looks at whole tensors, with these options."""
+    return gs.rule.RULES[rule].gathers_for(options)
 
 
 def case_id(case):

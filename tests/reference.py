@@ -87,9 +87,57 @@ def adam(p, g, state, t, *, lr, betas, eps, weight_decay, amsgrad):
     p -= T(lr / (1 - power(beta1, t))) * m / denom
 
 
-def adamw(p, g, state, t, *, lr, weight_decay, **adam_only):
+def adamw(p, g, state, t, *, lr, weight_decay, cautious, cautious_weight_decay, **adam_only):
+    if cautious or cautious_weight_decay:
+        switches = {"cautious": cautious, "cautious_weight_decay": cautious_weight_decay}
+        return cautious_adamw(
+            p, g, state, t, lr=lr, weight_decay=weight_decay, **switches, **adam_only
+        )
     p *= p.dtype.type(1 - lr * weight_decay)
     adam(p, g, state, t, lr=lr, weight_decay=0, **adam_only)
+    return None
+
+
+def cautious_adamw(
+    p, g, state, t, *, lr, betas, eps, weight_decay, amsgrad, cautious, cautious_weight_decay
+):
+    T = p.dtype.type
+    beta1, beta2 = betas
+    m, v = state["exp_avg"], state["exp_avg_sq"]
+    m += T(1 - beta1) * (g - m)
+    v[...] = T(beta2) * v + T(1 - beta2) * g * g
+    if amsgrad:
+        largest = state["max_exp_avg_sq"]
+        largest[...] = maximum(largest, v)
+        v = largest
+    if cautious:
+        share = lane_total(m * g > 0) / g.size if g.size else math.nan
+        scale = T(1 / (share if share > 1e-3 else 1e-3))
+        yield  # the second pass reads the states as they were stored
+    denom = np.sqrt(v) / T(math.sqrt(1 - power(beta2, t))) + T(eps)
+    u = T(lr / (1 - power(beta1, t))) * m / denom
+    if cautious:
+        u = u * np.where(m * g > 0, scale, T(0))
+    p[...] = decayed(p, u, T(1 - lr * weight_decay), cautious_weight_decay) - u
+
+
+def decayed(p, u, decay, cautious):
+    """The parameter, which goes down by u, without its share of decay."""
+    return np.where(u * p >= 0, p * decay, p) if cautious else p * decay
+
+
+def cautious_lion(p, g, state, t, *, lr, betas, weight_decay, cautious, cautious_weight_decay):
+    T = p.dtype.type
+    beta1, beta2 = betas
+    m = state["exp_avg"]
+    if cautious:
+        sign = np.sign(m + T(1 - beta1) * (g - m))
+        step = T(lr * (g.size / (lane_total(sign * g > 0) + 1)))
+        yield
+    u = np.sign(m + T(1 - beta1) * (g - m))
+    u = u * np.where(u * g > 0, step, T(0)) if cautious else T(lr) * u
+    p[...] = decayed(p, u, T(1 - lr * weight_decay), cautious_weight_decay) - u
+    m += T(1 - beta2) * (g - m)
 
 
 def lamb(p, g, state, t, *, lr, betas, eps, weight_decay):
@@ -121,12 +169,18 @@ def lars(p, g, state, t, *, lr, momentum, weight_decay, trust_coefficient, eps, 
     p -= d
 
 
-def lion(p, g, state, t, *, lr, betas, weight_decay):
+def lion(p, g, state, t, *, lr, betas, weight_decay, cautious, cautious_weight_decay):
+    if cautious or cautious_weight_decay:
+        switches = {"cautious": cautious, "cautious_weight_decay": cautious_weight_decay}
+        return cautious_lion(
+            p, g, state, t, lr=lr, betas=betas, weight_decay=weight_decay, **switches
+        )
     T = p.dtype.type
     beta1, beta2 = betas
     m = state["exp_avg"]
     p[...] = p * T(1 - lr * weight_decay) - T(lr) * np.sign(m + T(1 - beta1) * (g - m))
     m += T(1 - beta2) * (g - m)
+    return None
 
 
 def trust_ratio(param, update, coefficient=1.0, eps=0.0):
@@ -438,7 +492,7 @@ def passes(rule, p, g, state, t, hyper, epsilon=None):
         g = g * p.dtype.type(-1 if hyper.pop("maximize") else 1)
         run = RULES[rule](p, g, used, t, **hyper)
         if run is not None:
-            next(run)
+            next(run, None)
     yield
     with np.errstate(all="ignore"):
         for _ in run or ():

@@ -27,11 +27,9 @@ STATES = {
 
 
 # The states that the first of two passes changes.
-GATHERED = {
-    "LAMB": ("exp_avg", "exp_avg_sq"),
-    "StableAdamW": ("exp_avg", "exp_avg_sq"),
-    "Adafactor": ("variance",),
-}
+GATHERED = dict.fromkeys(["LAMB", "StableAdamW"], ("exp_avg", "exp_avg_sq"))
+GATHERED["AdamW cautious"] = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+GATHERED["Adafactor"] = ("variance",)
 
 
 def bits(x):
@@ -336,7 +334,7 @@ def step(
     x = {name: decode(kept[name], roles[name], data, shape, T) for name, data in states.items()}
 
     # What a pass changes is stored after it; a second pass reads it as it was stored.
-    gathered = GATHERED.get(rule, ())
+    gathered = GATHERED.get(gs.rule.RULES[rule].kernels(hyper).partition(" cautious_weight")[0], ())
     idle = {s.name for s in gs.rule.Rule(rule).states if s.option and not hyper[s.option]}
     epsilon = None if low is not None else float(ml_dtypes.finfo(param.dtype).eps)
     runs = reference.passes(rule, p, g, x | memory, t, hyper, epsilon)

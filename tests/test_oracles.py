@@ -25,8 +25,8 @@ def float64_by_default():
 def test_equals_torch_in_float64(case, float64_by_default):
     torch = pytest.importorskip("torch", reason="torch is in the oracles extra")
     rule, options = case
-    if not hasattr(torch.optim, rule):
-        pytest.skip(f"torch has no {rule}")
+    if not hasattr(torch.optim, rule) or set(options) & {*gs.rule.RULES[rule].switches}:
+        pytest.skip(f"torch has no {rule}, or not so")
     rng = np.random.default_rng(3)
     ours = [rng.standard_normal(shape) for shape in [(7,), (4, 5), ()]]
     theirs = [torch.tensor(p, requires_grad=True) for p in ours]
@@ -61,7 +61,7 @@ def test_torch_signature(rule):
     ours = inspect.signature(getattr(gs, rule)).parameters
     theirs = inspect.signature(getattr(torch.optim, rule)).parameters
     for name, parameter in ours.items():
-        if name == "shared":  # what we add for every rule
+        if name in ("shared", *gs.rule.RULES[rule].switches):  # what we add
             continue
         assert name in theirs, name
         if name != "params":
@@ -82,7 +82,7 @@ def in_optax(rule, group):
     """The same hyperparameters by optax's names."""
     named = {}
     for key in gs.rule.RULES[rule].defaults:
-        if key in ("lr", "maximize", "frozen"):
+        if key in ("lr", "maximize", "frozen", *gs.rule.RULES[rule].switches):
             continue
         name = OPTAX[rule].get(key, key)
         named |= dict(zip(name, group[key], strict=True)) if isinstance(name, tuple) else {}
@@ -95,8 +95,8 @@ def test_equals_optax_in_float64(case):
     optax = pytest.importorskip("optax", reason="optax is in the oracles extra")
     jax = pytest.importorskip("jax")
     rule, options = case
-    if options.get("maximize"):
-        pytest.skip("optax goes down")
+    if options.get("maximize") or set(options) & {*gs.rule.RULES[rule].switches}:
+        pytest.skip("optax goes down, and has no switches")
     rng = np.random.default_rng(3)
     ours = [rng.standard_normal(shape) for shape in SHAPES]
     opt = getattr(gs, rule)(ours, **options)

@@ -8,7 +8,18 @@ import pytest
 
 import gradstep as gs
 import reference
-from cases import BLOCK, CASES, DTYPES, SIZES, assert_same_bits, at_offset, case_id, normal, special
+from cases import (
+    BLOCK,
+    CASES,
+    DTYPES,
+    SIZES,
+    assert_same_bits,
+    at_offset,
+    case_id,
+    gathers,
+    normal,
+    special,
+)
 
 STEPS = 4
 LATER = ("NAdam", "RAdam", "ASGD")  # whose later updates are not like the first ones
@@ -66,7 +77,8 @@ def test_split_into_shards(index, dtype, threads):
     rule, options = CASES[index]
     rng = np.random.default_rng(index)
     # What is summed over a tensor is the same within rounding, and an infinity would hide the rest.
-    sums, draw = gs.rule.RULES[rule].gathers, normal if gs.rule.RULES[rule].gathers else special
+    sums = gathers(rule, options)
+    draw = normal if sums else special
     before = draw(rng, 5000, dtype)
     gradients = [draw(rng, 5000, dtype) for _ in range(3)]
     whole, shards = before.copy(), before.copy()

@@ -11,7 +11,17 @@ import pytest
 import gradstep as gs
 import reference
 import reference_storages
-from cases import BLOCK, CASES, SHORT, assert_same_bits, at_offset, case_id, normal, special
+from cases import (
+    BLOCK,
+    CASES,
+    SHORT,
+    assert_same_bits,
+    at_offset,
+    case_id,
+    gathers,
+    normal,
+    special,
+)
 
 STEPS = 2
 DTYPES = {
@@ -156,7 +166,7 @@ def expected(case_index, pairing_index, odd, staged):
                 else:
                     own[name] = reference_storages.fresh(storage, roles[name], (size,), initial)
         # A rule that looks at whole tensors wants them whole.
-        start = 3 * BLOCK - 256 if i % 2 and not gs.rule.RULES[rule].gathers else 0
+        start = 3 * BLOCK - 256 if i % 2 and not gathers(rule, options) else 0
         row = {
             "before": param.copy(),
             "low_before": None if low is None else low.copy(),
@@ -254,7 +264,12 @@ LONG = {"SGD", "Adam", "AdamW"}
 def test_what_has_a_loop_of_its_own_takes_it(case, target):
     """Through scratch it would compute the same, slower: no other test would see it."""
     rule, options = case
-    every = rule in LONG and not options.get("amsgrad") and target not in ("baseline", "sse4")
+    rare = {"amsgrad", *gs.rule.RULES[rule].switches}
+    every = (
+        rule in LONG
+        and not any(options.get(key) for key in rare)
+        and target not in ("baseline", "sse4")
+    )
     for p, g, s, chance in gs._core.fused():
         states = storages_for(rule, options, s)
         if states is None or not (states or s in ("float32", "float64")):
@@ -267,7 +282,7 @@ def test_what_has_a_loop_of_its_own_takes_it(case, target):
         optimizer.step(np.ones(5, DTYPES[g]))
         known = gs.rule.RULES[rule]
         mixed = any(state.role in ("parameter", "rate") for state in known.states)
-        no_blocks = s == "q8" and (known.gathers or mixed)
+        no_blocks = s == "q8" and (gathers(rule, options) or mixed)
         wanted = (every or (p, g, s, chance) in SHORT) and not no_blocks
         assert optimizer._compiled.plan.direct() == [wanted], (p, g, s, chance)
 

@@ -390,7 +390,7 @@ def missing_of_rules():
 
 
 # What several rules share, in files of its own.
-SHARED_BY_RULES = {"trust"}
+SHARED_BY_RULES = {"trust", "cautious"}
 
 
 def test_rules_have_all_their_parts():
@@ -425,7 +425,7 @@ def test_rule_has_the_same_hyperparameters_everywhere(rule):
         f"{key}[{i}]" if isinstance(value, tuple) else key
         for key, value in group.items()
         for i in range(len(value) if isinstance(value, tuple) else 1)
-    ] == list(value.hyper_names)
+    ] == [*value.hyper_names, *value.switches]
     parameters = inspect.signature(getattr(gs, rule)).parameters
     assert list(parameters) == ["params", *group, "maximize", "shared"]
     twin = inspect.signature(reference.RULES[rule]).parameters.values()

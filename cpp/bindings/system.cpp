@@ -1,6 +1,8 @@
 // Targets, threads, build, and what the rules say of themselves.
 #include <pybind11/stl.h>
 
+#include <string>
+
 #include "../dispatch.hpp"
 #include "../parallel.hpp"
 #include "../parallel/pages.hpp"
@@ -37,6 +39,7 @@ py::dict describe(const RuleInfo& rule) {
     described["memory_names"] = py::tuple(memory);
     described["takes_sign"] = rule.takes_sign;
     described["gathers"] = rule.gathered > 0;
+    described["variants"] = py::dict();
     described["shows"] = rule.shown[single_precision] != nullptr;
     return described;
 }
@@ -44,8 +47,14 @@ py::dict describe(const RuleInfo& rule) {
 py::dict rule_catalogue() {
     py::dict catalogue;
     const Table& table = dispatch::current();
-    for (int i = 0; i < table.rule_count; ++i)
-        catalogue[table.rules[i].name] = describe(table.rules[i]);
+    for (int i = 0; i < table.rule_count; ++i) {
+        const RuleInfo& rule = table.rules[i];
+        const std::string name = rule.name, plain = name.substr(0, name.find(' '));
+        if (name == plain)
+            catalogue[rule.name] = describe(rule);
+        else
+            catalogue[plain.c_str()]["variants"][rule.name] = rule.gathered > 0;
+    }
     return catalogue;
 }
 

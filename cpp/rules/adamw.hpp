@@ -23,10 +23,16 @@ template <class T, unsigned Options> struct AdamW {
         return Adam<T, Options>::moment_correction(h, t);
     }
 
-    void operator()(T& p, T g, T& m, T& v, T& v_max) const {
-        p *= decay;
+    void add(T g, T& m, T& v, T& v_max) const {
         moments.add(g, m, v);
         if (amsgrad) v_max = max(v_max, v);
-        p -= moments.direction(m, amsgrad ? v_max : v);
+    }
+
+    T direction(T m, T v, T v_max) const { return moments.direction(m, amsgrad ? v_max : v); }
+
+    void operator()(T& p, T g, T& m, T& v, T& v_max) const {
+        p *= decay;
+        add(g, m, v, v_max);
+        p -= direction(m, v, v_max);
     }
 };

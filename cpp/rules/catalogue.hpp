@@ -10,6 +10,7 @@
 #include "ademamix.hpp"
 #include "adopt.hpp"
 #include "asgd.hpp"
+#include "cautious.hpp"
 #include "lamb.hpp"
 #include "lars.hpp"
 #include "lion.hpp"
@@ -31,5 +32,7 @@
     X(Adan) X(AdEMAMix) X(ADOPT)                                                                   \
     X(Lion) X(SignSGD)                                                                             \
     X(Adafactor)                                                                                   \
-    X(ScheduleFreeAdamW)
+    X(ScheduleFreeAdamW)                                                                           \
+    X(CautiousAdamW) X(SparingAdamW) X(CautiousSparingAdamW)                                       \
+    X(CautiousLion) X(SparingLion) X(CautiousSparingLion)
 // clang-format on

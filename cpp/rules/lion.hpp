@@ -17,8 +17,11 @@ template <class T, unsigned Options> struct Lion {
         : lr(T(h.lr)), decay(T(1 - h.lr * h.weight_decay)), one_minus_beta1(T(1 - h.beta1)),
           one_minus_beta2(T(1 - h.beta2)) {}
 
+    T direction(T g, T m) const { return sign(m + one_minus_beta1 * (g - m)); }
+    void add(T g, T& m) const { m += one_minus_beta2 * (g - m); }
+
     void operator()(T& p, T g, T& m) const {
-        p = p * decay - lr * sign(m + one_minus_beta1 * (g - m));
-        m += one_minus_beta2 * (g - m);
+        p = p * decay - lr * direction(g, m);
+        add(g, m);
     }
 };

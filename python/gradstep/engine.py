@@ -48,8 +48,8 @@ class Row:
     """
 
     __slots__ = (
-        "driven", "fixed", "group", "index", "lr", "present", "rule", "single", "storages",
-        "version",
+        "driven", "fixed", "gathers", "group", "index", "kernels", "lr", "present", "rule",
+        "single", "storages", "version",
     )  # fmt: skip
 
     def __init__(
@@ -60,7 +60,9 @@ class Row:
         self.index = index
         self.group = group
         self.present = rule.present(group)  # the states that it was built with
-        self.fixed = {key: group[key] for key in rule.constant}
+        self.kernels = rule.kernels(group)
+        self.gathers = rule.gathers_for(group)
+        self.fixed = {key: group[key] for key in (*rule.constant, *rule.switches)}
         self.single = single
         self.driven: list[Driven] = []
         self.lr = 0.0
@@ -90,6 +92,11 @@ class Row:
                 missing.append(state.name)
         for key, value in self.fixed.items():
             if group[key] != value:
+                if key in self.rule.switches:
+                    raise ValueError(
+                        f"{prefix}{key}: got {group[key]!r}, but the group was built with "
+                        f"{value!r}, wanted a new optimizer to change it"
+                    )
                 raise ValueError(
                     f"{prefix}{key}: got {group[key]!r}, but the states started from "
                     f"{value!r}, wanted a new optimizer for another start"

@@ -281,7 +281,7 @@ class Parameters:
         """The shards of each tensor, by its key, in their order; of rules that gather."""
         parts: dict[int, list[int]] = {}
         for i, tensor in enumerate(self.tensors):
-            if self.rows[tensor.group].rule.gathers:
+            if self.rows[tensor.group].gathers:
                 parts.setdefault(tensor.key, []).append(i)
         return parts
 
@@ -436,7 +436,7 @@ class Parameters:
     ) -> _core.Plan:
         """The core's plan of a step over all tensors."""
         return _core.Plan(
-            rules=[row.rule.name for row in self.rows],
+            rules=[row.kernels for row in self.rows],
             tensors=[t.spec(count) for t, count in zip(self.tensors, counts, strict=True)],
             counts=counts,
             clock=clock,

@@ -82,6 +82,8 @@ class Rule:
         states: what the rule keeps for each parameter, arrays.
         memory_names: the numbers that it keeps for each parameter besides.
         gathers: whether it looks at a whole tensor before the parameter moves.
+        switches: the hyperparameters, True or False, that choose other kernels for a group when it
+            is built, see :meth:`kernels`.
         shows: whether the point to evaluate is not the parameter.
         factors: whether it keeps numbers for rows and columns, where a parameter has such.
         defaults: each hyperparameter's default, ``maximize`` and ``frozen`` included.
@@ -98,6 +100,9 @@ class Rule:
         self.states = tuple(State(**state) for state in known["states"])
         self.memory_names: tuple[str, ...] = known["memory_names"]
         self.gathers: bool = known["gathers"]
+        self._gathers: dict[str, bool] = {name: self.gathers, **known["variants"]}
+        words = [word for variant in known["variants"] for word in variant.split()[1:]]
+        self.switches = tuple(sorted(set(words)))
         self.shows: bool = known["shows"]
         self.factors = any(state.is_factor for state in self.states)
         self._takes_sign: bool = known["takes_sign"]
@@ -146,6 +151,18 @@ class Rule:
         """
         if self._check is not None:
             self._check(prefix, group, storages)
+
+    def kernels(self, group: Mapping[str, Any]) -> str:
+        """The name in the compiled catalogue for a group: the rule's, and the switches that are on.
+
+        Args:
+            group: the hyperparameters by name; a switch that is missing is off.
+        """
+        return " ".join([self.name, *(key for key in self.switches if group.get(key))])
+
+    def gathers_for(self, group: Mapping[str, Any]) -> bool:
+        """Whether it looks at whole tensors of a group, with the switches that are on."""
+        return self._gathers[self.kernels(group)]
 
     def begins_later(self, state: State) -> bool:
         """Whether a state may come and stay unused: a number switches it on, such as a momentum."""

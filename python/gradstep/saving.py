@@ -11,7 +11,7 @@ import numpy as np
 from . import _core, arrays
 from .groups import Group, some
 from .hyperparameters import whole
-from .rule import Rule, is_on
+from .rule import RULES, Rule, is_on
 from .schedules import Plateau
 from .storages import named
 from .tensors import check_params
@@ -340,7 +340,9 @@ def _check_groups(given: Any, groups: Sequence[Group]) -> list[dict[str, Any]]:
             )
         if (rule := entry.get("rule", group.rule)) != group.rule:
             raise ValueError(f"{where}['rule']: got {rule!r}, wanted {group.rule!r}")
-        values.append({k: v for k, v in entry.items() if k not in ("params", "name", "rule")})
+        kept = {k: v for k, v in entry.items() if k not in ("params", "name", "rule")}
+        # A switch that is not named, as in files from before it came, stays as it is.
+        values.append(kept | {k: group[k] for k in RULES[group.rule].switches if k not in kept})
     return values
 
 

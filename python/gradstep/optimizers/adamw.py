@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..optimizer import Optimizer
 from ..rule import Rule
-from .adam import Adam
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..arguments import Params, Shared, Value
 
 
-class AdamW(Adam):
+class AdamW(Optimizer):
     r"""Adam with weight decay apart from the gradient: first p ← (1 − ηλ)p, then Adam's step.
 
     When: transformers, and wherever Adam wants weight decay: the decay is then the same for all
@@ -27,14 +27,24 @@ class AdamW(Adam):
         eps: ε ≥ 0.
         weight_decay: λ ≥ 0.
         amsgrad: divide by the largest √v so far.
+        cautious: leave elements whose step the newest gradient g opposes, mg ≤ 0; the others go
+            further by 1 / max(their share in the tensor, 0.001). It takes a pass of its own, and
+            stays as it was when the group was built.
+        cautious_weight_decay: decay only where the step does not lead away from 0: up ≥ 0, where p
+            goes down by u. It takes no pass. It stays as it was, too.
         maximize: go up the gradient.
         **shared: storages, stages and more that every rule takes, see :class:`Optimizer`.
 
     States: ``exp_avg``, ``exp_avg_sq``; ``max_exp_avg_sq``, with amsgrad.
 
-    Where frameworks differ: λ is 1e-4 in optax and 4e-3 in Keras.
+    Where frameworks differ: λ is 1e-4 in optax and 4e-3 in Keras. ``cautious`` is as in C-Optim's
+    ``c_adamw.py`` and timm's ``caution=True``, with this decay and this ε; over all shards of a
+    tensor, and counted before states are rounded. ``cautious_weight_decay`` is as in dion and
+    nanochat, u the step as it is made. torch-optimi's ``decouple_lr`` and AdamC are schedules on
+    ``weight_decay``: see docs/schedules.md.
 
-    Source: Loshchilov & Hutter, ICLR 2019, algorithm 2.
+    Source: Loshchilov & Hutter, ICLR 2019, algorithm 2; cautious: Liang et al., 2024; Chen et al.,
+    2025.
 
     Example:
         >>> import numpy as np, gradstep as gs
@@ -60,7 +70,22 @@ class AdamW(Adam):
         weight_decay: Value = 1e-2,
         amsgrad: bool = False,
         *,
+        cautious: bool = False,
+        cautious_weight_decay: bool = False,
         maximize: bool = False,
         **shared: Unpack[Shared],
     ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, **shared)
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "betas": betas,
+                "eps": eps,
+                "weight_decay": weight_decay,
+                "amsgrad": amsgrad,
+                "cautious": cautious,
+                "cautious_weight_decay": cautious_weight_decay,
+                "maximize": maximize,
+            },
+            **shared,
+        )

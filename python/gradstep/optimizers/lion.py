@@ -29,15 +29,22 @@ class Lion(Optimizer):
         lr: the rate η ≥ 0.
         betas: β₁ and β₂ in [0, 1).
         weight_decay: λ ≥ 0.
+        cautious: leave elements whose step the newest gradient opposes; the others go further by
+            n / (their number + 1), n those of the tensor. It takes a pass of its own, and stays as
+            it was when the group was built.
+        cautious_weight_decay: decay only where the step does not lead away from 0: up ≥ 0, where p
+            goes down by u. It takes no pass. It stays as it was, too.
         maximize: go up the gradient.
         **shared: storages, stages and more that every rule takes, see :class:`Optimizer`.
 
     States: ``exp_avg``.
 
     Where frameworks differ: the means are optax's and the paper's. The sign of 0 is 0. The default
-    decay is optax's 1e-3, the paper's is task by task.
+    decay is optax's 1e-3, the paper's is task by task. ``cautious`` is as in C-Optim's
+    ``c_lion.py``, over all shards of a tensor; ``cautious_weight_decay`` as in dion.
 
-    Source: Chen et al., NeurIPS 2023, algorithm 2; ``optax.lion``.
+    Source: Chen et al., NeurIPS 2023, algorithm 2; ``optax.lion``; cautious: Liang et al., 2024;
+    Chen et al., 2025.
 
     Example:
         >>> import numpy as np, gradstep as gs
@@ -61,8 +68,11 @@ class Lion(Optimizer):
         betas: tuple[Value, Value] = (0.9, 0.99),
         weight_decay: Value = 1e-3,
         *,
+        cautious: bool = False,
+        cautious_weight_decay: bool = False,
         maximize: bool = False,
         **shared: Unpack[Shared],
     ) -> None:
-        values = {"lr": lr, "betas": betas, "weight_decay": weight_decay}
-        super().__init__(params, {**values, "maximize": maximize}, **shared)
+        values = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "maximize": maximize}
+        switches = {"cautious": cautious, "cautious_weight_decay": cautious_weight_decay}
+        super().__init__(params, {**values, **switches}, **shared)

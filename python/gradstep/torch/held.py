@@ -133,7 +133,7 @@ class Held:
     ) -> _core.TensorPlan:
         """The core's plan of all tensors."""
         return _core.TensorPlan(
-            rules=[row.rule.name for row in self.rows],
+            rules=[row.kernels for row in self.rows],
             tensors=[self._spec(i) for i in range(len(self.params))],
             counts=counts,
             clock=clock,

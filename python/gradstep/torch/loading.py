@@ -39,6 +39,9 @@ def complete(saved: dict[str, Any], groups: Sequence[Group], engine: Engine) -> 
             entry[DRIVERS] = states
         if "rule" in entry:
             entry["rule"] = group.rule.name
+        for key in group.rule.switches:  # PyTorch's classes have none: as their checkpoints
+            if not entry.get(key):
+                entry.pop(key, None)
     if entries:
         # As PyTorch's own checkpoints, where nothing would be lost: distributed checkpoints of
         # either class load into the other only while they have the same entries.
@@ -124,7 +127,8 @@ class Loading:
             raise ValueError(f"{where}['rule']: got {rule.name!r}, wanted {group.rule.name!r}")
         kept = {key: value for key, value in saved.items() if key not in OWN}
         defaults = {} if "rule" in own else self._optimizer.defaults
-        entry = {**defaults, **copy.deepcopy(kept), "params": own["params"]}
+        switches = {key: own[key] for key in rule.switches}  # missing where they are off
+        entry = {**defaults, **switches, **copy.deepcopy(kept), "params": own["params"]}
         if "param_names" in own:
             entry.setdefault("param_names", own["param_names"])
         group.check(entry, f"{where} ")
