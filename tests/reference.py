@@ -164,6 +164,9 @@ def schedule_free_shown(p, state, *, betas, **_):
 
 def adafactor(p, g, state, t, *, lr, beta2_decay, eps, d, weight_decay):
     T = p.dtype.type
+    if p.size == 0:  # no means to take
+        yield
+        return
     share = T(pow_(float(t), beta2_decay))
 
     def average(variance, mean):
