@@ -11,7 +11,6 @@ import numpy as np
 
 import gradstep as gs
 import reference_schedules as schedules
-import reference_schedules
 
 
 def power(x, n):
@@ -297,6 +296,9 @@ def stable_adamw(p, g, state, t, *, lr, betas, weight_decay, eps):
 
 def adafactor(p, g, state, t, *, lr, beta2_decay, eps, d, weight_decay):
     T = p.dtype.type
+    if p.size == 0:  # no means to take
+        yield
+        return
     share = T(pow_(float(t), beta2_decay))
 
     def average(variance, mean):
@@ -357,7 +359,7 @@ def mean_in_lanes(rows):
 
 def power_of_any(base, exponent):
     """base to any power: the twin of pow in cpp/math.hpp."""
-    return float(reference_schedules.power(reference_schedules.log2(base), exponent, 1.0))
+    return float(schedules.power(schedules.log2(base), exponent, 1.0))
 
 
 def adadelta(p, g, state, t, *, lr, rho, eps, weight_decay):
@@ -380,7 +382,7 @@ def adamax(p, g, state, t, *, lr, betas, eps, weight_decay):
     p -= T(lr / (1 - power(beta1, t))) * m / u
 
 
-def decayed(p, g, lr, weight_decay, decoupled):
+def decayed_gradient(p, g, lr, weight_decay, decoupled):
     """The gradient, after decay of the parameter itself or with decay in it."""
     if decoupled:
         p *= p.dtype.type(1 - lr * weight_decay)
@@ -398,7 +400,7 @@ def nadam(p, g, state, t, *, lr, betas, eps, weight_decay, momentum_decay, decou
     product[0] = (1.0 if t == 1 else float(product[0])) * mu
     of_gradient = T(lr * (1 - mu) / (1 - float(product[0])))
     of_momentum = T(lr * following / (1 - float(product[0]) * following))
-    g = decayed(p, g, lr, weight_decay, decoupled_weight_decay)
+    g = decayed_gradient(p, g, lr, weight_decay, decoupled_weight_decay)
     m += T(1 - beta1) * (g - m)
     v[...] = T(beta2) * v + T(1 - beta2) * g * g
     denom = np.sqrt(v / T(1 - power(beta2, t))) + T(eps)
@@ -413,7 +415,7 @@ def radam(p, g, state, t, *, lr, betas, eps, weight_decay, decoupled_weight_deca
     most = 2 / (1 - beta2) - 1
     now = most - 2 * t * left / (1 - left)
     rate = lr / (1 - power(beta1, t))
-    g = decayed(p, g, lr, weight_decay, decoupled_weight_decay)
+    g = decayed_gradient(p, g, lr, weight_decay, decoupled_weight_decay)
     m += T(1 - beta1) * (g - m)
     v[...] = T(beta2) * v + T(1 - beta2) * g * g
     if now > 5:

@@ -87,6 +87,9 @@ def test_inputs_of_torchs_own_tests(rule, optimizer_infos):
             give_grads(k, theirs, ours)
             if k % 3 == 1:
                 theirs[k % 5].grad = ours[k % 5].grad = None
+            for param in [*ours, *theirs]:
+                if rule == "Adafactor" and not param.numel():  # torch's divides by their number
+                    param.grad = None
             wanted.step()
             opt.step()
             for mine, its in zip(ours, theirs, strict=True):
@@ -105,6 +108,8 @@ def test_errors_of_torchs_own_tests(rule, optimizer_infos):
     for error in errors:
         given = error.optimizer_error_input
         if "both floats or both Tensors" in given.desc:
+            continue
+        if given.kwargs.get("eps") == (-1e-30, 1e-3):  # below 0 by no more than rounding
             continue
         params = parameters(torch.float64) if given.params is None else given.params
         with pytest.raises((TypeError, ValueError, UserWarning)):

@@ -6,6 +6,7 @@ layouts are ours.
 
 import collections
 import copy
+import inspect
 import io
 import pickle
 import re
@@ -117,7 +118,7 @@ def test_transposed_gradient_where_torchs_fused_step_is_wrong(rule):
     right = result(lambda p, **o: theirs(p, foreach=False, **o), transposed)
     torch.testing.assert_close(result(ours, transposed), right, rtol=1e-5, atol=1e-6)
     assert_same(result(ours, transposed), result(ours, grad))
-    if rule != "RMSprop":  # which has no fused step
+    if "fused" in inspect.signature(theirs).parameters:
         fused = result(lambda p, **o: theirs(p, fused=True, **o), transposed)
         assert (fused - right).abs().max() > 0.05, "torch has mended it: say so in the docs"
 
@@ -252,7 +253,8 @@ def test_shapes(rule, shape):
     for k in range(3):
         ours.grad, theirs.grad = (values(shape, k, torch.float64) for _ in range(2))
         opt.step()
-        wanted.step()
+        if rule != "Adafactor" or ours.numel():  # torch's divides by their number
+            wanted.step()
     torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=1e-15)
     assert opt.state[ours]["step"] == 3
 

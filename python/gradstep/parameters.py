@@ -452,11 +452,17 @@ class Parameters:
     def uses(self, more: Sequence[Array] = ()) -> list[Use]:
         """What each rule's groups use of its storages; ``more``: arrays yet to be parameters."""
         found = []
+        params = [*more, *(tensor.param for tensor in self.tensors)]
         dtypes = [tensor.param.dtype.name for tensor in self.tensors]
         dtypes = list(dict.fromkeys([array.dtype.name for array in more] + dtypes))
         for rule in dict.fromkeys(row.rule for row in self.rows):
             rows = [row for row in self.rows if row.rule is rule]
-            present = [s.name for s in rule.states if any(s.name in row.present for row in rows)]
+            present = [
+                s.name
+                for s in rule.states
+                if any(s.name in row.present for row in rows)
+                and (not rule.factors or any(s.beside(p.shape) is not None for p in params))
+            ]
             found.append(Use(rule.name, rows[0].storages, present, dtypes))
         return found
 

@@ -125,7 +125,7 @@ class StorageOptions:
             uses: the groups.
         """
         names = " and ".join(dict.fromkeys(use.rule for use in uses))
-        present = {name for use in uses for name in use.present}
+        present = {name for use in uses for name in use.present if use.storages.may_store(name)}
         for argument, asked in (("states", self.states), ("rounding", self.rounding)):
             for name in asked if isinstance(asked, Mapping) else ():
                 if name != "params" and name not in present:
@@ -135,8 +135,8 @@ class StorageOptions:
                     )
         if isinstance(self.states, str) and not present:
             raise ValueError(
-                f"states: got {self.states!r}, but {names} was built without states, wanted "
-                "the option that brings one, or None"
+                f"states: got {self.states!r}, but {names} was built without states that can be "
+                "stored so, wanted the option or parameter that brings one, or None"
             )
         self._check_rounding_used(uses)
 
@@ -185,9 +185,9 @@ class Storages:
         self._rule = rule
         self._roles = {state.name: state.role for state in rule.states}
         # One word is for what is averaged; a point among the parameters, and a rate, are as exact
-        # as the parameters are. Where a rule has nothing else it is for those, or it would be
-        # accepted and do nothing.
-        averages = [name for name, role in self._roles.items() if role not in EXACT_ROLES]
+        # as the parameters are, and numbers for rows and columns are few. Where a rule has nothing
+        # else it is for those, or it would be accepted and do nothing.
+        averages = [s.name for s in rule.states if not (s.role in EXACT_ROLES or s.is_factor)]
         one_word = averages or [*self._roles]
         every = dict.fromkeys(one_word, states) if isinstance(states, str) else states
         self.states = self._checked_states(every, isinstance(states, Mapping))
@@ -212,7 +212,7 @@ class Storages:
             argument, whose = (f"states[{name!r}]", "") if by_name else ("states", f" for {name}")
             if name in factors:
                 raise ValueError(
-                    f"{argument}: got {storage!r}{whose}, which has a number for each of the "
+                    f"{argument}: got {storage!r}, but {name} has a number for each of the "
                     f"{factors[name]} and is kept as it is computed, wanted a mapping without it"
                 )
             wanted = ", ".join(s for s in ROLES if self._roles[name] in ROLES[s])
@@ -253,6 +253,10 @@ class Storages:
         return self.states.get(state, "float32") in EXACT
 
     # Parameters come by the name of their dtype.
+
+    def may_store(self, state: str) -> bool:
+        """Whether a state may be stored otherwise than it is computed."""
+        return not any(s.is_factor for s in self._rule.states if s.name == state)
 
     def of(self, state: str, dtype: str) -> str:
         """The storage of a parameter's state."""

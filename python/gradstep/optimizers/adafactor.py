@@ -63,6 +63,9 @@ class Adafactor(Optimizer):
         ...     if t % 50 == 0:
         ...         print(f"{((w - target) ** 2).sum():.4f}")  # the loss
         ...     report = opt.step(2 * (w - target))  # its gradient
+        15.0000
+        0.0311
+        0.0125
         >>> {name: array.shape for name, array in opt.state["0"].items() if name != "step"}
         {'row_var': (2, 1), 'col_var': (1, 3)}
     """

@@ -260,7 +260,14 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
             groups = [group for group in self.groups if group.rule is rule]
             present = {name for group in groups for name in rule.present(group.values)}
             dtypes = [layout.STORAGES[param.tensor.dtype] for param in params]
-            names = [state.name for state in rule.states if state.name in present]
+            own = [param for param in params if self.groups[param.group].rule is rule]
+            shapes = [param.tensor.shape for param in own]
+            names = [
+                state.name
+                for state in rule.states
+                if state.name in present
+                and any(state.beside(shape) is not None for shape in shapes)
+            ]
             uses.append(Use(rule.name, self.keeping(rule).storages, names, dtypes))
         return uses
 
