@@ -389,7 +389,7 @@ def missing_of_rules():
 
 
 # What several rules share, in files of its own.
-SHARED_BY_RULES = {"trust"}
+SHARED_BY_RULES = {"schedulefree", "trust"}
 
 
 def test_rules_have_all_their_parts():

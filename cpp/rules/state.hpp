@@ -1,5 +1,6 @@
 // What a rule keeps for each parameter from step to step, and when a step comes.
 #pragma once
+#include <cstdint>
 
 namespace gradstep {
 
@@ -22,7 +23,8 @@ struct State {
     const char* option = nullptr;     // the hyperparameter that it is used with; none: always
     const char* initial = nullptr;    // the hyperparameter it starts from; none: zero
     bool gathered =
-        false;    // in a rule of two passes: changes in the first, is read in the second
+        false;             // in a rule of two passes: changes in the first, is read in the second
+    bool fixed = false;    // no step changes it, such as where the parameter began
 };
 
 // How many combinations of storages get a loop of their own for a rule; all others go through
@@ -31,8 +33,9 @@ enum class Loops { few, all };
 
 // When a step comes, for one parameter.
 struct When {
-    int64_t t;     // the parameter's own updates, this one included: from 1
-    bool first;    // none of them has used the states yet
+    int64_t t;          // the parameter's own updates, this one included: from 1
+    bool first;         // none of them has used the states yet
+    double loss = 0;    // that the gradients are of, its sign turned by maximize
 };
 
 }    // namespace gradstep

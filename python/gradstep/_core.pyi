@@ -104,6 +104,7 @@ overflow_scale: float
 class Plan:
     threads: int  # that a step uses; 0: as many as everybody
     advances: bool  # the clock: whether a step is one of the optimizer
+    loss: float  # of the next step, for rules that take it
     add_up: Callable[[NDArray[np.float64]], object] | None  # over processes, between two passes
     @property
     def without_gradient(self) -> int: ...  # how many parameters had none in the last step

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,6 +67,10 @@ class Rule:
         states: what the rule keeps for each parameter, arrays.
         memory_names: the numbers that it keeps for each parameter besides.
         gathers: whether it looks at a whole tensor before the parameter moves.
+        common: the hyperparameters, by their names in the kernels, that all of its groups share,
+            since it looks at all tensors together; empty for other rules.
+        takes_loss: whether a step wants the loss.
+        scales_moment: whether its second moment is of something else than the gradients.
         shows: whether the point to evaluate is not the parameter.
         defaults: each hyperparameter's default, ``maximize`` and ``frozen`` included.
         ranges: the numbers that each numeric hyperparameter may be.
@@ -81,6 +85,9 @@ class Rule:
         self.states = tuple(State(**state) for state in known["states"])
         self.memory_names: tuple[str, ...] = known["memory_names"]
         self.gathers: bool = known["gathers"]
+        self.common: tuple[str, ...] = known["common"]
+        self.takes_loss: bool = known["takes_loss"]
+        self.scales_moment: bool = known["scales_moment"]
         self.shows: bool = known["shows"]
         self._takes_sign: bool = known["takes_sign"]
         self.lengths = Counter(hyper.partition("[")[0] for hyper in self.hyper_names)
@@ -163,6 +170,33 @@ class Rule:
             else:
                 row.append(number(argument, self.ranges[key], value, single))
         return Numbers(row, -1.0 if group["maximize"] else 1.0, float(group["frozen"]), driven)
+
+    def check_common(self, groups: Sequence[tuple[str, Sequence[float]]]) -> None:
+        """Raise ValueError where groups differ in what all groups of the rule share.
+
+        A rate of 0 is allowed: such a group has no part in anything.
+
+        Args:
+            groups: for each what to put before a hyperparameter's name in an error, and its numbers
+                in the kernels' order; NaN for what is not known yet.
+        """
+        for name in self.common:
+            column = self.hyper_names.index(name)
+            known = [(prefix, numbers[column]) for prefix, numbers in groups]
+            known = [one for one in known if one[1] == one[1] and (name != "lr" or one[1])]
+            for prefix, value in known[1:]:
+                if value != known[0][1]:
+                    raise ValueError(
+                        f"{prefix}{name}: got {self._shown(name, value)}, but {known[0][0]}{name} "
+                        f"is {self._shown(name, known[0][1])}, wanted one for all groups of "
+                        f"{self.name}, which looks at them together"
+                        + (", or 0" if name == "lr" else "")
+                    )
+
+    def _shown(self, name: str, value: float) -> float | None:
+        """A number of the kernels as a person gives it."""
+        allowed = self.ranges.get(name.partition("[")[0])
+        return None if allowed is not None and value == allowed.none else value
 
     def _check_keys(self, prefix: str, group: Mapping[str, Any]) -> None:
         """Raise for what is missing or unknown, and for what is wanted to be true or false."""

@@ -12,6 +12,12 @@ from .lars import LARS as LARS
 from .lamb import LAMB as LAMB
 from .schedulefreeadamw import ScheduleFreeAdamW as ScheduleFreeAdamW
 from .lion import Lion as Lion
+from .schedulefreesgd import ScheduleFreeSGD as ScheduleFreeSGD
+from .prodigy import Prodigy as Prodigy
+from .polyaksgd import PolyakSGD as PolyakSGD
+from .dog import DoG as DoG
+from .dowg import DoWG as DoWG
+from .dadaptadamw import DAdaptAdamW as DAdaptAdamW
 
 from typing import TYPE_CHECKING
 
