@@ -96,6 +96,7 @@ public:
         scratch_.scalars.clear();
         scratch_.resolved.assign(groups_.size(), {});
         scratch_.choices.resize(tensors_.size());
+        for (const Group& group : groups_) take_memory_over(*group.rule);
         for (size_t i = 0; i < tensors_.size(); ++i) {
             const Tensor& tensor = tensors_[i];
             const Group& group = groups_[size_t(tensor.group)];
@@ -122,10 +123,12 @@ public:
             if (active.kernel && active.kernel->gather) sum_up(active);
         if (add_up) add_up(scratch_.totals[0].sum);
         share_keys();
+        share_rules();
         for (const Scratch::Active& active : scratch_.active)
-            if (active.kernel && active.kernel->settle)
-                active.kernel->settle(scratch_.scalars[active.scalars].bytes,
-                                      scratch_.totals[active.tensor].sum);
+            if (active.kernel && active.kernel->settle) settle(active);
+        for (const Scratch::Active& active : scratch_.active)
+            if (active.kernel && rule_of(active.tensor).settles_together())
+                spread_memory(rule_of(active.tensor), tensors_[active.tensor]);
     }
 
     void update() { walk(Pass::update); }
@@ -151,6 +154,49 @@ private:
     size_t segment_count_ = 0;
     int64_t bytes_ = 0;
     bool two_passes_ = false;
+
+    const RuleInfo& rule_of(size_t tensor) const {
+        return *groups_[size_t(tensors_[tensor].group)].rule;
+    }
+
+    bool takes_part(size_t tensor) const {
+        return gradients_[tensor].data && !groups_[size_t(tensors_[tensor].group)].frozen;
+    }
+
+    void read_memory(size_t tensor, double* memory) const {
+        for (int k = 0; k < rule_of(tensor).memory_count; ++k)
+            memory[k] = *tensors_[tensor].memory[k];
+    }
+
+    void write_memory(size_t tensor, const double* memory) const {
+        for (int k = 0; k < rule_of(tensor).memory_count; ++k)
+            *tensors_[tensor].memory[k] = memory[k];
+    }
+
+    // Where a rule has one memory for all tensors, it is in each of them, whether it takes part or
+    // not; a new one takes over what the first has that has any.
+    void take_memory_over(const RuleInfo& rule) {
+        if (!rule.settles_together() || rule.memory_count == 0) return;
+        for (size_t i = 0; i < tensors_.size(); ++i) {
+            if (&rule_of(i) != &rule) continue;
+            for (int k = 0; k < rule.memory_count; ++k)
+                if (*tensors_[i].memory[k] != 0) return spread_memory(rule, tensors_[i]);
+        }
+    }
+
+    void spread_memory(const RuleInfo& rule, const Tensor& from) {
+        for (size_t i = 0; i < tensors_.size(); ++i)
+            for (int k = 0; &rule_of(i) == &rule && k < rule.memory_count; ++k)
+                *tensors_[i].memory[k] = *from.memory[k];
+    }
+
+    void settle(const Scratch::Active& active) {
+        double memory[max_memory];
+        read_memory(active.tensor, memory);
+        active.kernel->settle(scratch_.scalars[active.scalars].bytes, memory,
+                              scratch_.totals[active.tensor].sum);
+        write_memory(active.tensor, memory);
+    }
 
     void add_update(size_t i, double factor) {
         const Tensor& tensor = tensors_[i];
@@ -210,7 +256,7 @@ private:
         const Tensor& tensor = tensors_[i];
         const Group& group = groups_[size_t(tensor.group)];
         const When when = {counts_[i] + 1, tensor.first, tensor.matrices.row != nullptr,
-                           table_.storages[tensor.storage].epsilon};
+                           table_.storages[tensor.storage].epsilon, group.sign * settings_.loss};
         const bool own = group.rule->memory_count > 0 || choice.kernel->gather;
         auto& last = scratch_.resolved[size_t(tensor.group)];
         if (!own && last.kernel == choice.kernel && last.t == when.t && last.first == when.first)
@@ -220,10 +266,10 @@ private:
         last.first = when.first;
         last.scalars = scratch_.scalars.size();
         double memory[max_memory];
-        for (int k = 0; k < group.rule->memory_count; ++k) memory[k] = *tensor.memory[k];
+        read_memory(i, memory);
         scratch_.scalars.emplace_back();
         choice.kernel->resolve(group.hyper, when, memory, scratch_.scalars.back().bytes);
-        for (int k = 0; k < group.rule->memory_count; ++k) *tensor.memory[k] = memory[k];
+        write_memory(i, memory);
         return last.scalars;
     }
 
@@ -250,7 +296,8 @@ private:
     void share_keys() {
         std::vector<std::pair<uint64_t, size_t>> order;
         for (const Scratch::Active& active : scratch_.active)
-            if (active.kernel && active.kernel->gather)
+            if (active.kernel && active.kernel->gather &&
+                !rule_of(active.tensor).settles_together())
                 order.emplace_back(tensors_[active.tensor].key, active.tensor);
         std::sort(order.begin(), order.end());
         for (size_t begin = 0, end; begin < order.size(); begin = end) {
@@ -261,6 +308,25 @@ private:
             for (size_t i = begin; i < end; ++i) scratch_.totals[order[i].second] = total;
         }
     }
+
+    // Rules that settle together have one sum: all their tensors', in their order. A shard without
+    // elements has its part, too: what other processes have of its tensor is in its row.
+    void share_rules() {
+        std::vector<std::pair<const RuleInfo*, Scratch::Gathered>> totals;
+        auto total_of = [&](const RuleInfo& rule) -> Scratch::Gathered& {
+            for (auto& [known, total] : totals)
+                if (known == &rule) return total;
+            totals.emplace_back(&rule, Scratch::Gathered());
+            return totals.back().second;
+        };
+        for (size_t i = 0; i < tensors_.size(); ++i)
+            if (takes_part(i) && rule_of(i).settles_together())
+                for (int k = 0; k < max_gathered; ++k)
+                    total_of(rule_of(i)).sum[k] += scratch_.totals[i].sum[k];
+        for (size_t i = 0; i < tensors_.size(); ++i)
+            if (takes_part(i) && rule_of(i).settles_together())
+                scratch_.totals[i] = total_of(rule_of(i));
+    }
 };
 
 // By what the gradients are multiplied, and what the result says of them; sets not_finite if the
@@ -268,11 +334,12 @@ private:
 double gather_norm(const Table& table, const std::vector<Tensor>& tensors, const Spans& spans,
                    const Settings& settings, Result& result) {
     const bool clips = std::isfinite(settings.clip_norm);
+    if (settings.check_finite && !std::isfinite(settings.loss)) result.not_finite = 0;
     if (!settings.check_finite && !clips) return 1 / settings.loss_scale;
     const double whole = norm(table, spans.used);
     result.gradient_norm = whole / settings.loss_scale;
     // Only a sum so large, or NaN, leaves the question open; it may be large by finite numbers.
-    if (settings.check_finite && !(whole <= double(__FLT_MAX__)))
+    if (settings.check_finite && result.not_finite < 0 && !(whole <= double(__FLT_MAX__)))
         result.not_finite = first_not_finite(table, tensors, spans);
     if (!clips) return 1 / settings.loss_scale;
     const double k = settings.clip_norm / (result.gradient_norm + 1e-6);

@@ -15,7 +15,7 @@ constexpr int max_options = 2;                 // optional states of one rule
 constexpr int max_memory = 4;                  // numbers of a tensor that live from step to step
 constexpr int max_gathered = 4;                // sums of a first pass
 constexpr int max_buffers = 1 + max_states;    // what a step writes: the parameter and the states
-constexpr size_t max_scalar_bytes = 128;
+constexpr size_t max_scalar_bytes = 192;
 
 // A run of elements of one tensor, within a block where a buffer is rounded stochastically or has a
 // scale.
@@ -66,8 +66,8 @@ using Publish = void (*)(const void* scalars, double gradient_factor, const Piec
 // The first of two passes over a piece: adds to the sums.
 using Gather = void (*)(const void* scalars, double gradient_factor, const Piece& piece,
                         GatherLanes& sums);
-// Between the passes, once for each tensor: what its sums make of the scalars.
-using Settle = void (*)(void* scalars, const double* sums);
+// Between the passes, once for each tensor: what the sums make of its scalars and its memory.
+using Settle = void (*)(void* scalars, double* memory, const double* sums);
 // Before the first, once for each matrix.
 using Factor = void (*)(const void* scalars, const Factoring& matrix);
 
@@ -141,8 +141,14 @@ struct RuleInfo {
     int state_count;
     const char* const* memory_names;
     int memory_count;
-    int gathered;                       // how many sums its first pass has; 0: it has one pass
-    int factored;                       // the state that rows and columns stand for; -1: none
+    int gathered;    // how many sums its first pass has; 0: it has one pass
+    int factored;    // the state that rows and columns stand for; -1: none
+    // The hyperparameters that are the same in all groups, since sums are settled once for all
+    // tensors of the rule; none: they are of each tensor.
+    const char* const* common;
+    int common_count;
+    bool takes_loss;                    // a step is to be given the loss
+    bool scales_moment;                 // its second moment is not of the gradients themselves
     bool takes_sign;                    // a step's size does not depend on the gradient's
     int option_columns[max_options];    // the hyperparameter of each optional state; -1: none
     double (*moment_correction)(const double* hyper, int64_t t);
@@ -152,6 +158,7 @@ struct RuleInfo {
                                  int64_t n, void* out);
     const Kernel* kernels;    // per pairing, in the catalogue's order, a row of 1 << max_options
 
+    bool settles_together() const { return common_count > 0; }
     const Kernel& kernel(int pairing, unsigned options) const {
         return kernels[(pairing << max_options) + options];
     }

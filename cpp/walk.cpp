@@ -215,8 +215,8 @@ private:
                 piece_.p, n_, memory_.p, memory_.low,
                 {Role::parameter, (tensor_.stochastic & 1) != 0, memory_.key[0]});
         for (int s = 0; s < rule_.state_count; ++s) {
-            const bool changed =
-                (active_.used >> s & 1) && rule_.states[s].gathered == (pass == Pass::gather);
+            const bool changed = (active_.used >> s & 1) && !rule_.states[s].fixed &&
+                                 rule_.states[s].gathered == (pass == Pass::gather);
             if (changed && piece_.state[s] != memory_.state[s])
                 walk_.table_.storages[tensor_.state_storage[s]].encode[compute](
                     piece_.state[s], n_, memory_.state[s], nullptr,

@@ -55,6 +55,7 @@ struct Settings {
     double clip_norm = __builtin_inf(), clip_value = __builtin_inf();    // infinite: none
     double average_weight = 0;    // of the new parameter in the averages
     double loss_scale = 1;
+    double loss = 0;    // for rules that take it
     uint64_t seed = 0;
     bool check_finite = false, zero_gradients = false;
     enum Measure { nothing, everything, sample } measure = nothing;

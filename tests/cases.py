@@ -90,11 +90,59 @@ OPTIONS = {
     ],
     "Rprop": [{}, {"lr": 0.1, "etas": (0.3, 2.0), "step_sizes": (0.02, 0.3)}],
     "ASGD": [{}, {"lr": 0.1, "lambd": 0.3, "alpha": 0.5, "t0": 1.0, "weight_decay": 0.1}],
+    "ScheduleFreeSGD": [
+        {},
+        {
+            "lr": 0.1,
+            "momentum": 0.5,
+            "weight_decay": 0.1,
+            "warmup_steps": 3,
+            "r": 0.5,
+            "weight_lr_power": 1.0,
+        },
+    ],
+    "Prodigy": [
+        {},
+        {
+            "lr": 0.5,
+            "betas": (0.5, 0.9),
+            "eps": 1e-3,
+            "weight_decay": 0.1,
+            "decouple": False,
+            "use_bias_correction": True,
+            "d0": 1e-3,
+            "growth_rate": 1.5,
+        },
+        {"beta3": 0.5, "weight_decay": 0.1, "safeguard_warmup": True, "d_coef": 2.0, "d0": 0.1},
+    ],
+    "PolyakSGD": [
+        {},
+        {"lr": 0.5, "max_learning_rate": 1e-4, "f_min": 0.25, "eps": 1e-3, "positive": True},
+    ],
+    "DoG": [{}, {"lr": 0.5, "reps_rel": 1e-2, "eps": 1e-3, "weight_decay": 0.1}],
+    "DoWG": [
+        {},
+        {"lr": 0.5, "init_estim_sq_dist": 1e-2, "eps": 1e-3, "weight_decay": 0.1},
+    ],
+    "DAdaptAdamW": [
+        {},
+        {"lr": 0.5, "betas": (0.5, 0.9), "eps": 1e-3, "estim_lr0": 1e-2, "weight_decay": 0.1},
+    ],
 }
+LOSS = 0.75  # what a step of a rule that takes the loss is given
+
+
+def given(rule):
+    """What a step of a rule wants besides gradients."""
+    return {"loss": LOSS} if gs.rule.Rule(rule).takes_loss else {}
+
+
 # The rules that have all their parts: what one lacks, tests/test_structure.py says, once.
-RULES = [rule for rule in OPTIONS if rule in gs.rule.RULES and rule in reference.RULES]
-CASES = [(rule, options) for rule in RULES for options in OPTIONS[rule]]
-CASES += [(rule, {**OPTIONS[rule][-1], "maximize": True}) for rule in RULES]
+EVERY = [rule for rule in OPTIONS if rule in gs.rule.RULES and rule in reference.RULES]
+# Those whose step takes gradients alone; tests/test_ratefree.py has the life of the others.
+RULES = [rule for rule in EVERY if not given(rule)]
+CASES = [(rule, options) for rule in EVERY for options in OPTIONS[rule]]
+CASES += [(rule, {**OPTIONS[rule][-1], "maximize": True}) for rule in EVERY]
 
 DTYPES = [np.float32, np.float64]
 

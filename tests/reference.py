@@ -5,6 +5,7 @@ operations that the kernels promise. Scalars are resolved in double and rounded 
 The schedules' twin is reference_schedules.py.
 """
 
+import contextlib
 import math
 
 import numpy as np
@@ -193,27 +194,165 @@ def half_power(x, exponent):
     return power(x, whole) * (math.sqrt(x) if exponent > whole else 1.0)
 
 
-def schedule_free_adamw(
-    p, g, state, t, *, lr, betas, eps, weight_decay, warmup_steps, r, weight_lr_power
-):
-    T = p.dtype.type
-    beta1, beta2 = betas
-    z, v = state["z"], state["exp_avg_sq"]
+def schedule_free_step(y, state, u, t, *, lr, beta, warmup_steps, r, weight_lr_power):
+    T = y.dtype.type
+    z = state["z"]
     lr_max, weight_sum = state["lr_max"], state["weight_sum"]
     rate = lr * (t / warmup_steps if t < warmup_steps else 1.0)
     lr_max[0] = max(lr_max[0], rate)
     weight = half_power(float(t), r) * half_power(float(lr_max[0]), weight_lr_power)
     weight_sum[0] += weight
     c = weight / float(weight_sum[0]) if weight_sum[0] > 0 else 0.0
-    v[...] = T(beta2) * v + T(1 - beta2) * g * g
-    u = g / (np.sqrt(v / T(1 - power(beta2, t))) + T(eps)) + T(weight_decay) * p
-    p[...] = T(1 - c) * p + T(c) * z + T(rate * (beta1 * (1 - c) - 1)) * u
+    y[...] = T(1 - c) * y + T(c) * z + T(rate * (beta * (1 - c) - 1)) * u
     z -= T(rate) * u
 
 
-def schedule_free_shown(p, state, *, betas, **_):
+def schedule_free_adamw(p, g, state, t, *, betas, eps, weight_decay, **schedule):
+    T = p.dtype.type
+    beta1, beta2 = betas
+    v = state["exp_avg_sq"]
+    v[...] = T(beta2) * v + T(1 - beta2) * g * g
+    u = g / (np.sqrt(v / T(1 - power(beta2, t))) + T(eps)) + T(weight_decay) * p
+    schedule_free_step(p, state, u, t, beta=beta1, **schedule)
+
+
+def schedule_free_sgd(p, g, state, t, *, momentum, weight_decay, **schedule):
+    u = g + p.dtype.type(weight_decay) * p
+    schedule_free_step(p, state, u, t, beta=momentum, **schedule)
+
+
+def schedule_free_shown(p, state, *, betas=None, momentum=None, **_):
     """The point to evaluate."""
-    return p + p.dtype.type(1 - 1 / betas[0]) * (state["z"] - p)
+    beta = momentum if betas is None else betas[0]
+    return p + p.dtype.type(1 - 1 / beta) * (state["z"] - p)
+
+
+# Rules that settle together: they give up their own sums and are sent those over all tensors.
+
+
+def numbers(state, *names):
+    """The memory of a rule, one for all of its tensors."""
+    return [float(state[name][0]) for name in names]
+
+
+def remember(state, **now):
+    for name, value in now.items():
+        state[name][0] = value
+
+
+def larger(a, b):
+    """The larger of two numbers, where a second that is NaN is passed over."""
+    return b if b > a else a
+
+
+def smaller(a, b):
+    return b if b < a else a
+
+
+def divided(a, b):
+    return float(np.float64(a) / np.float64(b))  # by 0, too
+
+
+def root(x):
+    return float(np.sqrt(np.float64(x)))
+
+
+def prodigy(
+    p, g, state, t, *, lr, betas, beta3, eps, weight_decay, decouple, use_bias_correction,
+    safeguard_warmup, d0, d_coef, growth_rate,
+):  # fmt: skip
+    T = p.dtype.type
+    beta1, beta2 = betas
+    beta3 = math.sqrt(beta2) if beta3 is None else beta3
+    m, v, s, p0 = (state[name] for name in ("exp_avg", "exp_avg_sq", "s", "p0"))
+    d, d_max, numerator, k = numbers(state, "d", "d_max", "d_numerator", "k")
+    d, d_max = (d, d_max) if k else (d0, d0)
+    correction = 1.0
+    if use_bias_correction:
+        correction = math.sqrt(1 - power(beta2, int(k) + 1)) / (1 - power(beta1, int(k) + 1))
+    dlr = d * lr * correction
+    weight = d / d0 * dlr
+    own = (0.0, 0.0)
+    if lr > 0:
+        g = g if decouple else g + T(weight_decay) * p
+        m[...] = T(beta1) * m + T(d * (1 - beta1)) * g
+        v[...] = T(beta2) * v + T(d * d * (1 - beta2)) * g * g
+        s[...] = T(beta3) * s + T(d / d0 * d if safeguard_warmup else weight) * g
+        way = weight * (g.astype(float) * (p0 - p).astype(float))
+        own = lane_total(way), lane_total(np.abs(s))
+    way, length = yield own
+    old_d = d
+    if length == 0:
+        dlr = 0.0
+    else:
+        numerator = beta3 * numerator + way
+        d_hat = divided(d_coef * numerator, length)
+        d = larger(d, d_hat) if d == d0 else d
+        d_max = larger(d_max, d_hat)
+        d = smaller(d_max, d * growth_rate)
+        remember(state, d=d, d_max=d_max, d_numerator=numerator, k=k + 1)
+    if decouple:
+        p -= T(weight_decay * dlr) * p
+    p -= T(dlr) * m / (np.sqrt(v) + T((d if length else old_d) * eps))
+
+
+def polyak_sgd(p, g, state, t, *, lr, max_learning_rate, f_min, eps, positive, loss=0.0):
+    (squares,) = yield (lane_sum(g),)
+    gap = loss - f_min
+    gap = 0.0 if positive and gap < 0 else gap
+    length = squares + eps
+    step = 0.0 if length <= 2.0**-52 else lr * smaller(divided(gap, length), max_learning_rate)
+    p -= p.dtype.type(step) * g
+
+
+def dog(p, g, state, t, *, lr, reps_rel, eps, weight_decay):
+    T = p.dtype.type
+    u = g + T(weight_decay) * p
+    way, param, gradient = yield lane_sum(state["init_params"] - p), lane_sum(p), lane_sum(u)
+    distance, squares = numbers(state, "max_dist", "sum_sq_norm_grads")
+    if distance == 0:
+        distance = reps_rel * (1 + root(param))
+    distance, squares = float(maximum(distance, root(way))), squares + gradient
+    remember(state, max_dist=distance, sum_sq_norm_grads=squares)
+    p -= T(lr * divided(distance, root(squares + eps))) * u
+
+
+def dowg(p, g, state, t, *, lr, init_estim_sq_dist, eps, weight_decay):
+    T = p.dtype.type
+    u = g + T(weight_decay) * p
+    way, gradient = yield lane_sum(state["init_params"] - p), lane_sum(u)
+    distance, squares = numbers(state, "estim_sq_dist", "weighted_sq_norm_grads")
+    if not distance > 0:
+        distance = eps if init_estim_sq_dist is None else init_estim_sq_dist
+    distance = float(maximum(distance, way))
+    squares += distance * gradient
+    remember(state, estim_sq_dist=distance, weighted_sq_norm_grads=squares)
+    p -= T(lr * divided(distance, root(squares) + eps)) * u
+
+
+def dadapt_adamw(p, g, state, t, *, lr, betas, eps, estim_lr0, weight_decay):
+    T = p.dtype.type
+    beta1, beta2 = betas
+    kept = math.sqrt(beta2)
+    m, v, s = (state[name] for name in ("exp_avg", "exp_avg_sq", "grad_sum"))
+    d, numerator, k = numbers(state, "estim_lr", "numerator_weighted", "k")
+    d = d if k else estim_lr0
+    correction = math.sqrt(1 - power(beta2, int(k) + 1)) / (1 - power(beta1, int(k) + 1))
+    dlr = d * lr * correction
+    weight = (1 - kept) * dlr
+    own = (0.0, 0.0)
+    if lr > 0:
+        product = g.astype(float) * (s / (np.sqrt(v) + T(eps))).astype(float)
+        m[...] = T(beta1) * m + T((1 - beta1) * dlr) * g
+        v[...] = T(beta2) * v + T(1 - beta2) * g * g
+        s[...] = T(kept) * s + T(weight) * g
+        own = lane_total(weight * product), lane_total(np.abs(s))
+    product, length = yield own
+    numerator = kept * numerator + product
+    d = larger(d, divided(numerator, (1 - kept) * length))
+    remember(state, estim_lr=d, numerator_weighted=numerator, k=k + 1)
+    if lr > 0:
+        p[...] = p - T(weight_decay * dlr) * p - m / (np.sqrt(v) + T(eps))
 
 
 def adan(p, g, state, t, *, lr, betas, eps, weight_decay):
@@ -475,13 +614,21 @@ RULES = {
     "RAdam": radam,
     "Rprop": rprop,
     "ASGD": asgd,
+    "ScheduleFreeSGD": schedule_free_sgd,
+    "Prodigy": prodigy,
+    "PolyakSGD": polyak_sgd,
+    "DoG": dog,
+    "DoWG": dowg,
+    "DAdaptAdamW": dadapt_adamw,
 }
 
 
 def passes(rule, p, g, state, t, hyper, epsilon=None):
     """Update t of parameter p, one pass at each ``next``, quietly: a NaN is a legal number here.
 
-    ``epsilon``: what None is in ``eps``, of the parameter's dtype.
+    Between the passes it gives up the tensor's sums, and takes those over all tensors where the
+    rule settles them together; sent none, it takes its own. ``epsilon``: what None is in ``eps``,
+    of the parameter's dtype.
     """
     hyper = {key: value for key, value in hyper.items() if key != "frozen"}
     if isinstance(hyper.get("eps"), tuple):
@@ -491,20 +638,44 @@ def passes(rule, p, g, state, t, hyper, epsilon=None):
     idle = {s.name for s in gs.rule.Rule(rule).states if s.option and not hyper[s.option]}
     used = {name: array for name, array in state.items() if name not in idle}
     with np.errstate(all="ignore"):
-        g = g * p.dtype.type(-1 if hyper.pop("maximize") else 1)
-        run = RULES[rule](p, g, used, t, **hyper)
+        sign = -1 if hyper.pop("maximize") else 1
+        if "loss" in hyper:
+            hyper["loss"] *= sign
+        run = RULES[rule](p, g * p.dtype.type(sign), used, t, **hyper)
+        sums = None if run is None else next(run, None)
+    totals = yield sums
+    with np.errstate(all="ignore"), contextlib.suppress(StopIteration):
         if run is not None:
-            next(run, None)
-    yield
-    with np.errstate(all="ignore"):
-        for _ in run or ():
-            pass
+            run.send(sums if totals is None else totals)
 
 
 def step(rule, p, g, state, t, hyper):
     """Update t of parameter p."""
     for _ in passes(rule, p, g, state, t, hyper):
         pass
+
+
+def step_together(rule, tensors, hyper, times=1):
+    """One update of several tensors, (parameter, gradient, state, t) each, whose sums add up.
+
+    times: how often each of them is there.
+    """
+    runs = [passes(rule, *tensor, hyper) for tensor in tensors]
+    sums = [next(run) for run in runs]
+    totals = add_up(rule, [own for own in sums for _ in range(times)])
+    for run in runs:
+        with contextlib.suppress(StopIteration):
+            run.send(totals)
+
+
+def add_up(rule, sums):
+    """The sums over all tensors, in their order; None for rules that do not settle together."""
+    if not gs.rule.Rule(rule).common:
+        return None
+    totals = [0.0] * len(sums[0])
+    for own in sums:
+        totals = [total + one for total, one in zip(totals, own, strict=True)]
+    return totals
 
 
 def fold(sums):
@@ -529,13 +700,13 @@ def lane_sum(array, start=0):
     return lane_total(np.square(np.asarray(array).astype(np.float64)), start)
 
 
-def lane_total(array, start=0, block=512, segment=128 * 512):
-    """The sum of numbers over a tensor, in double, as the first of two passes adds them up.
+def lane_total(x, start=0, block=512, segment=128 * 512):
+    """The sum of what a tensor's elements add, in double, as the first of two passes adds it up.
 
     Lanes go on through the blocks of a segment, whose sums then fold and add up. ``start``: where
     the array begins in its tensor.
     """
-    x = np.asarray(array).reshape(-1).astype(np.float64)
+    x = np.asarray(x).reshape(-1).astype(np.float64)
     total, at = 0.0, 0
     while at < x.size:
         end = min(x.size, at + segment - (start + at) % segment)

@@ -6,6 +6,7 @@ that follow. A buffer's role says what it holds: "param", "gradient", "momentum"
 "maximum"; only blocks mind it.
 """
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,10 +27,14 @@ STATES = {
 }
 
 
+# Those that no step changes.
+FIXED = {"p0", "init_params"}
 # The states that the first of two passes changes.
 GATHERED = dict.fromkeys(["LAMB", "StableAdamW"], ("exp_avg", "exp_avg_sq"))
 GATHERED["AdamW cautious"] = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 GATHERED["Adafactor"] = ("variance",)
+GATHERED["Prodigy"] = ("exp_avg", "exp_avg_sq", "s")
+GATHERED["DAdaptAdamW"] = ("exp_avg", "exp_avg_sq", "grad_sum")
 
 
 def bits(x):
@@ -279,7 +284,7 @@ def default_stochastic(storage, role):
 
 
 @np.errstate(all="ignore")
-def step(
+def passes(
     rule,
     param,
     gradient,
@@ -300,6 +305,8 @@ def step(
     copy=None,
 ):
     """Update t of one parameter, in place: decode, the rule, encode, then the stages.
+
+    As reference.passes, it gives up sums and takes totals on its way.
 
     Args:
         states: what is stored of each state, by name; those that the options call for.
@@ -338,8 +345,12 @@ def step(
     idle = {s.name for s in gs.rule.Rule(rule).states if s.option and not hyper[s.option]}
     epsilon = None if low is not None else float(ml_dtypes.finfo(param.dtype).eps)
     runs = reference.passes(rule, p, g, x | memory, t, hyper, epsilon)
-    for changed in (gathered, set(states) - set(gathered)):
-        next(runs, None)
+    for changed in (gathered, set(states) - set(gathered) - FIXED):
+        if changed is gathered:
+            totals = yield next(runs)
+        else:
+            with contextlib.suppress(StopIteration):
+                runs.send(totals)
         for name, data in states.items():
             if name in changed and name not in idle:
                 write(data, name, x[name])
@@ -354,3 +365,9 @@ def step(
         average += T(1 - decay) * (p - average)
     if copy is not None:
         copy[...] = encode(copy.dtype.name, "param", p)
+
+
+def step(*args, **options):
+    """Update t of one parameter."""
+    for _ in passes(*args, **options):
+        pass

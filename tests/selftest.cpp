@@ -101,8 +101,8 @@ private:
 
 constexpr int64_t guard_sizes = 72;
 constexpr int64_t most = 3 * block_elements + 7;
-const double hypers[][16] = {{0.1, 0.9, 0.5, 0.25, 1, 0.5, 0, 0},
-                             {0.01, 0.5, 0.75, 0, 0.125, 0, 0}};
+const double hypers[][16] = {{0.1, 0.9, 0.5, 0.25, 1, 0.5, 0, 0, 0, 0.25, 1, 2},
+                             {0.01, 0.5, 0.75, 0, 0.125, 0, 0, 0, 1, 0.125, 0.5, 4}};
 
 Guarded memory[2 + max_states] = {Guarded(most * 8), Guarded(most * 8), Guarded(most * 8),
                                   Guarded(most * 8), Guarded(most * 8), Guarded(most * 8)};
@@ -126,28 +126,40 @@ template <class Rule> Rule made(const double* hyper, const When& when) {
     }
 }
 
+template <class Rule, size_t... K>
+void settle(Rule& rule, const double* totals, std::index_sequence<K...>) {
+    if constexpr (has_memory<Rule>) {
+        typename Rule::Memory kept;
+        std::memcpy(&kept, memory_before, sizeof kept);
+        rule.settle(kept, totals[K]...);
+    } else {
+        rule.settle(totals[K]...);
+    }
+}
+
 // The equation in a loop that no compiler setting here vectorises.
 template <template <class, unsigned> class R, class T, unsigned options, size_t... S>
 void plain(const Table& table, const double* hyper, const When& when, double factor,
            const Piece& piece, std::index_sequence<S...>) {
     using Rule = R<T, options>;
     Rule rule = made<Rule>(hyper, when);
-    T none[sizeof...(S)] = {};
+    T none[sizeof...(S) + 1] = {};
     auto state = [&](size_t s, int64_t i) -> T& {
         return piece.state[s] ? static_cast<T*>(piece.state[s])[i] : none[s] = 0;
     };
     if constexpr (has_gather<Rule>) {
         GatherLanes sums = {};
         double totals[max_gathered] = {};
+        constexpr size_t count =
+            sizeof(decltype(rule.gather(T(0), T(0), none[S]...))) / sizeof(double);
         for (int64_t i = 0; i < piece.n; ++i) {
             volatile T fence = static_cast<const T*>(piece.g)[i];
             const auto part =
                 rule.gather(static_cast<T*>(piece.p)[i], fence * T(factor), state(S, i)...);
-            for (size_t k = 0; k < sizeof part / sizeof(double); ++k)
-                sums.sum[k][i % lanes] += part.value[k];
+            for (size_t k = 0; k < count; ++k) sums.sum[k][i % lanes] += part.value[k];
         }
         table.fold_gathered(sums, max_gathered, totals);
-        rule.settle(totals[0], totals[1]);
+        settle(rule, totals, std::make_index_sequence<count>());
     }
     for (int64_t i = 0; i < piece.n; ++i) {
         volatile T fence = static_cast<const T*>(piece.g)[i];
@@ -166,7 +178,7 @@ void run_kernel(const Table& table, const RuleInfo& rule, const Kernel& kernel, 
         double totals[max_gathered] = {};
         kernel.gather(scalars, -1, piece, sums);
         table.fold_gathered(sums, rule.gathered, totals);
-        kernel.settle(scalars, totals);
+        kernel.settle(scalars, kept, totals);
     }
     kernel.update(scalars, -1, piece);
 }

@@ -1,5 +1,6 @@
 """Every rule with every storage and rounding against the NumPy reference, to the last bit."""
 
+import contextlib
 import functools
 import itertools
 from pathlib import Path
@@ -19,6 +20,7 @@ from cases import (
     at_offset,
     case_id,
     gathers,
+    given,
     normal,
     special,
 )
@@ -146,7 +148,7 @@ def expected(case_index, pairing_index, odd, staged):
     param_dtype = DTYPES["bfloat16" if p == "split" else p]
     T = np.float64 if p == "float64" else np.float32
     chosen = stochastic_buffers(rule, states, p, rounding)
-    hyper = dict(getattr(gs, rule)(np.zeros(1, T), **options).groups[0])
+    hyper = {**getattr(gs, rule)(np.zeros(1, T), **options).groups[0], **given(rule)}
     roles = reference_storages.STATES[rule]
     rows = []
     for i, size in enumerate(SIZES):
@@ -182,17 +184,24 @@ def expected(case_index, pairing_index, odd, staged):
             extra = {"average": average, "copy": np.zeros(size, DTYPES["bfloat16"])}
             if gs.rule.RULES[rule].shows:  # has an average of its own
                 del extra["average"]
-        for t, gradient in enumerate(gradients, start=1):
+        rows.append({**row, "after": param, "low": low, "states": own, **extra})
+    for t in range(1, STEPS + 1):
+        runs = []
+        for row in rows:
+            extra = {key: row[key] for key in ("average", "copy") if key in row}
             if staged:
                 extra |= {"factor": 1 / 3, "clip_value": 0.5}
                 if "average" in extra:
                     extra["decay"] = 0.75
-            reference_storages.step(
-                rule, param, gradient, own, t, hyper,
-                storages=states, stochastic=chosen, low=low, seed=5,
-                key=row["key"], start=start, **extra,
-            )  # fmt: skip
-        rows.append({**row, "after": param, "low": low, "states": own, **extra})
+            runs.append(reference_storages.passes(
+                rule, row["after"], row["gradients"][t - 1], row["states"], t, hyper,
+                storages=states, stochastic=chosen, low=row["low"], seed=5,
+                key=row["key"], start=row["start"], **extra,
+            ))  # fmt: skip
+        totals = reference.add_up(rule, [next(run) for run in runs])
+        for run in runs:
+            with contextlib.suppress(StopIteration):
+                run.send(totals)
     return rows
 
 
@@ -224,7 +233,7 @@ def check(case_index, pairing_index, odd, staged):
                 kept[str(i)]["average"][...] = master
     for k in range(STEPS):
         gradients = [at_offset(row["gradients"][k], 2 - i % 3) for i, row in enumerate(rows)]
-        opt.step(gradients, loss_scale=3.0 if staged else 1.0, zero_grads=staged)
+        opt.step(gradients, loss_scale=3.0 if staged else 1.0, zero_grads=staged, **given(rule))
         if staged:
             assert not any(gradient.any() for gradient in gradients)
     for i, row in enumerate(rows):
@@ -279,7 +288,7 @@ def test_what_has_a_loop_of_its_own_takes_it(case, target):
         optimizer = getattr(gs, rule)(
             param, **options, states=states, rounding=rounding, split=p == "split"
         )
-        optimizer.step(np.ones(5, DTYPES[g]))
+        optimizer.step(np.ones(5, DTYPES[g]), **given(rule))
         known = gs.rule.RULES[rule]
         mixed = any(state.role in ("parameter", "rate") for state in known.states)
         no_blocks = s == "q8" and (gathers(rule, options) or mixed)

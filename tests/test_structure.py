@@ -390,7 +390,7 @@ def missing_of_rules():
 
 
 # What several rules share, in files of its own.
-SHARED_BY_RULES = {"trust", "cautious"}
+SHARED_BY_RULES = {"cautious", "schedulefree", "trust"}
 
 
 def test_rules_have_all_their_parts():

@@ -107,6 +107,7 @@ template <class View> auto bind_plan(py::module_& m, const char* name) {
         .def_readwrite("threads", &P::threads)
         .def_readwrite("advances", &P::advances)
         .def_readwrite("add_up", &P::add_up)
+        .def_readwrite("loss", &P::loss)
         .def_readonly("without_gradient", &P::without_gradient)
         .def_readonly("gradient_norm", &P::gradient_norm)
         .def_readonly("not_finite", &P::not_finite)

@@ -53,6 +53,7 @@ public:
     int threads = 0;             // that a step uses; 0: as many as everybody
     bool advances = true;        // the clock: whether a step is one of the optimizer
     bool looks = true;           // at what is kept where others can reach it, and at its counts
+    double loss = 0;             // of the next step, for rules that take it
     int without_gradient = 0;    // how many parameters had none in the last step
     double gradient_norm = 0;    // of the last step; NaN where nothing wanted it
     int64_t not_finite = -1;     // the first gradient that was not in the last step; -1: none
@@ -392,6 +393,7 @@ private:
         settings.clip_value = controls_->clip_value;
         settings.average_weight = 1 - controls_->decay;
         settings.loss_scale = loss_scale;
+        settings.loss = loss;
         settings.seed = controls_->seed;
         settings.check_finite = controls_->check_finite;
         settings.zero_gradients = zero_gradients;

@@ -37,7 +37,12 @@ py::dict describe(const RuleInfo& rule) {
     described["hyper_names"] = py::tuple(hyper);
     described["states"] = py::tuple(states);
     described["memory_names"] = py::tuple(memory);
+    py::list common;
+    for (int c = 0; c < rule.common_count; ++c) common.append(rule.common[c]);
+    described["common"] = py::tuple(common);
+    described["takes_loss"] = rule.takes_loss;
     described["takes_sign"] = rule.takes_sign;
+    described["scales_moment"] = rule.scales_moment;
     described["gathers"] = rule.gathered > 0;
     described["variants"] = py::dict();
     described["shows"] = rule.shown[single_precision] != nullptr;

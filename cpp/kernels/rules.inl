@@ -32,6 +32,17 @@ constexpr int count_summands(Result (Rule::*)(Arguments...) const) {
 }
 template <class Rule> constexpr int gathered<Rule, std::void_t<decltype(&Rule::gather)>> =
     count_summands(&Rule::gather);
+// Whether what is gathered is settled once for all tensors of the rule.
+template <class Rule, class = void> constexpr int common_count = 0;
+template <class Rule> constexpr int common_count<Rule, std::void_t<decltype(Rule::common)>> =
+    sizeof(Rule::common) / sizeof(const char*);
+template <class Rule, class = void> constexpr bool takes_loss = false;
+template <class Rule> constexpr bool takes_loss<Rule, std::void_t<decltype(Rule::takes_loss)>> =
+    Rule::takes_loss;
+template <class Rule, class = void> constexpr bool scales_moment = false;
+template <class Rule>
+constexpr bool scales_moment<Rule, std::void_t<decltype(Rule::scales_moment)>> =
+    Rule::scales_moment;
 template <class Rule, class = void> constexpr bool has_shown = false;
 template <class Rule> constexpr bool has_shown<Rule, std::void_t<typename Rule::Shown>> = true;
 template <class Rule, class = void> constexpr bool takes_sign = false;
@@ -80,7 +91,8 @@ template <class Rule, class S> constexpr bool stochastic_state(int s) {
 // Whether a pass changes state s: in a rule of two passes each state belongs to one of them.
 enum class Pass { gather, update };
 template <class Rule> constexpr bool changes(unsigned options, int s, Pass pass) {
-    return present<Rule>(options, s) && Rule::states[s].gathered == (pass == Pass::gather);
+    return present<Rule>(options, s) && !Rule::states[s].fixed &&
+           Rule::states[s].gathered == (pass == Pass::gather);
 }
 
 template <class Rule, class S, unsigned options, Pass pass, size_t I, class T>
@@ -102,15 +114,18 @@ void update_elements(const Rule rule, typename P::compute factor, const Piece& p
     const auto copy = bfloat16::at(published.copy, nullptr);
     const auto p = P::at(piece.p, piece.low);
     const auto g = G::at(const_cast<void*>(piece.g), nullptr);
-    const typename S::pointer state[] = {S::at(piece.state[I], nullptr)...};
-    const RandomKey param_key = piece.key[0], key[] = {piece.key[1 + I]...};
+    [[maybe_unused]] const typename S::pointer state[sizeof...(I) + 1] = {
+        S::at(piece.state[I], nullptr)...};
+    const RandomKey param_key = piece.key[0];
+    [[maybe_unused]] const RandomKey key[sizeof...(I) + 1] = {piece.key[1 + I]...};
     const int64_t n = piece.n;
     uint32_t steps = 0;
     constexpr uint32_t step = RandomKey::step;
 #pragma omp simd linear(steps : step)
     for (int64_t i = 0; i < n; ++i) {
         T parameter = P::template load<T>(p, i);
-        T s[] = {present<Rule>(options, I) ? S::template load<T>(state[I], i) : T(0)...};
+        T s[sizeof...(I) + 1] = {present<Rule>(options, I) ? S::template load<T>(state[I], i)
+                                                           : T(0)...};
         rule(parameter, G::template load<T>(g, i) * factor, s[I]...);
         store<P, stochastic>(p, i, parameter, param_key, steps);
         (store_state<Rule, S, options, Pass::update, I>(state[I], i, s[I], key[I], steps), ...);
@@ -207,7 +222,7 @@ void update_apart(const Rule& rule, typename P::compute factor, const Piece& pie
     constexpr bool param_apart = !std::is_same_v<P, Plain<T>>;
     constexpr bool states_apart = !std::is_same_v<S, States>;
     alignas(64) T param[param_apart ? most : 1];
-    alignas(64) T numbers[sizeof...(I)][states_apart ? most : 1];
+    alignas(64) T numbers[sizeof...(I) + 1][states_apart ? most : 1];
     for (int64_t begin = 0; begin < piece.n; begin += most) {
         Piece part = {};
         part.n = piece.n - begin < most ? piece.n - begin : most;
@@ -219,7 +234,7 @@ void update_apart(const Rule& rule, typename P::compute factor, const Piece& pie
         } else {
             part.p = p;
         }
-        auto load = [&](auto index) {
+        [[maybe_unused]] auto load = [&](auto index) {
             constexpr int s = decltype(index)::value;
             part.state[s] = static_cast<char*>(piece.state[s]) + S::bytes(begin);
             part.key[1 + s] = piece.key[1 + s].from(begin);
@@ -275,13 +290,15 @@ void gather_lanes(const Rule& rule, typename P::compute factor, const Piece& pie
     using T = typename P::compute;
     const auto p = P::plus(P::at(piece.p, piece.low), begin);
     const auto g = G::plus(G::at(const_cast<void*>(piece.g), nullptr), begin);
-    const typename S::pointer state[] = {S::plus(S::at(piece.state[I], nullptr), begin)...};
-    const RandomKey key[] = {piece.key[1 + I].from(begin)...};
+    [[maybe_unused]] const typename S::pointer state[sizeof...(I) + 1] = {
+        S::plus(S::at(piece.state[I], nullptr), begin)...};
+    [[maybe_unused]] const RandomKey key[sizeof...(I) + 1] = {piece.key[1 + I].from(begin)...};
     constexpr uint32_t step = RandomKey::step;
     uint32_t steps = 0;
 #pragma omp simd linear(steps : step)
     for (int j = 0; j < n; ++j) {
-        T s[] = {present<Rule>(options, I) ? S::template load<T>(state[I], j) : T(0)...};
+        T s[sizeof...(I) + 1] = {present<Rule>(options, I) ? S::template load<T>(state[I], j)
+                                                           : T(0)...};
         const auto summands =
             rule.gather(P::template load<T>(p, j), G::template load<T>(g, j) * factor, s[I]...);
         for (int k = 0; k < gathered<Rule>; ++k) sums.sum[k][j] += summands.value[k];
@@ -305,12 +322,20 @@ void gather(const void* scalars, double gradient_factor, const Piece& piece, Gat
 }
 
 template <class Rule, size_t... K>
-void settle_with(Rule& rule, const double* sums, std::index_sequence<K...>) {
-    rule.settle(sums[K]...);
+void settle_with(Rule& rule, double* memory, const double* sums, std::index_sequence<K...>) {
+    if constexpr (memory_count<Rule> > 0) {
+        typename Rule::Memory kept;
+        __builtin_memcpy(&kept, memory, sizeof kept);
+        rule.settle(kept, sums[K]...);
+        __builtin_memcpy(memory, &kept, sizeof kept);
+    } else {
+        rule.settle(sums[K]...);
+    }
 }
 
-template <class Rule> void settle(void* scalars, const double* sums) {
-    settle_with(*static_cast<Rule*>(scalars), sums, std::make_index_sequence<gathered<Rule>>());
+template <class Rule> void settle(void* scalars, double* memory, const double* sums) {
+    settle_with(*static_cast<Rule*>(scalars), memory, sums,
+                std::make_index_sequence<gathered<Rule>>());
 }
 
 template <class Rule> constexpr int optional_states() {
@@ -454,7 +479,7 @@ template <template <class, unsigned> class Rule> constexpr RuleInfo rule_info() 
     info.name = R::name;
     info.hyper_names = R::hyper_names;
     info.hyper_count = hyper_count<R>;
-    info.states = R::states;
+    info.states = first_state(R::states);
     info.state_count = state_count<R>;
     if constexpr (memory_count<R> > 0) info.memory_names = R::memory_names;
     info.memory_count = memory_count<R>;
@@ -464,7 +489,11 @@ template <template <class, unsigned> class Rule> constexpr RuleInfo rule_info() 
                       has_rows<R> == (state_of<R>(Shape::vector) >= 0) &&
                       (!has_rows<R> || gathered<R> > 0),
                   "rows, columns and what they stand for come together, in a rule that gathers");
+    if constexpr (common_count<R> > 0) info.common = R::common;
+    info.common_count = common_count<R>;
+    info.takes_loss = takes_loss<R>;
     info.takes_sign = takes_sign<R>;
+    info.scales_moment = scales_moment<R>;
     int bit = 0;
     for (int& column : info.option_columns) column = -1;
     for (const State& state : R::states)

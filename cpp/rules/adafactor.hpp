@@ -11,9 +11,11 @@ template <class T, unsigned Options> struct Adafactor {
     static constexpr const char* hyper_names[] = {"lr",     "beta2_decay", "eps[0]",
                                                   "eps[1]", "d",           "weight_decay"};
     static constexpr State states[] = {
-        {"row_var", Role::second_moment, nullptr, nullptr, /*gathered=*/false, Shape::rows},
-        {"col_var", Role::second_moment, nullptr, nullptr, /*gathered=*/false, Shape::columns},
-        {"variance", Role::second_moment, nullptr, nullptr, /*gathered=*/true, Shape::vector}};
+        {"row_var", Role::second_moment, nullptr, nullptr, /*gathered=*/false, false, Shape::rows},
+        {"col_var", Role::second_moment, nullptr, nullptr, /*gathered=*/false, false,
+         Shape::columns},
+        {"variance", Role::second_moment, nullptr, nullptr, /*gathered=*/true, false,
+         Shape::vector}};
 
     double rate, eps1, eps2, d;
     T one_minus_beta2, eps, decay, step = 0;

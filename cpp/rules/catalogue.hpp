@@ -11,14 +11,20 @@
 #include "adopt.hpp"
 #include "asgd.hpp"
 #include "cautious.hpp"
+#include "dadaptadamw.hpp"
+#include "dog.hpp"
+#include "dowg.hpp"
 #include "lamb.hpp"
 #include "lars.hpp"
 #include "lion.hpp"
 #include "nadam.hpp"
+#include "polyaksgd.hpp"
+#include "prodigy.hpp"
 #include "radam.hpp"
 #include "rmsprop.hpp"
 #include "rprop.hpp"
 #include "schedulefreeadamw.hpp"
+#include "schedulefreesgd.hpp"
 #include "sgd.hpp"
 #include "signsgd.hpp"
 #include "stableadamw.hpp"
@@ -32,7 +38,7 @@
     X(Adan) X(AdEMAMix) X(ADOPT)                                                                   \
     X(Lion) X(SignSGD)                                                                             \
     X(Adafactor)                                                                                   \
-    X(ScheduleFreeAdamW)                                                                           \
+    X(ScheduleFreeSGD) X(ScheduleFreeAdamW) X(Prodigy) X(DAdaptAdamW) X(DoG) X(DoWG) X(PolyakSGD)  \
     X(CautiousAdamW) X(SparingAdamW) X(CautiousSparingAdamW)                                       \
     X(CautiousLion) X(SparingLion) X(CautiousSparingLion)
 // clang-format on

@@ -14,17 +14,24 @@
 //   constructor then takes (Hyper, When, Memory&) and may change them;
 //   gather(p, g, states...): a first pass over the whole tensor, in which the states that are
 //   marked `gathered` change and p does not. It returns Summands, which are added up in double over
-//   the tensor, its shards and processes; settle(sums...) takes them, and then operator() is the
-//   second pass, which reads the states as they were stored;
+//   the tensor, its shards and processes; settle(sums...), or settle(Memory&, sums...) in a rule
+//   that has memory, takes them, and then operator() is the second pass, which reads the states as
+//   they were stored;
+//   common: names of hyperparameters that are the same in all groups of the rule, but for a rate
+//   that is 0. The sums are then added up over all tensors that take part in the step, in their
+//   order, and the memory is one for all of the rule's tensors: the constructor takes it as it is
+//   (const Memory&), and settle makes the same of it whichever tensor's scalars it is called for;
 //   states of Shape::rows, ::columns and ::vector, one each: a pass over the gradients comes before
 //   the others where there are rows, and adds up their squares by row and column.
 //   average(state, mean) then takes the mean of a row or column, relative(row, mean) a row and the
 //   mean of all rows, and the product of what it returns and the column is what the other passes
 //   get as the state of Shape::vector. (As the states of rows and columns they get 0.)
+//   takes_loss: true if When::loss is used, which a step is then to be given;
 //   Shown: built from Hyper, gives by operator()(p, states...) the point to evaluate, where that is
-//   not p; takes_sign: true if a step's size does not depend on the gradient's; loops: Loops::all
-//   if every common combination of storages is worth a loop of its own; rare: the options (bits)
-//   under which they are not.
+//   not p; takes_sign: true if a step's size does not depend on the gradient's; scales_moment: true
+//   if its second moment is not that of the gradients themselves, so that no ratio to it means
+//   anything; loops: Loops::all if every common combination of storages is worth a loop of its own;
+//   rare: the options (bits) under which they are not.
 // Only + - * / sqrt max, |x| and comparisons: then every instruction set and compiler gives the
 // same bits.
 #pragma once
@@ -39,6 +46,22 @@ template <class T> inline T max(T a, T b) { return ((a > b) | (a != a)) ? a : b;
 
 // −1, 0 or 1; a NaN is kept.
 template <class T> inline T sign(T x) { return x != x ? x : T(x > 0) - T(x < 0); }
+
+inline float magnitude(float x) { return __builtin_fabsf(x); }
+inline double magnitude(double x) { return __builtin_fabs(x); }
+
+// Of two numbers, where a second one that is NaN is passed over.
+inline double larger(double a, double b) { return b > a ? b : a; }
+inline double smaller(double a, double b) { return b < a ? b : a; }
+
+// The states of a rule that has none.
+struct NoStates {
+    constexpr const State* begin() const { return nullptr; }
+    constexpr const State* end() const { return nullptr; }
+    constexpr const State& operator[](int s) const { return begin()[s]; }
+};
+constexpr const State* first_state(const NoStates&) { return nullptr; }
+constexpr const State* first_state(const State* states) { return states; }
 
 // What one element adds to each sum of a gather.
 template <int count> struct Summands {

@@ -1,5 +1,6 @@
 // What a rule keeps for each parameter from step to step, and when a step comes.
 #pragma once
+#include <cstdint>
 
 namespace gradstep {
 
@@ -36,7 +37,8 @@ struct State {
     const char* option = nullptr;     // the hyperparameter that it is used with; none: always
     const char* initial = nullptr;    // the hyperparameter it starts from; none: zero
     bool gathered =
-        false;    // in a rule of two passes: changes in the first, is read in the second
+        false;             // in a rule of two passes: changes in the first, is read in the second
+    bool fixed = false;    // no step changes it, such as where the parameter began
     Shape shape = Shape::same;
 };
 
@@ -50,6 +52,7 @@ struct When {
     bool first;               // none of them has used the states yet
     bool has_rows = false;    // and the rule keeps numbers for them
     double epsilon = 0;       // from 1 to the next number in the parameter's dtype
+    double loss = 0;          // that the gradients are of, its sign turned by maximize
 };
 
 }    // namespace gradstep

@@ -105,6 +105,7 @@ overflow_scale: float
 class Plan:
     threads: int  # that a step uses; 0: as many as everybody
     advances: bool  # the clock: whether a step is one of the optimizer
+    loss: float  # of the next step, for rules that take it
     add_up: Callable[[NDArray[np.float64]], object] | None  # over processes, between two passes
     @property
     def without_gradient(self) -> int: ...  # how many parameters had none in the last step
@@ -208,6 +209,7 @@ class TensorPlan:
     threads: int
     advances: bool
     add_up: Callable[[NDArray[np.float64]], object] | None
+    loss: float  # of the next step, for rules that take it
     looks: bool  # at what is kept where others can reach it, and at its counts
     @property
     def without_gradient(self) -> int: ...

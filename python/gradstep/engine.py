@@ -9,13 +9,23 @@ import contextlib
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Real
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from . import _core
-from .hyperparameters import FLOAT32_MAX, FLOAT32_MIN, STAGE_RANGES, Drive, Driven, call, number
+from .hyperparameters import (
+    FINITE,
+    FLOAT32_MAX,
+    FLOAT32_MIN,
+    STAGE_RANGES,
+    Drive,
+    Driven,
+    call,
+    number,
+)
 from .report import Report, Statistics, Sums, statistics
 from .rule import Rule
 from .stages import CONTROLS, Stages, compile_stages
@@ -285,6 +295,8 @@ class Compiled:
         self.clock = engine.clock.data  # indexing it is faster than ndarray.item()
         self._waits = held.has_fresh
         self._has_parts = held.has_parts
+        self._loss_takers = [row.rule.name for row in self.rows if row.rule.takes_loss]
+        self._common = [rule for rule in dict.fromkeys(r.rule for r in self.rows) if rule.common]
         self._stages_version = 0
         self._plan_is_old = False
         for row in self.rows:
@@ -306,6 +318,7 @@ class Compiled:
             self.compile_changes()
         if self.drive is not None:
             self.drive(k)
+            self._check_common()
 
     def compile_changes(self) -> None:
         """Bring groups and stages that were changed to the core."""
@@ -321,6 +334,7 @@ class Compiled:
             self._lr = self.rows[0].lr if alone else None
         if self._stages_version != self.engine.stages.version:
             self._compile_stages()
+        self._check_common()
         if self._plan_is_old:
             self.plan = self._new_plan()
             self._plan_is_old = False
@@ -344,6 +358,19 @@ class Compiled:
         row.lr = numbers.hyper[row.rule.lr_column]
         row.version = version
 
+    def _check_common(self) -> None:
+        """Raise ValueError where groups of a rule differ in what they are to share."""
+        for rule in self._common:
+            rows = [row for row in self.rows if row.rule is rule]
+            numbers = [self.settings[row.index].tolist() for row in rows]
+            rule.check_common(
+                [
+                    (self.held.prefix(row.index), own[_core.FIRST_HYPER :])
+                    for row, own in zip(rows, numbers, strict=True)
+                    if not own[_core.FROZEN]
+                ]
+            )
+
     def _compile_stages(self) -> None:
         """Bring the stages into the core's controls."""
         stages, single = self.engine.stages, any(row.single for row in self.rows)
@@ -364,7 +391,7 @@ class Compiled:
 
     def _decide(self) -> None:
         """Whether a step has nothing to do but the rule, copies and averages."""
-        special = self.driven_stages or self.engine.stats or self.wants_norm
+        special = self.driven_stages or self.engine.stats or self.wants_norm or self._loss_takers
         self._plain = not (special or self._waits or self._has_parts)
 
     def _new_plan(self) -> Plan | TensorPlan:
@@ -399,6 +426,7 @@ class Compiled:
         loss_scale: Any = ONE,
         zero_grads: Any = False,
         norm: float | None = None,
+        loss: Any = None,
     ) -> Report:
         """Step k with a gradient, or None, for each parameter.
 
@@ -409,13 +437,15 @@ class Compiled:
             zero_grads: whether to set them to 0.
             norm: of all gradients, those of other processes included, loss scale and all; None:
                 there are no others.
+            loss: that they are the gradients of, for rules that take it; None: none was given.
         """
-        if self._plain and loss_scale is ONE and zero_grads is False:
+        if self._plain and loss_scale is ONE and zero_grads is False and loss is None:
             while (refused := self.plan.step(grads)) != DONE:
                 grads = self.held.explain(refused, grads, writable=False)
             # A call less: it would take 2% of a small step's time.
             return Report(k + 1, self.rates() if self._lr is None else self._lr)
-        return self._run_stages(k, grads, loss_scale, zero_grads, norm)
+        loss = self._checked_loss(loss)
+        return self._run_stages(k, grads, loss_scale, zero_grads, norm, loss)
 
     def rates(self) -> float | tuple[float, ...]:
         """The rates of the step that was last refreshed."""
@@ -425,7 +455,13 @@ class Compiled:
         return rates[0] if len(rates) == 1 else rates
 
     def _run_stages(
-        self, k: int, grads: list[Any], loss_scale: Any, zero_grads: Any, known_norm: float | None
+        self,
+        k: int,
+        grads: list[Any],
+        loss_scale: Any,
+        zero_grads: Any,
+        known_norm: float | None,
+        loss: float,
     ) -> Report:
         """The general step: stages, statistics or a loss scale are in use."""
         scale = self._checked_scale(loss_scale)
@@ -438,6 +474,7 @@ class Compiled:
             self.held.check_parts(grads)
         if self._waits:
             self.held.start_fresh()
+        self.plan.loss = loss
         if known_norm is None:
             done = self._staged_step(grads, scale, zero)
             norm, first = self.plan.gradient_norm, self.plan.not_finite
@@ -445,10 +482,13 @@ class Compiled:
         else:
             norm, culprit = known_norm / scale, "the gradients of all processes"
             done = self._step_with_norm(grads, scale, zero, norm)
+        if not math.isfinite(loss):
+            culprit = "loss"
         if done == SKIPPED and self._nonfinite == "raise":
             raise FloatingPointError(
-                f"{culprit}: got an element that is not finite, wanted finite gradients, as "
-                "nonfinite='raise' says"
+                f"{culprit}: got "
+                + (f"{loss}" if culprit == "loss" else "an element that is not finite")
+                + ", wanted finite numbers, as nonfinite='raise' says"
             )
         if self._waits and done == DONE:
             self.held.note_begun()
@@ -466,6 +506,22 @@ class Compiled:
             )
         return scale
 
+    def _checked_loss(self, loss: Any) -> float:
+        """The loss as the core wants it: 0 where no rule takes one."""
+        if not self._loss_takers:
+            if loss is None:
+                return 0.0
+            names = ", ".join(dict.fromkeys(row.rule.name for row in self.rows))
+            raise ValueError(f"loss: got {loss!r}, which {names} does not use, wanted none")
+        if loss is None:
+            raise ValueError(
+                "loss: got nothing, wanted the loss that the gradients are of: "
+                f"{self._loss_takers[0]} steps by it"
+            )
+        if isinstance(loss, Real) and not math.isfinite(loss) and self._nonfinite != "allow":
+            return float(loss)  # the step is skipped, as for such a gradient
+        return number("loss", FINITE, loss, single=False)
+
     def _staged_step(self, grads: list[Any], scale: float, zero: bool) -> int:
         stats = self.engine.stats
         while (done := self.plan.staged_step(grads, scale, zero, stats)) not in (DONE, SKIPPED):
@@ -476,7 +532,7 @@ class Compiled:
         """A step that takes the norm as given: what it clips is in the scale."""
         controls = self._controls
         limit, checked = controls.clip_norm, controls.check_finite
-        if checked and not math.isfinite(norm):
+        if checked and not (math.isfinite(norm) and math.isfinite(self.plan.loss)):
             return SKIPPED
         if limit < math.inf:
             factor = limit / (norm + 1e-6)
@@ -523,4 +579,5 @@ class Compiled:
         """A group's sums, and whether it has a momentum and a second moment."""
         roles = {state.role for state in row.rule.states if state.name in row.present}
         # in a sample all have a momentum, if only to be measured
-        return Sums(*sums), sampled or "momentum" in roles, "second_moment" in roles
+        has_moment = "second_moment" in roles and not row.rule.scales_moment
+        return Sums(*sums), sampled or "momentum" in roles, has_moment

@@ -31,6 +31,8 @@ class Range(NamedTuple):
     most: float
     never_to_zero: bool = False  # whether what float32 rounds to 0 is refused
     unit: float = 0.0  # of which it is a multiple; 0: of none. No function gives such a number
+    none: float | None = None  # what the kernels get for None; None: that is refused
+    exact: bool = False  # whether the kernels use it in double alone
 
 
 NON_NEGATIVE = Range("a finite number ≥ 0", 0.0, FLOAT64_MAX)
@@ -41,6 +43,9 @@ UP_TO_ONE = Range("a number from 0 to 1", 0.0, 1.0)
 ABOVE_ONE = Range("a finite number > 1", math.nextafter(1.0, 2.0), FLOAT64_MAX)
 BETWEEN = Range("a number above 0 and below 1", math.nextafter(0.0, 1.0), math.nextafter(1.0, 0.0))
 HALVES = Range("a multiple of 1/2 from 0 to 64", 0.0, 64.0, unit=0.5)
+LENGTH = POSITIVE._replace(exact=True)
+GROWTH = Range("a number ≥ 1, or infinity", 1.0, math.inf, exact=True)
+UNLIMITED = Range("a number ≥ 0, or infinity", 0.0, math.inf, exact=True)
 EPSILON = NON_NEGATIVE._replace(never_to_zero=True)
 
 # By what a hyperparameter is called. Where PyTorch's classes have it, the range is theirs.
@@ -105,7 +110,9 @@ def number(argument: str, allowed: Range, value: object, single: bool) -> float:
         single: whether a kernel will round it to float32: then it must not become infinite, nor
             ε or a limit nothing.
     """
-    wanted = allowed.wanted
+    wanted, single = allowed.wanted, single and not allowed.exact
+    if value is None and allowed.none is not None:
+        return allowed.none
     if type(value) is not float and (isinstance(value, bool) or not isinstance(value, Real)):
         raise TypeError(f"{argument}: got {type(value).__name__}, wanted {wanted}")
     try:
@@ -137,6 +144,7 @@ def whole(argument: str, value: object, limit: int) -> int:
 
 def bounds(allowed: Range, single: bool) -> tuple[float, float, float]:
     """The least and the greatest number taken as they are, and the least above 0."""
+    single = single and not allowed.exact
     most = min(allowed.most, FLOAT32_MAX) if single else allowed.most
     least = max(allowed.least, -FLOAT32_MAX) if single else allowed.least
     return least, most, FLOAT32_MIN if single and allowed.never_to_zero else 0.0

@@ -312,7 +312,13 @@ class Optimizer(Saved):
     # ---- the step ----
 
     # Keyword-only arguments would cost a small step 4%.
-    def step(self, grads: Grads, loss_scale: float = ONE, zero_grads: bool = False) -> Report:
+    def step(
+        self,
+        grads: Grads,
+        loss_scale: float = ONE,
+        zero_grads: bool = False,
+        loss: float | None = None,
+    ) -> Report:
         """Update every parameter in place.
 
         Args:
@@ -323,6 +329,9 @@ class Optimizer(Saved):
             zero_grads: whether to set every gradient to 0 once it is used, also where the step is
                 skipped. They must be writable then, and share no byte. Otherwise they are only
                 read.
+            loss: the loss that the gradients are of, without the ``loss_scale``: for rules that
+                step by it, such as :class:`PolyakSGD`; others refuse it. One that is not finite is
+                what a gradient is that is not, except that it is refused without ``nonfinite``.
 
         Returns:
             The :class:`Report` of this step.
@@ -342,7 +351,7 @@ class Optimizer(Saved):
             compiled = self._compiled
             k = compiled.clock[0]
             compiled.refresh(k)
-            return compiled.run(k, self._flatten(grads), loss_scale, zero_grads)
+            return compiled.run(k, self._flatten(grads), loss_scale, zero_grads, None, loss)
         finally:
             self._turn.free.append(None)
 

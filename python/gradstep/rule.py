@@ -84,6 +84,10 @@ class Rule:
         gathers: whether it looks at a whole tensor before the parameter moves.
         switches: the hyperparameters, True or False, that choose other kernels for a group when it
             is built, see :meth:`kernels`.
+        common: the hyperparameters, by their names in the kernels, that all of its groups share,
+            since it looks at all tensors together; empty for other rules.
+        takes_loss: whether a step wants the loss.
+        scales_moment: whether its second moment is of something else than the gradients.
         shows: whether the point to evaluate is not the parameter.
         factors: whether it keeps numbers for rows and columns, where a parameter has such.
         defaults: each hyperparameter's default, ``maximize`` and ``frozen`` included.
@@ -103,6 +107,9 @@ class Rule:
         self._gathers: dict[str, bool] = {name: self.gathers, **known["variants"]}
         words = [word for variant in known["variants"] for word in variant.split()[1:]]
         self.switches = tuple(sorted(set(words)))
+        self.common: tuple[str, ...] = known["common"]
+        self.takes_loss: bool = known["takes_loss"]
+        self.scales_moment: bool = known["scales_moment"]
         self.shows: bool = known["shows"]
         self.factors = any(state.is_factor for state in self.states)
         self._takes_sign: bool = known["takes_sign"]
@@ -209,6 +216,33 @@ class Rule:
         """Why no function of the step may give a hyperparameter, where a state starts from it."""
         started = [state.name for state in self.states if state.initial == key]
         return f": {started[0]} starts from it, and no step reads it again" if started else ""
+
+    def check_common(self, groups: Sequence[tuple[str, Sequence[float]]]) -> None:
+        """Raise ValueError where groups differ in what all groups of the rule share.
+
+        A rate of 0 is allowed: such a group has no part in anything.
+
+        Args:
+            groups: for each what to put before a hyperparameter's name in an error, and its numbers
+                in the kernels' order; NaN for what is not known yet.
+        """
+        for name in self.common:
+            column = self.hyper_names.index(name)
+            known = [(prefix, numbers[column]) for prefix, numbers in groups]
+            known = [one for one in known if one[1] == one[1] and (name != "lr" or one[1])]
+            for prefix, value in known[1:]:
+                if value != known[0][1]:
+                    raise ValueError(
+                        f"{prefix}{name}: got {self._shown(name, value)}, but {known[0][0]}{name} "
+                        f"is {self._shown(name, known[0][1])}, wanted one for all groups of "
+                        f"{self.name}, which looks at them together"
+                        + (", or 0" if name == "lr" else "")
+                    )
+
+    def _shown(self, name: str, value: float) -> float | None:
+        """A number of the kernels as a person gives it."""
+        allowed = self.ranges.get(name.partition("[")[0])
+        return None if allowed is not None and value == allowed.none else value
 
     def _check_keys(self, prefix: str, group: Mapping[str, Any]) -> None:
         """Raise for what is missing or unknown, and for what is wanted to be true or false."""

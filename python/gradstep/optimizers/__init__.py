@@ -23,7 +23,13 @@ from .adopt import ADOPT as ADOPT
 from .lion import Lion as Lion
 from .signsgd import SignSGD as SignSGD
 from .adafactor import Adafactor as Adafactor
+from .schedulefreesgd import ScheduleFreeSGD as ScheduleFreeSGD
 from .schedulefreeadamw import ScheduleFreeAdamW as ScheduleFreeAdamW
+from .prodigy import Prodigy as Prodigy
+from .dadaptadamw import DAdaptAdamW as DAdaptAdamW
+from .dog import DoG as DoG
+from .dowg import DoWG as DoWG
+from .polyaksgd import PolyakSGD as PolyakSGD
 
 from typing import TYPE_CHECKING
 

@@ -19,9 +19,9 @@ def step_in_backward(optimizer: Optimizer) -> list[Any]:
     whole model never lie in memory together. The pass is one step of the optimizer: schedules give
     all of its parameters the same value. With ``clip_norm`` or ``nonfinite``, which want all
     gradients, the step comes at the end of the backward pass instead, and means what it means
-    elsewhere. So it does for plain parameters in one of several processes, whose gradients
-    ``DistributedDataParallel`` may have summed only then; DTensors, as of ``fully_shard``, are
-    stepped one by one.
+    elsewhere. So it does with rules that look at all parameters together, such as ``Prodigy``, and
+    for plain parameters in one of several processes, whose gradients ``DistributedDataParallel``
+    may have summed only then; DTensors, as of ``fully_shard``, are stepped one by one.
 
     Args:
         optimizer: whose parameters, those that it has now; do not call its ``step``.
@@ -56,6 +56,7 @@ def step_in_backward(optimizer: Optimizer) -> list[Any]:
         nonlocal waiting
         stages = optimizer.stages
         each = stages["clip_norm"] is None and stages["nonfinite"] == "allow"
+        each = each and not any(group.rule.common for group in optimizer.groups)
         if each and not awaits_sum(tensor):
             optimizer.step_one(tensor)
             tensor.grad = None

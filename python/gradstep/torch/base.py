@@ -221,6 +221,15 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
                 f"average: got a decay with {rule.name}, whose averaged() shows an average of its "
                 "own, wanted None"
             )
+        for argument, given, wanted in (
+            ("clock", "'round'" if self._rounds else None, "'call'"),
+            ("norm_group", self._norm_group, "None and all parameters in one optimizer"),
+        ):
+            if rule.common and given is not None:
+                raise ValueError(
+                    f"{argument}: got {given} with {rule.name}, which looks at all parameters "
+                    f"together, wanted {wanted}"
+                )
         params = [
             Param(tensor, index, -1, _argument(source, index, i), None)
             for i, tensor in enumerate(source["params"])

@@ -178,11 +178,13 @@ class Optimizer(Base):
 
     # ---- the step ----
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Callable[[], Any] | None = None, loss: Any = None) -> Any:
         """Update every parameter that has a gradient.
 
         Args:
             closure: evaluates the model again, with gradients, and returns the loss.
+            loss: the loss that the gradients are of, a number or a tensor of one, for rules that
+                step by it, such as ``PolyakSGD``, where no closure returns it; others refuse it.
 
         Returns:
             What ``closure`` returned, or None. What the step did is in :attr:`report`.
@@ -195,20 +197,27 @@ class Optimizer(Base):
                 backward pass goes on: see :func:`step_in_backward`.
         """
         if private.is_watched(self):
-            return self._hooked_step(closure) if closure is not None else self._hooked_step()
+            given = {"closure": closure, "loss": loss}
+            return self._hooked_step(**{k: v for k, v in given.items() if v is not None})
         if torch.compiler.is_compiling() or private.is_traced():
-            return self._untraced_step(closure)
-        return self._step(closure)
+            return self._untraced_step(closure, loss)
+        return self._step(closure, loss)
 
     step.hooked = True  # type: ignore[attr-defined]
 
-    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
+    def _step(self, closure: Callable[[], Any] | None = None, loss: Any = None) -> Any:
+        returned = None
         if closure is not None:
+            if loss is not None:
+                raise TypeError("loss: got one besides a closure, which returns it, wanted None")
             with torch.enable_grad():
-                loss = closure()
-        self.report = self._update(None)
-        return loss
+                returned = closure()
+            if any(group.rule.takes_loss for group in self.groups):
+                loss = returned
+        if isinstance(loss, torch.Tensor) and loss.numel() == 1:
+            loss = loss.item()
+        self.report = self._update(None, loss)
+        return returned
 
     _untraced_step = torch.compiler.disable(_step)  # costs a small step a tenth
     _hooked_step = torch.optim.Optimizer.profile_hook_step(_untraced_step)
@@ -226,18 +235,18 @@ class Optimizer(Base):
             self._is_backward_over = False
         self.zero_grad()
 
-    def _update(self, only: torch.Tensor | None) -> Report:
+    def _update(self, only: torch.Tensor | None, loss: Any = None) -> Report:
         """A step of all parameters, or of this one."""
         try:
             del self._turn.free[0]
         except IndexError:
             raise self._turn.taken("step") from None
         try:
-            return self._update_alone(only)
+            return self._update_alone(only, loss)
         finally:
             self._turn.free.append(None)
 
-    def _update_alone(self, only: torch.Tensor | None) -> Report:
+    def _update_alone(self, only: torch.Tensor | None, loss: Any) -> Report:
         number = ONE
         if "found_inf" in self.__dict__ or "grad_scale" in self.__dict__:  # of a GradScaler
             found, scale = self.__dict__.get("found_inf"), self.__dict__.get("grad_scale")
@@ -252,15 +261,15 @@ class Optimizer(Base):
                 if seen == _core.OTHER_VALUES:
                     self._sync_groups()
                 try:  # contextlib.suppress costs a small step a tenth
-                    return self._run(bound, number, only)
+                    return self._run(bound, number, only, loss)
                 except (Moved, Overlap):
                     pass
         try:
-            return self._run(self._bind(only), number, only)
+            return self._run(self._bind(only), number, only, loss)
         except Moved:
             raise RuntimeError("step: refused by the core, not by the checks: a defect") from None
 
-    def _run(self, bound: Bound, scale: float, only: torch.Tensor | None) -> Report:
+    def _run(self, bound: Bound, scale: float, only: torch.Tensor | None, loss: Any) -> Report:
         compiled, held, state = bound.compiled, bound.held, self._holder
         bound.use_threads(torch.get_num_threads())
         grads = bound.leaves.gradients()
@@ -280,7 +289,7 @@ class Optimizer(Base):
         elif not compiled.driven_stages:
             looks = False
         bound.set_flags(advances, looks)
-        report = compiled.run(k, grads, scale, False, norm)
+        report = compiled.run(k, grads, scale, False, norm, loss)
         if report.skipped:
             return report
         if proven:
