@@ -1,6 +1,7 @@
 """The tables that tests run over: a new rule joins them by adding its options."""
 
 import numpy as np
+import pytest
 
 import gradstep as gs
 import reference
@@ -90,6 +91,11 @@ SIZES = [
     3 * BLOCK + 5,
     20 * BLOCK + 17,
 ]
+
+
+def table_row(*values, every_day, **named):
+    """A row of a table; what every day's rows show in a sample, the slow ones show in full."""
+    return pytest.param(*values, marks=() if every_day else pytest.mark.slow, **named)
 
 
 def case_id(case):

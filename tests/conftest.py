@@ -30,9 +30,15 @@ def target(request):
     return request.param
 
 
-@pytest.fixture(params=[1, 2, 3, 4])
+LATER = pytest.mark.slow
+
+
+@pytest.fixture(
+    params=[1, pytest.param(2, marks=LATER), 3, pytest.param(4, marks=LATER)],
+    ids=lambda count: f"threads{count}",
+)
 def threads(request):
-    """One to four threads that share every call, however small."""
+    """One to four threads that share every call, however small; every day one and three."""
     gs.set_num_threads(request.param)
     gs._core.set_eager(True)
     return request.param
