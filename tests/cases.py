@@ -1,6 +1,7 @@
 """The tables that tests run over: a new rule joins them by adding its options."""
 
 import numpy as np
+import pytest
 
 import gradstep as gs
 import reference
@@ -183,6 +184,11 @@ SIZES = [
 def gathers(rule, options):
     """Whether a rule looks at whole tensors, with these options."""
     return gs.rule.RULES[rule].gathers_for(options)
+
+
+def table_row(*values, every_day, **named):
+    """A row of a table; what every day's rows show in a sample, the slow ones show in full."""
+    return pytest.param(*values, marks=() if every_day else pytest.mark.slow, **named)
 
 
 def case_id(case):

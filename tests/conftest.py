@@ -2,7 +2,9 @@
 
 import contextlib
 import gc
+import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,19 @@ import gradstep as gs
 def pytest_collection_modifyitems(items):
     """The house's order comes first: what a new rule or storage lacks is said once, and early."""
     items.sort(key=lambda item: item.path.name != "test_structure.py")
+
+
+SKIPPED = os.environ.get("GRADSTEP_SKIPPED")
+
+
+def pytest_runtest_logreport(report):
+    """Writes down what was skipped, where asked: .ci/run runs it again where the oracles are."""
+    if report.skipped and SKIPPED and "PYTEST_XDIST_WORKER" not in os.environ:
+        with Path(SKIPPED).open("a", encoding="utf-8") as file:
+            file.write(f"{report.nodeid}\n")
+
+
+pytest_collectreport = pytest_runtest_logreport  # whole modules
 
 
 @pytest.fixture(autouse=True)
@@ -30,9 +45,15 @@ def target(request):
     return request.param
 
 
-@pytest.fixture(params=[1, 2, 3, 4])
+LATER = pytest.mark.slow
+
+
+@pytest.fixture(
+    params=[1, pytest.param(2, marks=LATER), 3, pytest.param(4, marks=LATER)],
+    ids=lambda count: f"threads{count}",
+)
 def threads(request):
-    """One to four threads that share every call, however small."""
+    """One to four threads that share every call, however small; every day one and three."""
     gs.set_num_threads(request.param)
     gs._core.set_eager(True)
     return request.param

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import gradstep as gs
-from cases import OPTIONS, RULES
+from cases import OPTIONS, RULES, table_row
 from gradstep.rule import RULES as KNOWN
 from processes import environment, finished, run
 
@@ -24,8 +24,14 @@ def arrays(n, seed=0):
 # ---- a rule per group ----
 
 
-@pytest.mark.parametrize("other", RULES)
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(
+    ("rule", "other"),
+    [
+        table_row(rule, other, every_day=(i + j) % 8 == 0)
+        for i, rule in enumerate(RULES)
+        for j, other in enumerate(RULES)
+    ],
+)
 def test_a_rule_per_group(rule, other, tmp_path):
     """Each group as its rule alone, also when the file of both is loaded."""
     options = OPTIONS[other][-1]

@@ -23,6 +23,7 @@ from cases import (
     given,
     normal,
     special,
+    table_row,
 )
 
 STEPS = 2
@@ -120,7 +121,7 @@ def numbers(rng, size, dtype, odd):
 
 
 def rows_of(pairings, every=1):
-    """Each case with each pairing that it can have: (case, pairing), both by index.
+    """Each case with each pairing that it can have: (case, pairing, its id), both by index.
 
     With `every` n only each n-th, so that each case and each pairing still has its turns.
     """
@@ -132,9 +133,7 @@ def rows_of(pairings, every=1):
             continue
         states = storages_for(rule, options, s)
         if states is not None and (states or s in ("float32", "float64")):
-            rows.append(
-                pytest.param(index, j, id=f"{case_id((rule, options))}-{pairing_id(pairings[j])}")
-            )
+            rows.append((index, j, f"{case_id((rule, options))}-{pairing_id(pairings[j])}"))
     return rows
 
 
@@ -258,8 +257,18 @@ def check_on_every_target(case_index, pairing_index, odd, staged):
         check(case_index, pairing_index, odd, staged)
 
 
-@pytest.mark.parametrize("staged", [False, True], ids=["plain", "staged"])
-@pytest.mark.parametrize(("index", "pairing"), rows_of(PAIRINGS))
+# Every day each row once, plain or staged in turns, as its numbers are odd in turns.
+TABLE = [
+    table_row(
+        i, j, staged, id=f"{name}-{'staged' if staged else 'plain'}", every_day=turn == staged
+    )
+    for i, j, name in rows_of(PAIRINGS)
+    for turn in [(i + j) // 2 % 2]
+    for staged in (False, True)
+]
+
+
+@pytest.mark.parametrize(("index", "pairing", "staged"), TABLE)
 def test_equals_reference(index, pairing, staged):
     """At every size, as shards that begin in the midst of a tensor."""
     check_on_every_target(index, pairing, (index + pairing) % 2 == 1, staged)
@@ -297,7 +306,9 @@ def test_what_has_a_loop_of_its_own_takes_it(case, target):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("index", "pairing"), rows_of(EVERY, every=5))
+@pytest.mark.parametrize(
+    ("index", "pairing"), [pytest.param(i, j, id=name) for i, j, name in rows_of(EVERY, every=5)]
+)
 def test_every_pairing_equals_reference(index, pairing):
     """A fifth of the full product of storages and roundings, with each rule."""
     check_on_every_target(index, len(PAIRINGS) + pairing, (index + pairing) % 2 == 1, False)

@@ -5,6 +5,7 @@ The checks are in torch_worker.py; a world's processes are started once and make
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -40,8 +41,18 @@ class Worlds:
         self.ended = {}
 
     def run(self, world):
+        """Once, whichever of pytest's own workers needs it first."""
         if world in self.ended:
             return
+        codes = self.folder / f"{world}.ended"
+        with (self.folder / f"{world}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not codes.exists():
+                codes.write_text(json.dumps(self.started(world)))
+        self.ended[world] = json.loads(codes.read_text())
+
+    def started(self, world):
+        """How each process ended."""
         if world in (1, 3):
             self.run(2)  # whose checkpoints they load
         source = str(Path(gs.__file__).parent.parent)
@@ -70,7 +81,7 @@ class Worlds:
             for process in processes:
                 process.kill()
                 process.wait()
-        self.ended[world] = [process.returncode for process in processes]
+        return [process.returncode for process in processes]
 
     def errors(self, world, name):
         """What each process has to tell of a check that did not pass in it."""
@@ -91,7 +102,10 @@ class Worlds:
 
 @pytest.fixture(scope="module")
 def worlds(tmp_path_factory):
-    return Worlds(tmp_path_factory.mktemp("worlds"))
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "worlds"
+    folder.mkdir(exist_ok=True)
+    return Worlds(folder)
 
 
 @pytest.mark.parametrize(("world", "name"), NAMES)
