@@ -73,7 +73,7 @@ def test_a_rule_per_group_is_refused(rule, group, error, message):
 # ---- rules that look at whole tensors ----
 
 
-@pytest.mark.parametrize("rule", GATHERING)
+@pytest.mark.parametrize("rule", [*GATHERING, "AdamW cautious"])
 @pytest.mark.parametrize(
     ("cuts", "message"),
     [
@@ -84,8 +84,10 @@ def test_a_rule_per_group_is_refused(rule, group, error, message):
 )
 def test_shards_with_gaps_are_refused(rule, cuts, message):
     p = np.ones(2000, np.float32)
+    made, *switches = rule.split()
+    parts = [gs.Shard(p[a:b], key=3, start=a) for a, b in cuts]
     with pytest.raises(ValueError, match=f"{message}{rule} looks at whole tensors"):
-        getattr(gs, rule)([gs.Shard(p[a:b], key=3, start=a) for a, b in cuts])
+        getattr(gs, made)(parts, **dict.fromkeys(switches, True))
 
 
 @pytest.mark.parametrize("rule", GATHERING)

@@ -125,7 +125,42 @@ def adopt(t, p, g, s, *, lr, betas, eps, weight_decay, nesterov, use_clipping):
         s["n"][i] = b2 * s["n"][i] + (1 - b2) * g[i] ** 2
 
 
-FORMULAS = {"Adan": adan, "StableAdamW": stable_adamw, "ADOPT": adopt}
+def cautious_step(t, p, g, updates, *, scale, lr, weight_decay, cautious, cautious_weight_decay):
+    """C-Optim's mask, which scale makes of their number, and the paper's decay."""
+    masked = [u if u * x > 0 or not cautious else 0.0 for u, x in zip(updates, g, strict=True)]
+    factor = scale(sum(u * x > 0 for u, x in zip(updates, g, strict=True))) if cautious else 1.0
+    for i, u in enumerate(masked):
+        decays = not cautious_weight_decay or u * p[i] >= 0
+        p[i] -= lr * ((weight_decay * p[i] if decays else 0.0) + factor * u)
+
+
+def adamw(t, p, g, s, *, betas, eps, amsgrad, **more):
+    """c_adamw.py, with the decay of algorithm 2 of AdamW."""
+    b1, b2 = betas
+    for i in range(len(p)):
+        s["m"][i] = b1 * s["m"][i] + (1 - b1) * g[i]
+        s["n"][i] = b2 * s["n"][i] + (1 - b2) * g[i] ** 2
+        s["d"][i] = max(s["d"][i], s["n"][i]) if amsgrad else s["n"][i]
+    updates = [
+        m / (1 - b1**t) / (math.sqrt(v / (1 - b2**t)) + eps)
+        for m, v in zip(s["m"], s["d"], strict=True)
+    ]
+    cautious_step(t, p, g, updates, scale=lambda n: 1 / max(n / len(p), 1e-3), **more)
+
+
+def lion(t, p, g, s, *, betas, **more):
+    """c_lion.py."""
+    b1, b2 = betas
+    signs = [b1 * m + (1 - b1) * x for m, x in zip(s["m"], g, strict=True)]
+    updates = [(u > 0) - (u < 0) for u in signs]
+    cautious_step(t, p, g, updates, scale=lambda n: len(p) / (n + 1), **more)
+    for i in range(len(p)):
+        s["m"][i] = b2 * s["m"][i] + (1 - b2) * g[i]
+
+
+FORMULAS = {
+    "Adan": adan, "StableAdamW": stable_adamw, "ADOPT": adopt, "AdamW": adamw, "Lion": lion,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", cases_of(*FORMULAS), ids=case_id)

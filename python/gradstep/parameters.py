@@ -300,7 +300,7 @@ class Parameters:
             for i in sorted(part, key=lambda i: self.tensors[i].start):
                 tensor = self.tensors[i]
                 if tensor.start != end:
-                    rule = self.rows[tensor.group].rule.name
+                    rule = self.rows[tensor.group].kernels
                     raise ValueError(
                         f"{arguments[i]}: got a shard of key {key} that starts at {tensor.start}, "
                         f"wanted {end}: {rule} looks at whole tensors"
@@ -324,7 +324,7 @@ class Parameters:
                 i = part[given.index(False)]
                 raise ValueError(
                     f"{self.arguments('grads')[i]}: got None, but other shards of key {key} have a "
-                    f"gradient, wanted one: {self.rows[self.tensors[i].group].rule.name} looks at "
+                    f"gradient, wanted one: {self.rows[self.tensors[i].group].kernels} looks at "
                     "whole tensors"
                 )
 

@@ -40,8 +40,8 @@ class AdamW(Optimizer):
     Where frameworks differ: λ is 1e-4 in optax and 4e-3 in Keras. ``cautious`` is as in C-Optim's
     ``c_adamw.py`` and timm's ``caution=True``, with this decay and this ε; over all shards of a
     tensor, and counted before states are rounded. ``cautious_weight_decay`` is as in dion and
-    nanochat, u the step as it is made. torch-optimi's ``decouple_lr`` and AdamC are schedules on
-    ``weight_decay``: see docs/schedules.md.
+    nanochat, u the step as it is made. torch-optimi's ``decouple_lr`` and AdamC's decay are values
+    of ``weight_decay``, see the example.
 
     Source: Loshchilov & Hutter, ICLR 2019, algorithm 2; cautious: Liang et al., 2024; Chen et al.,
     2025.
@@ -57,6 +57,15 @@ class AdamW(Optimizer):
         14.0000
         0.0174
         0.0022
+
+        A decay of 0.01 that is apart from the rate (it follows the rate's schedule alone), and
+        AdamC's, which weights before a norm want (it follows the schedule twice):
+
+        >>> lr = gs.schedules.cosine(0.1, total=100)
+        >>> apart = gs.AdamW(w, lr=lr, weight_decay=0.01 / 0.1)  # by the largest rate
+        >>> corrected = gs.AdamW(w, lr=lr, weight_decay=0.01 / 0.1 * lr)
+        >>> [f"{corrected.groups[0]['weight_decay'](k):.4f}" for k in (0, 50, 100)]
+        ['0.0100', '0.0050', '0.0000']
     """
 
     rule = Rule("AdamW")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..hyperparameters import BELOW_ONE
 from ..optimizer import Optimizer
 from ..rule import Rule
 
@@ -27,7 +26,7 @@ class SignSGD(Optimizer):
     Args:
         params: see :class:`Optimizer`.
         lr: the rate η ≥ 0.
-        momentum: μ in [0, 1); 0: the sign of the gradient itself.
+        momentum: μ ≥ 0, below 1 to be a mean; 0: the sign of the gradient itself.
         weight_decay: λ ≥ 0, apart from the gradient.
         maximize: go up the gradient.
         **shared: storages, stages and more that every rule takes, see :class:`Optimizer`.
@@ -54,8 +53,6 @@ class SignSGD(Optimizer):
     """
 
     rule = Rule("SignSGD")
-
-    _ranges = {"momentum": BELOW_ONE}  # noqa: RUF012
 
     def __init__(
         self,
