@@ -1,6 +1,7 @@
 """A second, independent oracle: PyTorch's own optimizers in float64, within rounding."""
 
 import inspect
+import math
 
 import numpy as np
 import pytest
@@ -117,7 +118,7 @@ def test_equals_optax_in_float64(case):
 
 
 @pytest.mark.parametrize(
-    "case", [case for case in CASES if case[0] == "ScheduleFreeAdamW"], ids=case_id
+    "case", [case for case in CASES if case[0].startswith("ScheduleFree")], ids=case_id
 )
 def test_equals_the_authors_schedule_free_in_float64(case):
     torch = pytest.importorskip("torch", reason="torch is in the oracles extra")
@@ -132,7 +133,8 @@ def test_equals_the_authors_schedule_free_in_float64(case):
     named = {key: opt.groups[0][key] for key in gs.rule.RULES[rule].defaults}
     del named["maximize"]
     named.pop("frozen", None)
-    oracle = schedulefree.AdamWScheduleFree(theirs, **named)
+    made = {"ScheduleFreeAdamW": "AdamWScheduleFree", "ScheduleFreeSGD": "SGDScheduleFree"}
+    oracle = getattr(schedulefree, made[rule])(theirs, **named)
     oracle.train()
     for _ in range(STEPS):
         gradients = [rng.standard_normal(p.shape) for p in ours]
@@ -146,3 +148,102 @@ def test_equals_the_authors_schedule_free_in_float64(case):
     with opt.averaged():
         for p, q in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(p, q.detach().numpy(), rtol=1e-10, atol=1e-12)
+
+
+# What optax calls the rules without a rate to choose, and their hyperparameters.
+WITHOUT_RATE = {
+    "DoG": lambda optax, lr, reps_rel, **same: optax.contrib.dog(
+        lr, init_step=("heuristic", reps_rel), **same
+    ),
+    "DoWG": lambda optax, lr, **same: optax.contrib.dowg(lr, **same),
+    "DAdaptAdamW": lambda optax, lr, **same: optax.contrib.dadapt_adamw(lr, **same),
+    "PolyakSGD": lambda optax, lr, positive, **same: optax.polyak_sgd(
+        scaling=lr, variant="sps+" if positive else "sps", **same
+    ),
+}
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case[0] in WITHOUT_RATE], ids=case_id)
+def test_equals_optax_without_a_rate_in_float64(case):
+    """Over all tensors together; the problem is one in which steps come to something."""
+    optax = pytest.importorskip("optax", reason="optax is in the oracles extra")
+    jax = pytest.importorskip("jax")
+    rule, options = case
+    if options.get("maximize"):
+        pytest.skip("optax goes down")
+    rng = np.random.default_rng(3)
+    ours, targets = ([rng.standard_normal(shape) for shape in SHAPES] for _ in range(2))
+    opt = getattr(gs, rule)(ours, **options)
+    named = {key: opt.groups[0][key] for key in gs.rule.RULES[rule].defaults}
+    del named["maximize"], named["frozen"]
+    exact = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
+    with exact(True):
+        theirs = [jax.numpy.array(p) for p in ours]
+        oracle = WITHOUT_RATE[rule](optax, **named)
+        state = oracle.init(theirs)
+        for _ in range(4 * STEPS):
+            noise = [0.1 * rng.standard_normal(p.shape) for p in ours]
+            gradients = [p - q + e for p, q, e in zip(ours, targets, noise, strict=True)]
+            loss = 1 + 0.5 * sum(((p - q) ** 2).sum() for p, q in zip(ours, targets, strict=True))
+            opt.step(gradients, **({"loss": loss} if rule == "PolyakSGD" else {}))
+            more = {"value": loss} if rule == "PolyakSGD" else {}
+            given = [jax.numpy.array(g) for g in gradients]
+            updates, state = oracle.update(given, state, theirs, **more)
+            theirs = optax.apply_updates(theirs, updates)
+        for p, q in zip(ours, theirs, strict=True):
+            assert q.dtype == np.float64
+            np.testing.assert_allclose(p, np.asarray(q), rtol=1e-9, atol=1e-11)
+
+
+def prodigy_in_floats(params, gradients_of, steps, h):
+    """The authors' algorithm over lists of Python floats, all parameters in one list."""
+    beta1, beta2 = h["betas"]
+    beta3 = math.sqrt(beta2) if h["beta3"] is None else h["beta3"]
+    p, start = list(params), list(params)
+    m, v, s = ([0.0] * len(p) for _ in range(3))
+    d = d_max = h["d0"]
+    numerator = 0.0
+    for t in range(1, steps + 1):
+        g = gradients_of(p)
+        if not h["decouple"]:
+            g = [a + h["weight_decay"] * b for a, b in zip(g, p, strict=True)]
+        rate = d * h["lr"]
+        if h["use_bias_correction"]:
+            rate *= math.sqrt(1 - beta2**t) / (1 - beta1**t)
+        ratio = d / h["d0"]
+        m = [beta1 * a + d * (1 - beta1) * b for a, b in zip(m, g, strict=True)]
+        v = [beta2 * a + d * d * (1 - beta2) * b * b for a, b in zip(v, g, strict=True)]
+        share = ratio * (d if h["safeguard_warmup"] else rate)
+        s = [beta3 * a + share * b for a, b in zip(s, g, strict=True)]
+        way = sum(b * (q - a) for a, b, q in zip(p, g, start, strict=True))
+        numerator = beta3 * numerator + ratio * rate * way
+        d_hat = h["d_coef"] * numerator / sum(map(abs, s))
+        if d == h["d0"]:
+            d = max(d, d_hat)
+        d_max = max(d_max, d_hat)
+        d = min(d_max, d * h["growth_rate"])
+        if h["decouple"]:
+            p = [a - h["weight_decay"] * rate * a for a in p]
+        p = [a - rate * b / (math.sqrt(c) + d * h["eps"]) for a, b, c in zip(p, m, v, strict=True)]
+    return p, d
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case[0] == "Prodigy"], ids=case_id)
+def test_equals_prodigy_in_plain_floats(case):
+    """Written again from prodigyopt 1.1.2, against which the text below was held once by hand."""
+    rule, options = case
+    rng = np.random.default_rng(3)
+    ours, targets = ([rng.standard_normal(shape) for shape in SHAPES] for _ in range(2))
+    start = np.concatenate([p.ravel() for p in ours]).tolist()
+    target = np.concatenate([q.ravel() for q in targets]).tolist()
+    opt = getattr(gs, rule)(ours, **options)
+    wanted, d = prodigy_in_floats(
+        start, lambda p: [a - b for a, b in zip(p, target, strict=True)], 100, dict(opt.groups[0])
+    )
+    sign = -1 if options.get("maximize") else 1
+    for _ in range(100):
+        opt.step([sign * (p - q) for p, q in zip(ours, targets, strict=True)])
+    got = np.concatenate([p.ravel() for p in ours])
+    np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(opt.state["0"]["d"], d, rtol=1e-9)
+    assert d > 100 * opt.groups[0]["d0"] or options  # it did grow

@@ -1,6 +1,5 @@
 // What a rule keeps for each parameter from step to step, and when a step comes.
 #pragma once
-#include <cstdint>
 
 namespace gradstep {
 
