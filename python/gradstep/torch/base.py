@@ -260,7 +260,9 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
             groups = [group for group in self.groups if group.rule is rule]
             present = {name for group in groups for name in rule.present(group.values)}
             dtypes = [layout.STORAGES[param.tensor.dtype] for param in params]
-            shapes = [param.tensor.shape for param in params if self.groups[param.group].rule is rule]
+            shapes = [
+                param.tensor.shape for param in params if self.groups[param.group].rule is rule
+            ]
             names = [
                 state.name
                 for state in rule.states
