@@ -521,8 +521,7 @@ REFUSED = {
         built("Adagrad", states="bfloat16", initial_accumulator_value=3.4e38), ValueError,
         "initial_accumulator_value: got 3.4e+38, which is infinite in bfloat16, wanted a number"),
     "states of no state": (built("SGD", states="q8"), ValueError,
-        "states: got 'q8', but SGD was built without states that can be stored so, wanted the "
-        "option"),
+        "states: got 'q8', but SGD was built without states that can be stored so, wanted"),
     "rounding of nothing": (built(rounding="stochastic"), ValueError,
         "rounding: got 'stochastic', but nothing here is rounded, wanted None, or parameters"),
     "unknown argument": (built(storage="q8"), TypeError,

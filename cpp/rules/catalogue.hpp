@@ -12,5 +12,6 @@
 #include "sgd.hpp"
 
 #define GRADSTEP_RULES(X)                                                                          \
-    X(SGD) X(Adagrad) X(RMSprop) X(Adam) X(AdamW) X(LARS) X(LAMB) X(ScheduleFreeAdamW) X(Lion)     \
-    X(Adafactor)
+    X(SGD)                                                                                         \
+    X(Adagrad) X(RMSprop) X(Adam) X(AdamW) X(LARS) X(LAMB) X(ScheduleFreeAdamW) X(Lion)            \
+        X(Adafactor)

@@ -182,8 +182,8 @@ class Storages:
         self.split: bool = split
         self._rule = rule
         self._roles = {state.name: state.role for state in rule.states}
-        # One word is for what is averaged; a point among the parameters is as exact as they are, and
-        # numbers for rows and columns are few.
+        # One word is for what is averaged; a point among the parameters is as exact as they are,
+        # and numbers for rows and columns are few.
         averages = [s.name for s in rule.states if not (s.is_point or s.is_factor)]
         every = dict.fromkeys(averages, states) if isinstance(states, str) else states
         self.states = self._checked_states(every, isinstance(states, Mapping))
