@@ -180,6 +180,26 @@ SIZES = [
     20 * BLOCK + 17,
 ]
 
+# Shapes, for rules that look at rows and columns: one element, around vectors and blocks, one row,
+# one column, several bands of rows, many matrices, many within a block, nothing, and no rows.
+MATRICES = [
+    (1, 1),
+    (3, 5),
+    (16, 17),
+    (1, 700),
+    (700, 1),
+    (512, 513),
+    (130, 1025),
+    (4, 3, 5),
+    (2, 3, 40, 33),
+    (50, 30, 3, 3),
+    (0, 5),
+    (5, 0),
+    (0, 3, 2),
+    (7,),
+    (),
+]
+
 
 def gathers(rule, options):
     """Whether a rule looks at whole tensors, with these options."""

@@ -338,7 +338,11 @@ def passes(
     p = decode(kept["param"], "param", param, shape, T).copy()
     if low is not None:
         p = unsplit(param, low)
-    x = {name: decode(kept[name], roles[name], data, shape, T) for name, data in states.items()}
+    shapes = {n: shape if kept[n] in BLOCKS else data.shape for n, data in states.items()}
+    x = {
+        name: decode(kept[name], roles[name], data, shapes[name], T)
+        for name, data in states.items()
+    }
 
     # What a pass changes is stored after it; a second pass reads it as it was stored.
     gathered = GATHERED.get(gs.rule.RULES[rule].kernels(hyper).partition(" cautious_weight")[0], ())
@@ -354,7 +358,7 @@ def passes(
         for name, data in states.items():
             if name in changed and name not in idle:
                 write(data, name, x[name])
-                x[name][...] = decode(kept[name], roles[name], data, shape, T)
+                x[name][...] = decode(kept[name], roles[name], data, shapes[name], T)
     if low is not None:
         param[...], low[...] = split(p)
         p = unsplit(param, low)

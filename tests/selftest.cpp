@@ -339,7 +339,8 @@ private:
         tensor.p = place(memory[0], param.bytes(now.n), now);
         if (param.low_bytes) tensor.low = place(low_, now.n * param.low_bytes, now);
         fill(now.p, now.n, tensor.p, tensor.low);
-        for (int i = 0; i < rule_.state_count; ++i) {
+        if (rule_.factored >= 0 && now.n > 0) place_rows(now, tensor);
+        for (int i = 0; i < rule_.state_count && rule_.factored < 0; ++i) {
             if (rule_.states[i].option && !options_) continue;
             const bool fits = may(now.s, as_role(rule_.states[i].role));
             tensor.state_storage[i] = fits ? now.s : 0;
@@ -353,6 +354,17 @@ private:
             tensor.copy_storage = bfloat16_;
         }
         return tensor;
+    }
+
+    // Matrices of seven columns and up to three rows, or one of one row.
+    void place_rows(const Case& now, pipeline::Tensor& tensor) {
+        const int bytes = table_.storages[now.p].compute == double_precision ? 8 : 4;
+        pipeline::Matrices& of = tensor.matrices;
+        of.columns = now.n % 7 ? now.n : 7;
+        of.rows = now.n / of.columns % 3 ? now.n / of.columns : 3;
+        tensor.start = 0;
+        of.row = place(memory[2], now.n / of.columns * bytes, now);
+        of.column = place(memory[3], now.n / of.rows * bytes, now);
     }
 
     pipeline::Settings settings_of(const Case& now) {
@@ -400,8 +412,14 @@ private:
         }
         hash_numbers(now.p, tensor.p, tensor.low, Role::momentum, now.n);
         for (int i = 0; i < rule_.state_count; ++i)
-            hash_numbers(tensor.state_storage[i], tensor.state[i], nullptr, rule_.states[i].role,
-                         now.n);
+            if (tensor.state[i])
+                hash_numbers(tensor.state_storage[i], tensor.state[i], nullptr,
+                             rule_.states[i].role, now.n);
+        const pipeline::Matrices& of = tensor.matrices;
+        if (!of.row) return;
+        const int plain = table_.storages[now.p].compute == double_precision;    // float32, float64
+        hash_numbers(plain, of.row, nullptr, Role::second_moment, now.n / of.columns);
+        hash_numbers(plain, of.column, nullptr, Role::second_moment, now.n / of.rows);
     }
 
     void hash_numbers(int storage, void* data, void* low, Role role, int64_t n) {
@@ -652,6 +670,7 @@ int main(int count, char** arguments) {
         GRADSTEP_RULES(CHECK)
         if (is_wanted("AdamW")) StorageCheck(dispatch::current(), "AdamW", 1).every();
         if (is_wanted("LAMB")) StorageCheck(dispatch::current(), "LAMB", 0).every();
+        if (is_wanted("Adafactor")) StorageCheck(dispatch::current(), "Adafactor", 0).every();
         check_schedules(dispatch::current());
         check_threads();
         if (first == 0) first = hash;
