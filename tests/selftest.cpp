@@ -124,6 +124,17 @@ template <class Rule> Rule made(const double* hyper, const When& when) {
     }
 }
 
+template <class Rule, class... Sums, size_t... K> void settle_with(Rule& rule, const double* totals,
+                                                                   void (Rule::*settled)(Sums...),
+                                                                   std::index_sequence<K...>) {
+    (rule.*settled)(totals[K]...);
+}
+
+template <class Rule, class... Sums>
+void settle(Rule& rule, const double* totals, void (Rule::*settled)(Sums...)) {
+    settle_with(rule, totals, settled, std::index_sequence_for<Sums...>());
+}
+
 // The equation in a loop that no compiler setting here vectorises.
 template <template <class, unsigned> class R, class T, unsigned options, size_t... S>
 void plain(const Table& table, const double* hyper, const When& when, double factor,
@@ -145,7 +156,7 @@ void plain(const Table& table, const double* hyper, const When& when, double fac
                 sums.sum[k][i % lanes] += part.value[k];
         }
         table.fold_gathered(sums, max_gathered, totals);
-        rule.settle(totals[0], totals[1]);
+        settle(rule, totals, &Rule::settle);
     }
     for (int64_t i = 0; i < piece.n; ++i) {
         volatile T fence = static_cast<const T*>(piece.g)[i];

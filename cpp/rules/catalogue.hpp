@@ -6,9 +6,11 @@
 #include "lamb.hpp"
 #include "lars.hpp"
 #include "lion.hpp"
+#include "muon.hpp"
 #include "rmsprop.hpp"
 #include "schedulefreeadamw.hpp"
 #include "sgd.hpp"
 
 #define GRADSTEP_RULES(X)                                                                          \
-    X(SGD) X(Adagrad) X(RMSprop) X(Adam) X(AdamW) X(LARS) X(LAMB) X(ScheduleFreeAdamW) X(Lion)
+    X(SGD)                                                                                         \
+    X(Adagrad) X(RMSprop) X(Adam) X(AdamW) X(LARS) X(LAMB) X(ScheduleFreeAdamW) X(Lion) X(Muon)

@@ -15,7 +15,10 @@
 //   gather(p, g, states...): a first pass over the whole tensor, in which the states that are
 //   marked `gathered` change and p does not. It returns Summands, which are added up in double over
 //   the tensor, its shards and processes; settle(sums...) takes them, and then operator() is the
-//   second pass, which reads the states as they were stored; Shown: built from Hyper, gives by
+//   second pass, which reads the states as they were stored. A state of Role::direction is none:
+//   gather writes it, Python's part of the rule replaces it before operator() reads it (see
+//   python/gradstep/orthogonal.py), and the number that it gives for it is settle's first;
+//   Shown: built from Hyper, gives by
 //   operator()(p, states...) the point to evaluate, where that is not p; takes_sign: true if a
 //   step's size does not depend on the gradient's; loops: Loops::all if every common combination of
 //   storages is worth a loop of its own; rare: the options (bits) under which they are not.

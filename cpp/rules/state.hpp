@@ -9,8 +9,9 @@ enum class Role {
     second_moment,    // an average or sum of squares: never negative, and never rounded to nothing
     maximum,          // the largest second moment so far: must not creep up by rounding
     parameter,        // another point among the parameters: it starts as the parameter
+    direction,        // where a step is to go, within that step alone: no state, never saved
 };
-constexpr int role_count = 4;
+constexpr int role_count = 5;
 
 // How a state is rounded unless somebody asks for another way. Nearest would stall a second moment:
 // what one step adds to it is less than half a unit. (A storage may add to this: see q4.)

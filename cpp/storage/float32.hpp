@@ -4,5 +4,5 @@
 
 struct float32 : Ieee<float> {
     static constexpr const char* name = "float32";
-    static constexpr unsigned roles = as_param | as_gradient | as_state | as_point;
+    static constexpr unsigned roles = as_param | as_gradient | as_state | as_point | as_direction;
 };

@@ -4,5 +4,5 @@
 
 struct float64 : Ieee<double> {
     static constexpr const char* name = "float64";
-    static constexpr unsigned roles = as_param | as_gradient | as_state | as_point;
+    static constexpr unsigned roles = as_param | as_gradient | as_state | as_point | as_direction;
 };

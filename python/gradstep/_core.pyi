@@ -71,6 +71,7 @@ class TensorSpec:
         average: Any,
         copy: Any,
         own: Any = None,
+        direction: Any = None,
     ) -> None: ...
 
 # The stages of a step. clip_norm, clip_value: infinity for none. decay: of the averages.
@@ -105,6 +106,7 @@ class Plan:
     threads: int  # that a step uses; 0: as many as everybody
     advances: bool  # the clock: whether a step is one of the optimizer
     add_up: Callable[[NDArray[np.float64]], object] | None  # over processes, between two passes
+    redirect: Callable[[list[int]], object] | None  # of these tensors' directions, after that
     @property
     def without_gradient(self) -> int: ...  # how many parameters had none in the last step
     @property
@@ -207,6 +209,7 @@ class TensorPlan:
     threads: int
     advances: bool
     add_up: Callable[[NDArray[np.float64]], object] | None
+    redirect: Callable[[list[int]], object] | None
     looks: bool  # at what is kept where others can reach it, and at its counts
     @property
     def without_gradient(self) -> int: ...

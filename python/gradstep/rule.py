@@ -14,6 +14,8 @@ from . import _core
 from .hyperparameters import RANGES, Driven, Range, check_takes_step, number
 
 Check = Callable[[str, Mapping[str, Any], Mapping[str, str]], None]
+CheckValue = Callable[[str, Any], object]
+CheckParam = Callable[[str, tuple[int, ...], int, Mapping[str, Any]], None]
 
 # What a rule does with a gradient, which decides how large a rate it bears.
 PLAIN = "plain"  # multiplies it by the rate
@@ -68,8 +70,10 @@ class Rule:
         memory_names: the numbers that it keeps for each parameter besides.
         gathers: whether it looks at a whole tensor before the parameter moves.
         shows: whether the point to evaluate is not the parameter.
+        has_direction: whether its part in Python redirects a step between the two passes.
         defaults: each hyperparameter's default, ``maximize`` and ``frozen`` included.
         ranges: the numbers that each numeric hyperparameter may be.
+        checks: what checks each hyperparameter that only the rule's part in Python reads.
     """
 
     def __init__(self, name: str) -> None:
@@ -78,7 +82,9 @@ class Rule:
             return
         known = _core.rules()[name]
         self.hyper_names: tuple[str, ...] = known["hyper_names"]
-        self.states = tuple(State(**state) for state in known["states"])
+        states = tuple(State(**state) for state in known["states"])
+        self.states = tuple(state for state in states if state.role != "direction")
+        self.has_direction = self.states != states
         self.memory_names: tuple[str, ...] = known["memory_names"]
         self.gathers: bool = known["gathers"]
         self.shows: bool = known["shows"]
@@ -89,20 +95,31 @@ class Rule:
         self.constant = frozenset(state.initial for state in self.states if state.initial)
         self.defaults: dict[str, Any] = {}
         self.ranges: dict[str, Range] = {}
+        self.checks: Mapping[str, CheckValue] = {}
         self._check: Check | None = None
+        self._check_param: CheckParam | None = None
 
     @staticmethod
     def is_compiled(name: str) -> bool:
         """Whether the compiled core has a rule of this name."""
         return name in _core.rules()
 
-    def complete(self, made: type, ranges: Mapping[str, Range], check: Check) -> None:
+    def complete(
+        self,
+        made: type,
+        ranges: Mapping[str, Range],
+        checks: Mapping[str, CheckValue],
+        check: Check,
+        check_param: CheckParam,
+    ) -> None:
         """Take what the rule's class knows: the defaults of its signature, and its own checks.
 
         Args:
             made: the class, whose constructor names the hyperparameters.
             ranges: of hyperparameters whose name does not say which numbers they may be.
+            checks: of hyperparameters that only the rule's part in Python reads.
             check: what the rule demands of several hyperparameters together.
+            check_param: what it demands of a parameter.
         """
         if not self.is_compiled(self.name):
             return
@@ -113,8 +130,11 @@ class Rule:
             if parameter.default is not parameter.empty
         } | {"frozen": False}
         known = {**RANGES, **ranges}
-        self.ranges = {key: known[key] for key in self.defaults if key in known}
-        self._check = check
+        self.checks = checks
+        self.ranges = {
+            key: known[key] for key in self.defaults if key in known and key not in checks
+        }
+        self._check, self._check_param = check, check_param
         RULES[self.name] = self
 
     def check(self, prefix: str, group: Mapping[str, Any], storages: Mapping[str, str]) -> None:
@@ -127,6 +147,20 @@ class Rule:
         """
         if self._check is not None:
             self._check(prefix, group, storages)
+
+    def check_param(
+        self, argument: str, shape: tuple[int, ...], start: int, group: Mapping[str, Any]
+    ) -> None:
+        """Raise ValueError for a parameter that the rule cannot step.
+
+        Args:
+            argument: what to call it in an error.
+            shape: its shape, that of the whole tensor where it lies in several processes.
+            start: at which element of a larger tensor it begins.
+            group: its group's hyperparameters.
+        """
+        if self._check_param is not None:
+            self._check_param(argument, shape, start, group)
 
     def begins_later(self, state: State) -> bool:
         """Whether a state may come and stay unused: a number switches it on, such as a momentum."""
@@ -175,7 +209,9 @@ class Rule:
         for key, default in self.defaults.items():
             if key not in group:
                 raise ValueError(f"{prefix}{key}: got nothing, wanted a value such as {default!r}")
-            if key not in self.ranges and not isinstance(group[key], bool | np.bool_):
+            if key in self.checks:
+                self.checks[key](prefix + key, group[key])
+            elif key not in self.ranges and not isinstance(group[key], bool | np.bool_):
                 raise TypeError(f"{prefix}{key}: got {group[key]!r}, wanted True or False")
 
     def _item(self, prefix: str, key: str, index: int, value: Any) -> Any:

@@ -12,6 +12,7 @@ from .lars import LARS as LARS
 from .lamb import LAMB as LAMB
 from .schedulefreeadamw import ScheduleFreeAdamW as ScheduleFreeAdamW
 from .lion import Lion as Lion
+from .muon import Muon as Muon
 
 from typing import TYPE_CHECKING
 
