@@ -50,9 +50,17 @@ OPTIONS = {
         {"warmup_steps": 3, "r": 0.5, "weight_lr_power": 1.0},
     ],
     "Lion": [{}, {"lr": 0.1, "betas": (0.5, 0.9), "weight_decay": 0.1}],
+    "Muon": [
+        {},
+        {"lr": 0.1, "weight_decay": 0.2, "momentum": 0.5, "nesterov": False, "ns_steps": 3},
+        {"adjust_lr_fn": "match_rms_adamw", "ns_coefficients": "polar_express", "eps": 1e-3},
+        {"splits": 2, "transposed": True, "dtype": "float64"},
+    ],
 }
 # The rules that have all their parts: what one lacks, tests/test_structure.py says, once.
-RULES = [rule for rule in OPTIONS if rule in gs.rule.RULES and rule in reference.RULES]
+EVERY_RULE = [rule for rule in OPTIONS if rule in gs.rule.RULES and rule in reference.RULES]
+# Those that step arrays of any shape; tests/test_muon.py has what wants matrices.
+RULES = [rule for rule in EVERY_RULE if not gs.rule.RULES[rule].has_direction]
 CASES = [(rule, options) for rule in RULES for options in OPTIONS[rule]]
 CASES += [(rule, {**OPTIONS[rule][-1], "maximize": True}) for rule in RULES]
 

@@ -5,6 +5,7 @@ operations that the kernels promise. Scalars are resolved in double and rounded 
 The schedules' twin is reference_schedules.py.
 """
 
+import contextlib
 import math
 
 import numpy as np
@@ -161,6 +162,17 @@ def schedule_free_shown(p, state, *, betas, **_):
     return p + p.dtype.type(1 - 1 / betas[0]) * (state["z"] - p)
 
 
+def muon(p, g, state, t, *, lr, weight_decay, momentum, nesterov, **of_the_product):
+    T = p.dtype.type
+    b = state["momentum_buffer"]
+    new = b + T(1 - momentum) * (g - b)
+    # What comes back is orthogonal, with what the rate is multiplied by for the matrix's shape.
+    direction, factor = yield g + T(momentum) * (new - g) if nesterov else new
+    b[...] = new
+    p *= T(1 - lr * weight_decay)
+    p -= T(lr * factor) * direction
+
+
 RULES = {
     "SGD": sgd,
     "Adagrad": adagrad,
@@ -171,11 +183,15 @@ RULES = {
     "LAMB": lamb,
     "ScheduleFreeAdamW": schedule_free_adamw,
     "Lion": lion,
+    "Muon": muon,
 }
 
 
 def passes(rule, p, g, state, t, hyper):
-    """Update t of parameter p, one pass at each ``next``, quietly: a NaN is a legal number here."""
+    """Update t of parameter p, one pass at each ``next``, quietly: a NaN is a legal number here.
+
+    A rule's direction comes out between them; what replaces it is to be sent.
+    """
     hyper = {key: value for key, value in hyper.items() if key != "frozen"}
     # An optional state whose hyperparameter is 0 in this step is left alone, as by PyTorch.
     idle = {s.name for s in gs.rule.Rule(rule).states if s.option and not hyper[s.option]}
@@ -183,12 +199,11 @@ def passes(rule, p, g, state, t, hyper):
     with np.errstate(all="ignore"):
         g = g * p.dtype.type(-1 if hyper.pop("maximize") else 1)
         run = RULES[rule](p, g, used, t, **hyper)
-        if run is not None:
-            next(run)
-    yield
-    with np.errstate(all="ignore"):
-        for _ in run or ():
-            pass
+        between = None if run is None else next(run)
+    given = yield between
+    if run is not None:
+        with np.errstate(all="ignore"), contextlib.suppress(StopIteration):
+            run.send(given)
 
 
 def step(rule, p, g, state, t, hyper):

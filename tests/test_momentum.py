@@ -9,7 +9,11 @@ import pytest
 import gradstep as gs
 from cases import assert_same_bits, normal
 
-RULES = [name for name, rule in gs.rule.RULES.items() if "momentum" in rule.ranges]
+RULES = [
+    name
+    for name, rule in gs.rule.RULES.items()
+    if any(state.option == "momentum" for state in rule.states)
+]
 # momentum by step
 PATHS = {
     "later": [0.0, 0.0, 0.5, 0.9],

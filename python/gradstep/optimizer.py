@@ -11,10 +11,10 @@ import numpy as np
 
 from .engine import ONE, Compiled, Engine, Exchange
 from .groups import Groups
-from .hyperparameters import Range
+from .hyperparameters import Choice, Range
 from .parameters import Parameters, by_group
 from .report import Report
-from .rule import CheckValue, Rule
+from .rule import Rule
 from .saving import Saved, check_kind
 from .stages import Stages
 from .storages import StorageOptions
@@ -98,12 +98,12 @@ class Optimizer(Saved):
 
     rule: ClassVar[Rule]
     _ranges: ClassVar[Mapping[str, Range]] = {}  # of hyperparameters that this rule alone has
-    _checks: ClassVar[Mapping[str, CheckValue]] = {}  # of those that only Python reads
+    _choices: ClassVar[Mapping[str, Choice]] = {}  # of those that only Python reads
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "rule" in vars(cls):
-            cls.rule.complete(cls, cls._ranges, cls._checks, cls._check, cls._check_param)
+            cls.rule.complete(cls, cls._ranges, cls._choices, cls._check, cls._check_param)
 
     @staticmethod
     def _check(prefix: str, group: Mapping[str, Any], storages: Mapping[str, str]) -> None:

@@ -11,18 +11,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .hyperparameters import EPSILON, FINITE, number, whole
+from .hyperparameters import EPSILON, FINITE, Choice, number, whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .engine import Row
-    from .rule import CheckValue
+    from .engine import Held, Row
 
 Polynomial = tuple[float, float, float]
 
-ADJUSTMENTS = (None, "original", "match_rms_adamw")
-DTYPES = (None, "float32", "float64", "bfloat16")
 POLAR_EXPRESS = "polar_express"
 MOST_STEPS = 99  # as PyTorch
 BATCH = 1 << 20  # elements, up to which matrices of one shape are multiplied in one call
@@ -133,7 +130,7 @@ class Redirection:
     """What stands between the passes of a step: turns directions into orthogonal matrices.
 
     Args:
-        rows: the groups.
+        held: the parameters.
         groups: of each tensor the position of its group.
         directions: of each tensor its direction, or None.
         gathered: a row for each tensor: the sum of squares of its direction first, which what its
@@ -147,24 +144,26 @@ class Redirection:
 
     def __init__(
         self,
-        rows: Sequence[Row],
+        held: Held,
         groups: Sequence[int],
         directions: Sequence[Any],
         gathered: NDArray[np.float64],
     ) -> None:
-        self.rows = rows
+        self.held = held
         self.groups = groups
         self.directions = directions
         self.gathered = gathered
-        for row in rows:
+        for row in held.rows:
             if row.rule.has_direction:
-                self.check(row)
+                self._check(row)
 
-    def check(self, row: Row) -> None:
-        """Raise ValueError for a dtype that this framework makes no products in."""
+    def _check(self, row: Row) -> None:
         if (dtype := row.group["dtype"]) not in self.dtypes:
-            wanted = " or ".join(repr(name) for name in self.dtypes)
-            raise ValueError(f"dtype: got {dtype!r} for arrays, wanted {wanted}")
+            argument, wanted = (
+                f"{self.held.prefix(row.index)}dtype",
+                " or ".join(map(repr, self.dtypes)),
+            )
+            raise ValueError(f"{argument}: got {dtype!r} for arrays, wanted {wanted}")
 
     def __call__(self, indices: Sequence[int]) -> None:
         """Redirect these tensors' steps.
@@ -186,14 +185,16 @@ class Redirection:
 
     def _batches(self, indices: Sequence[int]) -> Iterator[tuple[Orthogonal, list[int]]]:
         """Tensors of one shape whose products are made at once."""
-        settings = {row.index: row for row in self.rows if row.rule.has_direction}
-        found = {index: Orthogonal.of(row.group) for index, row in settings.items()}
-        for index in {self.groups[i] for i in indices}:
-            self.check(settings[index])
+        rows, arguments = self.held.rows, self.held.arguments("params")
+        found: dict[int, Orthogonal] = {}
         alike: dict[Any, list[int]] = {}
         for i in indices:
-            shape = self.shape(i)
-            alike.setdefault((found[self.groups[i]], shape, self.kind(i)), []).append(i)
+            row, shape = rows[self.groups[i]], self.shape(i)
+            if row.index not in found:
+                self._check(row)
+                found[row.index] = Orthogonal.of(row.group)
+            row.rule.check_param(arguments[i], shape, 0, row.group)  # groups may have changed
+            alike.setdefault((found[row.index], shape, self.kind(i)), []).append(i)
         for (how, shape, _), some in alike.items():
             count = max(1, BATCH // max(1, math.prod(shape)))
             for begin in range(0, len(some), count):
@@ -242,12 +243,9 @@ class Redirection:
 # ---- the hyperparameters ----
 
 
-def check_coefficients(argument: str, value: Any) -> None:
-    """Raise unless it is three numbers, several such, or the name of known ones."""
-    wanted = "three numbers, a tuple of three for each step, or 'polar_express'"
-    if isinstance(value, str):
-        if value != POLAR_EXPRESS:
-            raise ValueError(f"{argument}: got {value!r}, wanted {wanted}")
+def _check_coefficients(argument: str, value: Any) -> None:
+    wanted = CHOICES["ns_coefficients"].wanted
+    if isinstance(value, str) and value == POLAR_EXPRESS:
         return
     if not isinstance(value, tuple | list) or not value:
         raise TypeError(f"{argument}: got {value!r}, wanted {wanted}")
@@ -258,47 +256,40 @@ def check_coefficients(argument: str, value: Any) -> None:
             number(argument, FINITE, coefficient, single=True)
 
 
-def check_eps(argument: str, value: Any) -> None:
-    """Raise unless it is a number ≥ 0."""
+def _check_eps(argument: str, value: Any) -> None:
     number(argument, EPSILON, value, single=True)
 
 
-def check_steps(argument: str, value: Any) -> None:
-    """Raise unless it is a number of steps."""
+def _check_steps(argument: str, value: Any) -> None:
     if whole(argument, value, 1 << 16) > MOST_STEPS:
-        raise ValueError(f"{argument}: got {value}, wanted at most {MOST_STEPS}")
+        raise ValueError(f"{argument}: got {value}, wanted {CHOICES['ns_steps'].wanted}")
 
 
-def check_adjustment(argument: str, value: Any) -> None:
-    """Raise unless it names a way for the rate to follow from the shape."""
-    if value not in ADJUSTMENTS:
-        wanted = ", ".join(map(repr, ADJUSTMENTS))
-        raise ValueError(f"{argument}: got {value!r}, wanted one of {wanted}")
+def _check_splits(argument: str, value: Any) -> None:
+    parts = value if isinstance(value, tuple | list) else [1 if value is None else value]
+    if not parts or not all(whole(argument, part, 1 << 52) for part in parts):
+        raise ValueError(f"{argument}: got {value!r}, wanted {CHOICES['splits'].wanted}")
 
 
-def check_dtype(argument: str, value: Any) -> None:
-    """Raise unless it names what products may be computed in."""
-    if not (value is None or isinstance(value, str)) or value not in DTYPES:
-        wanted = ", ".join(map(repr, DTYPES))
-        raise ValueError(f"{argument}: got {value!r}, wanted one of {wanted}")
+def _one_of(*values: str | None) -> Choice:
+    wanted = "one of " + ", ".join(map(repr, values))
+
+    def check(argument: str, value: Any) -> None:
+        if not (value is None or isinstance(value, str)) or value not in values:
+            raise ValueError(f"{argument}: got {value!r}, wanted {wanted}")
+
+    return Choice(wanted, check)
 
 
-def check_splits(argument: str, value: Any) -> None:
-    """Raise unless it says how many parts there are, or how many outputs each has."""
-    for item in value if isinstance(value, tuple | list) else [1 if value is None else value]:
-        if not whole(argument, item, 1 << 52):
-            raise ValueError(f"{argument}: got {value!r}, wanted parts with outputs, or None")
-    if isinstance(value, tuple | list) and not value:
-        raise ValueError(f"{argument}: got no parts, wanted their outputs, or None")
-
-
-CHECKS: dict[str, CheckValue] = {
-    "ns_coefficients": check_coefficients,
-    "eps": check_eps,
-    "ns_steps": check_steps,
-    "adjust_lr_fn": check_adjustment,
-    "dtype": check_dtype,
-    "splits": check_splits,
+CHOICES: dict[str, Choice] = {
+    "ns_coefficients": Choice(
+        "three numbers, a tuple of such for each step, or 'polar_express'", _check_coefficients
+    ),
+    "eps": Choice(EPSILON.wanted, _check_eps),
+    "ns_steps": Choice(f"a whole number from 0 to {MOST_STEPS}", _check_steps),
+    "adjust_lr_fn": _one_of(None, "original", "match_rms_adamw"),
+    "dtype": _one_of(None, "float32", "float64", "bfloat16"),
+    "splits": Choice("None, a number of parts, or the outputs of each", _check_splits),
 }
 
 

@@ -443,7 +443,7 @@ class Parameters:
         )
         if any(direction is not None for direction in directions):
             groups = [tensor.group for tensor in self.tensors]
-            plan.redirect = Redirection(self.rows, groups, directions, gathered)
+            plan.redirect = Redirection(self, groups, directions, gathered)
         return plan
 
     def _new_direction(self, tensor: Tensor) -> Array | None:

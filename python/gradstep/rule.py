@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _core
-from .hyperparameters import RANGES, Driven, Range, check_takes_step, number
+from .hyperparameters import RANGES, Choice, Driven, Range, check_takes_step, number
 
 Check = Callable[[str, Mapping[str, Any], Mapping[str, str]], None]
-CheckValue = Callable[[str, Any], object]
 CheckParam = Callable[[str, tuple[int, ...], int, Mapping[str, Any]], None]
 
 # What a rule does with a gradient, which decides how large a rate it bears.
@@ -73,7 +72,7 @@ class Rule:
         has_direction: whether its part in Python redirects a step between the two passes.
         defaults: each hyperparameter's default, ``maximize`` and ``frozen`` included.
         ranges: the numbers that each numeric hyperparameter may be.
-        checks: what checks each hyperparameter that only the rule's part in Python reads.
+        choices: what hyperparameters may be that only the rule's part in Python reads.
     """
 
     def __init__(self, name: str) -> None:
@@ -95,7 +94,7 @@ class Rule:
         self.constant = frozenset(state.initial for state in self.states if state.initial)
         self.defaults: dict[str, Any] = {}
         self.ranges: dict[str, Range] = {}
-        self.checks: Mapping[str, CheckValue] = {}
+        self.choices: Mapping[str, Choice] = {}
         self._check: Check | None = None
         self._check_param: CheckParam | None = None
 
@@ -108,7 +107,7 @@ class Rule:
         self,
         made: type,
         ranges: Mapping[str, Range],
-        checks: Mapping[str, CheckValue],
+        choices: Mapping[str, Choice],
         check: Check,
         check_param: CheckParam,
     ) -> None:
@@ -117,7 +116,7 @@ class Rule:
         Args:
             made: the class, whose constructor names the hyperparameters.
             ranges: of hyperparameters whose name does not say which numbers they may be.
-            checks: of hyperparameters that only the rule's part in Python reads.
+            choices: of hyperparameters that only the rule's part in Python reads.
             check: what the rule demands of several hyperparameters together.
             check_param: what it demands of a parameter.
         """
@@ -130,9 +129,9 @@ class Rule:
             if parameter.default is not parameter.empty
         } | {"frozen": False}
         known = {**RANGES, **ranges}
-        self.checks = checks
+        self.choices = choices
         self.ranges = {
-            key: known[key] for key in self.defaults if key in known and key not in checks
+            key: known[key] for key in self.defaults if key in known and key not in choices
         }
         self._check, self._check_param = check, check_param
         RULES[self.name] = self
@@ -209,8 +208,8 @@ class Rule:
         for key, default in self.defaults.items():
             if key not in group:
                 raise ValueError(f"{prefix}{key}: got nothing, wanted a value such as {default!r}")
-            if key in self.checks:
-                self.checks[key](prefix + key, group[key])
+            if key in self.choices:
+                self.choices[key].check(prefix + key, group[key])
             elif key not in self.ranges and not isinstance(group[key], bool | np.bool_):
                 raise TypeError(f"{prefix}{key}: got {group[key]!r}, wanted True or False")
 

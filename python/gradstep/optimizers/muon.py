@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..hyperparameters import Choice
 from ..optimizer import Optimizer
-from ..orthogonal import CHECKS, check_matrix
-from ..rule import CheckValue, Rule
+from ..orthogonal import CHOICES, check_matrix
+from ..rule import Rule
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -20,9 +21,8 @@ class Muon(Optimizer):
 
     .. math:: b \leftarrow b + (1 - \mu)(g - b);\quad
               u = g + \mu (b - g) \text{ if nesterov else } b;\quad
-              X = u / \max(\lVert u\rVert, \epsilon)
-
-    .. math:: n \text{ times: } A = X X^\top,\ X \leftarrow a X + (b A + c A^2) X;\quad
+              X = u / \max(\lVert u\rVert, \epsilon);\quad
+              n \text{ times } A = X X^\top,\ X \leftarrow a X + (b A + c A^2) X;\quad
               p \leftarrow (1 - \eta\lambda) p - \eta \sqrt{\max(1, r / k)}\,X
 
     for a matrix of r rows and k columns, its transpose where r > k.
@@ -77,7 +77,7 @@ class Muon(Optimizer):
     """
 
     rule = Rule("Muon")
-    _checks: ClassVar[Mapping[str, CheckValue]] = CHECKS
+    _choices: ClassVar[Mapping[str, Choice]] = CHOICES
     _check_param = staticmethod(check_matrix)
 
     def __init__(

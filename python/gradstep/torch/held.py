@@ -151,7 +151,7 @@ class Held:
         if any(direction is not None for direction in directions):
             params = [param.tensor for param in self.params]
             groups = [param.group for param in self.params]
-            plan.redirect = TensorRedirection(self.rows, groups, directions, gathered, params)
+            plan.redirect = TensorRedirection(self, groups, directions, gathered, params)
         return plan
 
     def _new_direction(self, i: int) -> torch.Tensor | None:

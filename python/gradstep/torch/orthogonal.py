@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ..engine import Row
+    from ..engine import Held
 
 
 class TensorRedirection(Redirection):
     """The same of tensors; of a DTensor each process makes the whole matrix orthogonal.
 
     Args:
-        rows, groups, directions, gathered: see :class:`gradstep.orthogonal.Redirection`.
+        held, groups, directions, gathered: see :class:`gradstep.orthogonal.Redirection`.
         params: the parameters; directions of DTensors are of the parts here.
     """
 
@@ -29,13 +29,13 @@ class TensorRedirection(Redirection):
 
     def __init__(
         self,
-        rows: Sequence[Row],
+        held: Held,
         groups: Sequence[int],
         directions: Sequence[Any],
         gathered: NDArray[np.float64],
         params: Sequence[torch.Tensor],
     ) -> None:
-        super().__init__(rows, groups, directions, gathered)
+        super().__init__(held, groups, directions, gathered)
         self._params = params
 
     @torch.no_grad()
