@@ -62,6 +62,7 @@ TORCH_ROOMS = [
     "optimizer",
     "backward",
     "classes",
+    "placing",
 ]
 PYTHON_ROOMS = [
     "main_interpreter",
@@ -101,6 +102,7 @@ PYTHON_ROOMS = [
     "optimizer",
     *(f"optimizers.{name.lower()}" for name in gs.rule.RULES),
     "optimizers",
+    "placing",
     "__init__",
     *(f"torch.{name}" for name in TORCH_ROOMS),
     "torch",
