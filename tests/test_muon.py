@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import logging
 import math
 import pickle
 
@@ -414,3 +415,60 @@ def test_a_checkpoint_of_another_rule_names_both():
     w = np.zeros((2, 2))
     with pytest.raises(ValueError, match="got 'AdamW', wanted 'Muon'"):
         gs.Muon(w).load_state_dict(gs.AdamW(w).state_dict())
+
+
+# ---- who steps what ----
+
+
+def named():
+    shapes = {
+        "wte.weight": (11, 8),
+        "h.0.attn/kernel": (8, 24),
+        "h.0.norm": (8,),
+        "h.0.conv.weight": (4, 3, 2, 2),
+        "h.0.output.dense.weight": (24, 8),
+        "lm_head.weight": (11, 8),
+    }
+    return {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+
+
+def test_parameters_are_sorted_by_name(caplog):
+    params = named()
+    with caplog.at_level(logging.INFO, "gradstep"):
+        groups = gs.muon_groups(params, muon={"lr": 0.02}, adamw={"lr": 1e-3})
+    assert [list(group["params"]) for group in groups] == [
+        ["h.0.attn/kernel", "h.0.output.dense.weight"],
+        ["wte.weight", "h.0.norm", "h.0.conv.weight", "lm_head.weight"],
+    ]
+    text = repr(groups)
+    assert text in caplog.text
+    for name in params:
+        assert name in text
+    opt = gs.Muon(groups, clip_norm=1.0)
+    report = opt.step(groups.split({name: np.ones_like(p) for name, p in params.items()}))
+    assert report.lr == (0.02, 1e-3)
+    assert all((p != 1).all() for p in params.values())
+    assert len(opt.state) == len(params)
+
+
+def test_sorting_can_be_told_otherwise():
+    params = named()
+
+    def muon(**options):
+        return list(gs.muon_groups(params, **options)[0]["params"])
+
+    assert muon(heads=()) == ["h.0.attn/kernel", "h.0.output.dense.weight", "lm_head.weight"]
+    assert muon(embeddings=()) == ["wte.weight", "h.0.attn/kernel", "h.0.output.dense.weight"]
+    assert muon(adamw_for=["*dense*"]) == ["h.0.attn/kernel"]
+    assert muon(muon_for=["wte"])[0] == "wte.weight"
+    groups = gs.muon_groups([np.ones((2, 3)), np.ones(3)])
+    assert [list(group["params"]) for group in groups] == [["0"], ["1"]]
+    assert [list(part) for part in groups.split([1, 2])] == [["0"], ["1"]]
+    for options, message in [
+        ({"params": np.ones((2, 2))}, "params: got ndarray, wanted a mapping"),
+        ({"params": [np.ones(3)]}, "params: got no matrix for Muon"),
+        ({"params": params, "muon_for": ["x"]}, "muon_for: got 'x', which no parameter is called"),
+        ({"params": params, "muon_for": ["h.0.norm"]}, "wanted a matrix for Muon"),
+    ]:
+        with pytest.raises((TypeError, ValueError), match=message):
+            gs.muon_groups(**options)

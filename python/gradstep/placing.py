@@ -83,7 +83,8 @@ class MuonGroups(list[dict[str, Any]]):
                 for key, value in group.items()
                 if key not in ("params", "name", "rule")
             )
-            lines.append(f"{group['rule']}: {len(some)} parameters, {n:,} elements{own}")
+            count = f"{len(some)} parameter{'' if len(some) == 1 else 's'}"
+            lines.append(f"{group['rule']}: {count}, {n:,} elements{own}")
             lines += [f"  {one.name} {one.shape}: {one.reason}" for one in some]
         return "\n".join(lines)
 
@@ -184,7 +185,7 @@ def muon_groups(
         >>> params = {"wte": np.zeros((50, 8)), "fc.weight": np.ones((8, 4)), "fc.bias": np.ones(4)}
         >>> groups = gs.muon_groups(params, muon={"lr": 0.02}, adamw={"lr": 3e-4})
         >>> groups
-        Muon: 1 parameters, 32 elements, lr=0.02
+        Muon: 1 parameter, 32 elements, lr=0.02
           fc.weight (8, 4): a matrix
         AdamW: 2 parameters, 404 elements, lr=0.0003
           wte (50, 8): 'wte' is the name of an embedding

@@ -56,7 +56,7 @@ def muon_groups(
         >>> layers = [torch.nn.Embedding(9, 4), torch.nn.Linear(4, 6), torch.nn.Linear(6, 9)]
         >>> groups = gradstep.torch.muon_groups(torch.nn.Sequential(*layers), muon={"lr": 0.02})
         >>> groups
-        Muon: 1 parameters, 24 elements, lr=0.02
+        Muon: 1 parameter, 24 elements, lr=0.02
           1.weight (6, 4): a matrix
         AdamW: 4 parameters, 105 elements
           0.weight (9, 4): an embedding's
