@@ -84,7 +84,8 @@ def page() -> str:
         lines += ["| argument | default | may be |", "|---|---|---|"]
         for key in rule.defaults:
             if key != "frozen":
-                wanted = rule.ranges[key].wanted if key in rule.ranges else "True or False"
+                known_values = rule.ranges.get(key) or rule.choices.get(key)
+                wanted = known_values.wanted if known_values else "True or False"
                 if rule.lengths[key] > 1:
                     wanted = f"{rule.lengths[key]} of: {wanted}"
                 lines.append(f"| `{key}` | `{rule.defaults[key]!r}` | {wanted} |")

@@ -129,6 +129,13 @@ OPTIONS = {
         {},
         {"lr": 0.5, "betas": (0.5, 0.9), "eps": 1e-3, "estim_lr0": 1e-2, "weight_decay": 0.1},
     ],
+    "Lion": [{}, {"lr": 0.1, "betas": (0.5, 0.9), "weight_decay": 0.1}],
+    "Muon": [
+        {},
+        {"lr": 0.1, "weight_decay": 0.2, "momentum": 0.5, "nesterov": False, "ns_steps": 3},
+        {"adjust_lr_fn": "match_rms_adamw", "ns_coefficients": "polar_express", "eps": 1e-3},
+        {"splits": 2, "transposed": True, "dtype": "float64"},
+    ],
 }
 LOSS = 0.75  # what a step of a rule that takes the loss is given
 
@@ -144,6 +151,11 @@ EVERY = [rule for rule in OPTIONS if rule in gs.rule.RULES and rule in reference
 RULES = [rule for rule in EVERY if not given(rule)]
 CASES = [(rule, options) for rule in EVERY for options in OPTIONS[rule]]
 CASES += [(rule, {**OPTIONS[rule][-1], "maximize": True}) for rule in EVERY]
+EVERY_RULE = [rule for rule in OPTIONS if rule in gs.rule.RULES and rule in reference.RULES]
+# Those that step arrays of any shape; tests/test_muon.py has what wants matrices.
+RULES = [rule for rule in EVERY_RULE if not gs.rule.RULES[rule].has_direction]
+CASES = [(rule, options) for rule in RULES for options in OPTIONS[rule]]
+CASES += [(rule, {**OPTIONS[rule][-1], "maximize": True}) for rule in RULES]
 
 DTYPES = [np.float32, np.float64]
 

@@ -592,6 +592,17 @@ def asgd_shown(p, state, **_):
     return state["ax"]
 
 
+def muon(p, g, state, t, *, lr, weight_decay, momentum, nesterov, **of_the_product):
+    T = p.dtype.type
+    b = state["momentum_buffer"]
+    new = b + T(1 - momentum) * (g - b)
+    # What comes back is orthogonal, with what the rate is multiplied by for the matrix's shape.
+    direction, factor = yield g + T(momentum) * (new - g) if nesterov else new
+    b[...] = new
+    p *= T(1 - lr * weight_decay)
+    p -= T(lr * factor) * direction
+
+
 RULES = {
     "SGD": sgd,
     "Adagrad": adagrad,
@@ -620,6 +631,7 @@ RULES = {
     "DoG": dog,
     "DoWG": dowg,
     "DAdaptAdamW": dadapt_adamw,
+    "Muon": muon,
 }
 
 
@@ -629,6 +641,13 @@ def passes(rule, p, g, state, t, hyper, epsilon=None):
     Between the passes it gives up the tensor's sums, and takes those over all tensors where the
     rule settles them together; sent none, it takes its own. ``epsilon``: what None is in ``eps``,
     of the parameter's dtype.
+    """
+
+
+def passes(rule, p, g, state, t, hyper):
+    """Update t of parameter p, one pass at each ``next``, quietly: a NaN is a legal number here.
+
+    A rule's direction comes out between them; what replaces it is to be sent.
     """
     hyper = {key: value for key, value in hyper.items() if key != "frozen"}
     if isinstance(hyper.get("eps"), tuple):
@@ -647,6 +666,13 @@ def passes(rule, p, g, state, t, hyper, epsilon=None):
     with np.errstate(all="ignore"), contextlib.suppress(StopIteration):
         if run is not None:
             run.send(sums if totals is None else totals)
+        g = g * p.dtype.type(-1 if hyper.pop("maximize") else 1)
+        run = RULES[rule](p, g, used, t, **hyper)
+        between = None if run is None else next(run)
+    given = yield between
+    if run is not None:
+        with np.errstate(all="ignore"), contextlib.suppress(StopIteration):
+            run.send(given)
 
 
 def step(rule, p, g, state, t, hyper):

@@ -17,7 +17,7 @@ import pytest
 import gradstep as gs
 import reference
 import reference_schedules
-from cases import OPTIONS, RULES
+from cases import EVERY_RULE, OPTIONS
 from gradstep.schedules.base import MAKERS
 
 ROOT = Path(__file__).parent.parent
@@ -51,6 +51,7 @@ TORCH_ROOMS = [
     "private",
     "layout",
     "sharded",
+    "orthogonal",
     "trust",
     "groups",
     "keeping",
@@ -62,6 +63,7 @@ TORCH_ROOMS = [
     "optimizer",
     "backward",
     "classes",
+    "placing",
 ]
 PYTHON_ROOMS = [
     "main_interpreter",
@@ -93,6 +95,7 @@ PYTHON_ROOMS = [
     "report",
     "turn",
     "engine",
+    "orthogonal",
     "tensors",
     "parameters",
     "checkpoint",
@@ -100,6 +103,7 @@ PYTHON_ROOMS = [
     "optimizer",
     *(f"optimizers.{name.lower()}" for name in gs.rule.RULES),
     "optimizers",
+    "placing",
     "__init__",
     *(f"torch.{name}" for name in TORCH_ROOMS),
     "torch",
@@ -398,7 +402,7 @@ def test_rules_have_all_their_parts():
     assert not list(missing_of_rules())
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", EVERY_RULE)
 def test_rule_can_be_read_of(rule):
     """Its docstring has each part; README and the page on PyTorch name it."""
     made = getattr(gs, rule)
@@ -414,17 +418,18 @@ def test_rule_can_be_read_of(rule):
 DOCSTRING = ["When:", "Args:", "State", "Source:", "Example:", "Where frameworks differ:"]
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", EVERY_RULE)
 def test_rule_has_the_same_hyperparameters_everywhere(rule):
     """The class's, in the order of the kernels', and the reference's."""
     value = gs.rule.RULES[rule]
-    group = dict(getattr(gs, rule)(np.ones(1)).groups[0])
+    group = dict(getattr(gs, rule)(np.ones((1, 1))).groups[0])
     assert group.pop("maximize") is False
     assert group.pop("frozen") is False
     assert [
-        f"{key}[{i}]" if isinstance(value, tuple) else key
-        for key, value in group.items()
-        for i in range(len(value) if isinstance(value, tuple) else 1)
+        f"{key}[{i}]" if isinstance(values, tuple) else key
+        for key, values in group.items()
+        if key not in value.choices
+        for i in range(len(values) if isinstance(values, tuple) else 1)
     ] == [*value.hyper_names, *value.switches]
     parameters = inspect.signature(getattr(gs, rule)).parameters
     assert list(parameters) == ["params", *group, "maximize", "shared"]
@@ -436,7 +441,7 @@ def test_rule_has_the_same_hyperparameters_everywhere(rule):
         assert {state.option, state.initial} - {None} <= set(group)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", EVERY_RULE)
 def test_every_hyperparameter_is_tested(rule):
     """Some row of OPTIONS has it at neither its default nor 0, or a wrong formula would pass."""
     defaults = gs.rule.RULES[rule].defaults

@@ -388,6 +388,52 @@ def rules_that_look_at_whole_tensors_under_zero():
 
 
 @check(2, 3)
+def muon_makes_whole_matrices_orthogonal():
+    """Of FSDP2 and of tensor parallelism, within rounding of one process's; of ZeRO its bits."""
+    for more in ({}, {"clip_norm": 0.5}, {"average": 0.9, "splits": 7}):
+        model, sharded = new_model(), new_model(sharded=True)
+        splits = more.pop("splits", None)
+        groups = [
+            [
+                {"params": [m[0].weight], "splits": splits},
+                {"params": [m[2].weight]},
+                {"params": [m[0].bias, m[2].bias], "rule": "AdamW"},
+            ]
+            for m in (model, sharded)
+        ]
+        plain, optimizer = (gt.Muon(each, lr=0.1, **more) for each in groups)
+        for step in range(3):
+            for each in (model, sharded):
+                give_grads(each, step)
+            plain.step()
+            optimizer.step()
+        assert_close(sharded, model, rtol=1e-5, atol=1e-6)
+    model = nn.Sequential(nn.Linear(6, 12, bias=False), nn.Linear(12, 6, bias=False))
+    layers = {"0": ColwiseParallel(), "1": RowwiseParallel()}
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for param in model.parameters():
+            param.normal_()
+    tensors = parallelize_module(copy.deepcopy(model), MESH, layers)
+    plain, optimizer = (gt.Muon(m.parameters(), lr=0.1) for m in (model, tensors))
+    for step in range(3):
+        give_grads(model, step)
+        give_grads(tensors, step)
+        plain.step()
+        optimizer.step()
+    assert_close(tensors, model, rtol=1e-5, atol=1e-6)
+    divided, alone = copy.deepcopy(model), copy.deepcopy(model)
+    zero = ZeroRedundancyOptimizer(divided.parameters(), optimizer_class=gt.Muon, lr=0.1)
+    single = gt.Muon(alone.parameters(), lr=0.1)
+    for step in range(2):
+        give_grads(divided, step)
+        give_grads(alone, step)
+        zero.step()
+        single.step()
+    assert_same_bits(divided, alone)
+
+
+@check(2, 3)
 def step_in_backward_steps_shards():
     for clip_norm in (None, 0.5):
         model, sharded = new_model(sharded=True), new_model(sharded=True)

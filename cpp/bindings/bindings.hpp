@@ -7,8 +7,9 @@
 namespace gradstep::bindings {
 
 // What an array may hold, by the position of its bit.
-inline constexpr const char* role_names[] = {"param",   "gradient",  "momentum",  "second_moment",
-                                             "maximum", "parameter", "magnitude", "rate"};
+inline constexpr const char* role_names[] = {"param",         "gradient", "momentum",
+                                             "second_moment", "maximum",  "parameter",
+                                             "magnitude",     "rate",     "direction"};
 static_assert(sizeof role_names / sizeof *role_names == 2 + role_count, "a name for each role");
 inline const char* role_name(Role role) { return role_names[2 + int(role)]; }
 

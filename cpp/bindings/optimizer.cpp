@@ -108,6 +108,7 @@ template <class View> auto bind_plan(py::module_& m, const char* name) {
         .def_readwrite("advances", &P::advances)
         .def_readwrite("add_up", &P::add_up)
         .def_readwrite("loss", &P::loss)
+        .def_readwrite("redirect", &P::redirect)
         .def_readonly("without_gradient", &P::without_gradient)
         .def_readonly("gradient_norm", &P::gradient_norm)
         .def_readonly("not_finite", &P::not_finite)
@@ -258,7 +259,7 @@ void bind_specs(py::module_& m) {
         .def(py::init([](py::object param, py::object low, py::list states,
                          std::vector<std::string> storages, py::list memory, unsigned stochastic,
                          int group, uint64_t key, int64_t start, bool first, py::object average,
-                         py::object copy, py::object own) {
+                         py::object copy, py::object own, py::object direction) {
                  TensorSpec spec;
                  spec.param = std::move(param);
                  spec.low = std::move(low);
@@ -273,12 +274,13 @@ void bind_specs(py::module_& m) {
                  spec.average = std::move(average);
                  spec.copy = std::move(copy);
                  spec.own = std::move(own);
+                 spec.direction = std::move(direction);
                  return spec;
              }),
              py::kw_only(), py::arg("param"), py::arg("low"), py::arg("states"),
              py::arg("storages"), py::arg("memory"), py::arg("stochastic"), py::arg("group"),
              py::arg("key"), py::arg("start"), py::arg("first"), py::arg("average"),
-             py::arg("copy"), py::arg("own") = py::none());
+             py::arg("copy"), py::arg("own") = py::none(), py::arg("direction") = py::none());
     bind_memory(m);
     bind_sources(m);
     py::class_<Controls, std::shared_ptr<Controls>>(m, "Controls")

@@ -32,6 +32,8 @@ struct TensorSpec {
     int64_t start = 0;
     bool first = true;    // no step has used its states yet
     py::object average, copy, own;
+    py::object direction =
+        py::none();    // where the rule has one: room for it, in the compute type
 };
 
 // The stages of a step, as Python sets them.
@@ -58,6 +60,9 @@ public:
     double gradient_norm = 0;    // of the last step; NaN where nothing wanted it
     int64_t not_finite = -1;     // the first gradient that was not in the last step; -1: none
     py::object add_up = py::none();    // over processes: gets `gathered` between the passes
+    // Between the passes, after that: gets the list of tensors in this step whose rule has a
+    // direction, replaces those, and puts into `gathered` what settle is to get for them.
+    py::object redirect = py::none();
 
     // rules: of each group. counts: int64, the updates of each parameter; clock: of the optimizer.
     // settings: float64, a row for each group: see Column. sums: a row for each group. gathered: a
@@ -93,10 +98,12 @@ public:
         const int64_t refused = look(table, gradients, zero_gradients);
         if (refused != done) return refused;
         collect_groups(table);
+        if (has_directions_) note_directed();
         const pipeline::Settings settings = settings_of(loss_scale, zero_gradients, measure);
         int64_t* const counts = counts_.mutable_data();
         Sums* const sums = reinterpret_cast<Sums*>(sums_.mutable_data());
-        const pipeline::AddUp between = add_up.is_none() ? pipeline::AddUp() : adder();
+        const pipeline::AddUp between =
+            add_up.is_none() && directed_.empty() ? pipeline::AddUp() : visit_python();
         const Unlocked unlocked;
         const parallel::ThreadCount own_threads(threads);
         const pipeline::Result result = pipeline::step(table, tensors_, gradients_, counts, groups_,
@@ -153,7 +160,9 @@ private:
     py::array_t<double> settings_;
     std::shared_ptr<Controls> controls_;
     py::array_t<double> sums_, gathered_, averages_;
-    int64_t blocks_ = 0;        // of all tensors
+    int64_t blocks_ = 0;    // of all tensors
+    bool has_directions_ = false;
+    py::list directed_;         // the tensors of this step that have one
     std::vector<int> rules_;    // of each group
     std::vector<pipeline::Tensor> tensors_;
     std::vector<int> types_, copy_types_;    // of parameters and copies, as NumPy numbers them
@@ -260,6 +269,10 @@ private:
                     pipeline::Tensor& tensor) {
         int bit = 0;
         for (int s = 0; s < rule.state_count; ++s) {
+            if (rule.states[s].role == Role::direction) {
+                add_direction(table, spec, tensor, s);
+                continue;
+            }
             const Shape shape = rule.states[s].shape;
             if (shape != Shape::same && (shape != Shape::vector || by_rows)) continue;
             const bool optional = rule.states[s].option != nullptr;
@@ -280,6 +293,15 @@ private:
             }
             bit += optional;
         }
+    }
+
+    void add_direction(const Table& table, const TensorSpec& spec, pipeline::Tensor& tensor,
+                       int s) {
+        const bool is_double = table.storages[tensor.storage].compute == double_precision;
+        if (spec.direction.is_none()) throw py::value_error("a direction is missing");
+        tensor.state[s] = keep(spec.direction, tensor.n * (is_double ? 8 : 4));
+        tensor.state_storage[s] = find_storage(table, is_double ? "float64" : "float32");
+        has_directions_ = true;
     }
 
     void add_copy(const Table& table, const TensorSpec& spec, const View& param,
@@ -404,14 +426,31 @@ private:
         return settings;
     }
 
+    // The tensors that this step moves in a direction that Python is to replace.
+    void note_directed() {
+        if (redirect.is_none()) throw py::value_error("step: nothing redirects");
+        directed_ = py::list();
+        for (size_t i = 0; i < tensors_.size(); ++i) {
+            const pipeline::Group& group = groups_[size_t(tensors_[i].group)];
+            if (gradients_[i].data && !group.frozen && has_direction(*group.rule))
+                directed_.append(i);
+        }
+    }
+
+    static bool has_direction(const RuleInfo& rule) {
+        return std::any_of(rule.states, rule.states + rule.state_count,
+                           [](const State& state) { return state.role == Role::direction; });
+    }
+
     // Between the passes the sums go to Python and come back.
-    pipeline::AddUp adder() {
+    pipeline::AddUp visit_python() {
         return [this](double* sums) {
             double* const shared = gathered_.mutable_data();
             std::copy(sums, sums + gathered_.size(), shared);
             {
                 const py::gil_scoped_acquire locked;
-                add_up(gathered_);
+                if (!add_up.is_none()) add_up(gathered_);
+                if (!directed_.empty()) redirect(directed_);
             }
             std::copy(shared, shared + gathered_.size(), sums);
         };

@@ -17,6 +17,7 @@
 #include "lamb.hpp"
 #include "lars.hpp"
 #include "lion.hpp"
+#include "muon.hpp"
 #include "nadam.hpp"
 #include "polyaksgd.hpp"
 #include "prodigy.hpp"
@@ -37,7 +38,7 @@
     X(LARS) X(LAMB) X(StableAdamW)                                                                 \
     X(Adan) X(AdEMAMix) X(ADOPT)                                                                   \
     X(Lion) X(SignSGD)                                                                             \
-    X(Adafactor)                                                                                   \
+    X(Adafactor) X(Muon)                                                                           \
     X(ScheduleFreeSGD) X(ScheduleFreeAdamW) X(Prodigy) X(DAdaptAdamW) X(DoG) X(DoWG) X(PolyakSGD)  \
     X(CautiousAdamW) X(SparingAdamW) X(CautiousSparingAdamW)                                       \
     X(CautiousLion) X(SparingLion) X(CautiousSparingLion)

@@ -11,8 +11,9 @@ enum class Role {
     parameter,        // another point among the parameters: it starts as the parameter
     magnitude,        // a size that decays slowly and is divided by, no square
     rate,             // a rate of each element that grows and shrinks by shares of itself
+    direction,        // where a step is to go, within that step alone: no state, never saved
 };
-constexpr int role_count = 6;
+constexpr int role_count = 7;
 
 // How a state is rounded unless somebody asks for another way. Nearest would stall a second moment
 // or a magnitude: what one step changes of it is less than half a unit. (A storage may add to this:

@@ -4,5 +4,6 @@
 
 struct float32 : Ieee<float> {
     static constexpr const char* name = "float32";
-    static constexpr unsigned roles = as_param | as_gradient | as_state | as_point | as_rate;
+    static constexpr unsigned roles =
+        as_param | as_gradient | as_state | as_point | as_rate | as_direction;
 };

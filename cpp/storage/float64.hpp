@@ -4,5 +4,6 @@
 
 struct float64 : Ieee<double> {
     static constexpr const char* name = "float64";
-    static constexpr unsigned roles = as_param | as_gradient | as_state | as_point | as_rate;
+    static constexpr unsigned roles =
+        as_param | as_gradient | as_state | as_point | as_rate | as_direction;
 };

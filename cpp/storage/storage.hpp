@@ -19,6 +19,7 @@ constexpr unsigned as_state = as_momentum | gradstep::as_role(gradstep::Role::se
                               gradstep::as_role(gradstep::Role::magnitude);
 constexpr unsigned as_point = gradstep::as_role(gradstep::Role::parameter);
 constexpr unsigned as_rate = gradstep::as_role(gradstep::Role::rate);
+constexpr unsigned as_direction = gradstep::as_role(gradstep::Role::direction);
 
 inline uint32_t to_bits(float x) { return __builtin_bit_cast(uint32_t, x); }
 inline float from_bits(uint32_t bits) { return __builtin_bit_cast(float, bits); }

@@ -12,6 +12,7 @@ from .arrays import global_norm
 from .groups import Group
 from .optimizer import Optimizer
 from .optimizers import *  # noqa: F403 - the rules of the catalogue
+from .placing import muon_groups
 from .report import Report, Statistics
 from .rule import RULES
 from .runtime import (
@@ -41,6 +42,7 @@ __all__ = [  # noqa: PLE0604 - and the rules' names
     "decode",
     "get_num_threads",
     "global_norm",
+    "muon_groups",
     "schedules",
     "set_num_threads",
     "set_target",

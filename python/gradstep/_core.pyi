@@ -72,6 +72,7 @@ class TensorSpec:
         average: Any,
         copy: Any,
         own: Any = None,
+        direction: Any = None,
     ) -> None: ...
 
 # The stages of a step. clip_norm, clip_value: infinity for none. decay: of the averages.
@@ -107,6 +108,7 @@ class Plan:
     advances: bool  # the clock: whether a step is one of the optimizer
     loss: float  # of the next step, for rules that take it
     add_up: Callable[[NDArray[np.float64]], object] | None  # over processes, between two passes
+    redirect: Callable[[list[int]], object] | None  # of these tensors' directions, after that
     @property
     def without_gradient(self) -> int: ...  # how many parameters had none in the last step
     @property
@@ -210,6 +212,7 @@ class TensorPlan:
     advances: bool
     add_up: Callable[[NDArray[np.float64]], object] | None
     loss: float  # of the next step, for rules that take it
+    redirect: Callable[[list[int]], object] | None
     looks: bool  # at what is kept where others can reach it, and at its counts
     @property
     def without_gradient(self) -> int: ...

@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable
 from numbers import Real
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -33,6 +33,13 @@ class Range(NamedTuple):
     unit: float = 0.0  # of which it is a multiple; 0: of none. No function gives such a number
     none: float | None = None  # what the kernels get for None; None: that is refused
     exact: bool = False  # whether the kernels use it in double alone
+
+
+class Choice(NamedTuple):
+    """What a hyperparameter may be that only a rule's part in Python reads."""
+
+    wanted: str  # in words
+    check: Callable[[str, Any], object]  # raises unless the value of this argument is such
 
 
 NON_NEGATIVE = Range("a finite number ≥ 0", 0.0, FLOAT64_MAX)

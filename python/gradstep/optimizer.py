@@ -11,7 +11,7 @@ import numpy as np
 
 from .engine import ONE, Compiled, Engine, Exchange
 from .groups import Groups
-from .hyperparameters import Range
+from .hyperparameters import Choice, Range
 from .parameters import Parameters, by_group
 from .report import Report
 from .rule import Rule
@@ -98,15 +98,22 @@ class Optimizer(Saved):
 
     rule: ClassVar[Rule]
     _ranges: ClassVar[Mapping[str, Range]] = {}  # of hyperparameters that this rule alone has
+    _choices: ClassVar[Mapping[str, Choice]] = {}  # of those that only Python reads
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "rule" in vars(cls):
-            cls.rule.complete(cls, cls._ranges, cls._check)
+            cls.rule.complete(cls, cls._ranges, cls._choices, cls._check, cls._check_param)
 
     @staticmethod
     def _check(prefix: str, group: Mapping[str, Any], storages: Mapping[str, str]) -> None:
         """What a rule demands of several hyperparameters together, see :meth:`Rule.check`."""
+
+    @staticmethod
+    def _check_param(
+        argument: str, shape: tuple[int, ...], start: int, group: Mapping[str, Any]
+    ) -> None:
+        """What a rule demands of a parameter, see :meth:`Rule.check_param`."""
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ import numpy as np
 from . import _core, arrays
 from .engine import Row
 from .groups import Group, read_group, some
+from .orthogonal import Redirection
 from .rule import Rule, named
 from .storages import Shard, StorageOptions, Use, compute_type, new_state, zeros
 from .tensors import Tensor, byte_count
@@ -159,6 +160,7 @@ class Parameters:
         for label, shard in zip(group.labels(), shards, strict=True):
             dtype = shard.array.dtype.name
             storages.check_param(argument + label, dtype, shard.start, row.present)
+            rule.check_param(argument + label, shard.array.shape, shard.start, group)
             for state in rule.states:
                 if state.initial:
                     key = prefix + state.initial
@@ -435,17 +437,32 @@ class Parameters:
         averages: NDArray[np.float64],
     ) -> _core.Plan:
         """The core's plan of a step over all tensors."""
-        return _core.Plan(
+        gathered = np.zeros((len(self.tensors), _core.max_gathered))
+        directions = [self._new_direction(tensor) for tensor in self.tensors]
+        plan = _core.Plan(
             rules=[row.kernels for row in self.rows],
-            tensors=[t.spec(count) for t, count in zip(self.tensors, counts, strict=True)],
+            tensors=[
+                tensor.spec(count, direction)
+                for tensor, count, direction in zip(self.tensors, counts, directions, strict=True)
+            ],
             counts=counts,
             clock=clock,
             settings=settings,
             controls=controls,
             sums=sums,
-            gathered=np.zeros((len(self.tensors), _core.max_gathered)),
+            gathered=gathered,
             averages=averages,
         )
+        if any(direction is not None for direction in directions):
+            groups = [tensor.group for tensor in self.tensors]
+            plan.redirect = Redirection(self, groups, directions, gathered)
+        return plan
+
+    def _new_direction(self, tensor: Tensor) -> Array | None:
+        """Where a rule's direction lies within a step, if it has one."""
+        if not self.rows[tensor.group].rule.has_direction:
+            return None
+        return np.empty(tensor.param.shape, compute_type(tensor.param.dtype.name))
 
     # ---- what is kept ----
 

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _core
-from .hyperparameters import RANGES, Driven, Range, check_takes_step, number
+from .hyperparameters import RANGES, Choice, Driven, Range, check_takes_step, number
 
 Check = Callable[[str, Mapping[str, Any], Mapping[str, str]], None]
+CheckParam = Callable[[str, tuple[int, ...], int, Mapping[str, Any]], None]
 
 # What a rule does with a gradient, which decides how large a rate it bears.
 PLAIN = "plain"  # multiplies it by the rate
@@ -90,9 +91,11 @@ class Rule:
         scales_moment: whether its second moment is of something else than the gradients.
         shows: whether the point to evaluate is not the parameter.
         factors: whether it keeps numbers for rows and columns, where a parameter has such.
+        has_direction: whether its part in Python redirects a step between the two passes.
         defaults: each hyperparameter's default, ``maximize`` and ``frozen`` included.
         ranges: the numbers that each numeric hyperparameter may be; ``etas[0]`` is for an item of
             a tuple alone.
+        choices: what hyperparameters may be that only the rule's part in Python reads.
     """
 
     def __init__(self, name: str) -> None:
@@ -101,7 +104,9 @@ class Rule:
             return
         known = _core.rules()[name]
         self.hyper_names: tuple[str, ...] = known["hyper_names"]
-        self.states = tuple(State(**state) for state in known["states"])
+        states = tuple(State(**state) for state in known["states"])
+        self.states = tuple(state for state in states if state.role != "direction")
+        self.has_direction = self.states != states
         self.memory_names: tuple[str, ...] = known["memory_names"]
         self.gathers: bool = known["gathers"]
         self._gathers: dict[str, bool] = {name: self.gathers, **known["variants"]}
@@ -119,20 +124,31 @@ class Rule:
         self.constant = frozenset(state.initial for state in self.states if state.initial)
         self.defaults: dict[str, Any] = {}
         self.ranges: dict[str, Range] = {}
+        self.choices: Mapping[str, Choice] = {}
         self._check: Check | None = None
+        self._check_param: CheckParam | None = None
 
     @staticmethod
     def is_compiled(name: str) -> bool:
         """Whether the compiled core has a rule of this name."""
         return name in _core.rules()
 
-    def complete(self, made: type, ranges: Mapping[str, Range], check: Check) -> None:
+    def complete(
+        self,
+        made: type,
+        ranges: Mapping[str, Range],
+        choices: Mapping[str, Choice],
+        check: Check,
+        check_param: CheckParam,
+    ) -> None:
         """Take what the rule's class knows: the defaults of its signature, and its own checks.
 
         Args:
             made: the class, whose constructor names the hyperparameters.
             ranges: of hyperparameters whose name does not say which numbers they may be.
+            choices: of hyperparameters that only the rule's part in Python reads.
             check: what the rule demands of several hyperparameters together.
+            check_param: what it demands of a parameter.
         """
         if not self.is_compiled(self.name):
             return
@@ -143,9 +159,10 @@ class Rule:
             if parameter.default is not parameter.empty
         } | {"frozen": False}
         known = {**RANGES, **ranges}
-        names = (*self.defaults, *self.hyper_names)
+        self.choices = choices
+        names = [name for name in (*self.defaults, *self.hyper_names) if name not in choices]
         self.ranges = {name: known[name] for name in names if name in known}
-        self._check = check
+        self._check, self._check_param = check, check_param
         RULES[self.name] = self
 
     def check(self, prefix: str, group: Mapping[str, Any], storages: Mapping[str, str]) -> None:
@@ -170,6 +187,20 @@ class Rule:
     def gathers_for(self, group: Mapping[str, Any]) -> bool:
         """Whether it looks at whole tensors of a group, with the switches that are on."""
         return self._gathers[self.kernels(group)]
+
+    def check_param(
+        self, argument: str, shape: tuple[int, ...], start: int, group: Mapping[str, Any]
+    ) -> None:
+        """Raise ValueError for a parameter that the rule cannot step.
+
+        Args:
+            argument: what to call it in an error.
+            shape: its shape, that of the whole tensor where it lies in several processes.
+            start: at which element of a larger tensor it begins.
+            group: its group's hyperparameters.
+        """
+        if self._check_param is not None:
+            self._check_param(argument, shape, start, group)
 
     def begins_later(self, state: State) -> bool:
         """Whether a state may come and stay unused: a number switches it on, such as a momentum."""
@@ -255,7 +286,9 @@ class Rule:
         for key, default in self.defaults.items():
             if key not in group:
                 raise ValueError(f"{prefix}{key}: got nothing, wanted a value such as {default!r}")
-            if key not in self.ranges and not isinstance(group[key], bool | np.bool_):
+            if key in self.choices:
+                self.choices[key].check(prefix + key, group[key])
+            elif key not in self.ranges and not isinstance(group[key], bool | np.bool_):
                 raise TypeError(f"{prefix}{key}: got {group[key]!r}, wanted True or False")
 
     def _item(self, prefix: str, key: str, index: int, value: Any) -> Any:

@@ -53,11 +53,12 @@ class Tensor:
                 with np.errstate(over="ignore"):  # infinite, as a step would store it
                     np.copyto(array, whole, casting="unsafe")
 
-    def spec(self, count: int) -> _core.TensorSpec:
+    def spec(self, count: int, direction: Array | None) -> _core.TensorSpec:
         """As the core's plan wants it.
 
         Args:
             count: the updates it has had.
+            direction: where a step keeps that of a rule that has one.
         """
         return _core.TensorSpec(
             param=self.param,
@@ -72,6 +73,7 @@ class Tensor:
             first=count == 0 or not any(map(_is_used, self.states)),
             average=self.average,
             copy=self.copy,
+            direction=direction,
         )
 
     def named(self, state_names: Sequence[str], memory_names: Sequence[str]) -> dict[str, Array]:

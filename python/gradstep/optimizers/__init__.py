@@ -23,6 +23,7 @@ from .adopt import ADOPT as ADOPT
 from .lion import Lion as Lion
 from .signsgd import SignSGD as SignSGD
 from .adafactor import Adafactor as Adafactor
+from .muon import Muon as Muon
 from .schedulefreesgd import ScheduleFreeSGD as ScheduleFreeSGD
 from .schedulefreeadamw import ScheduleFreeAdamW as ScheduleFreeAdamW
 from .prodigy import Prodigy as Prodigy

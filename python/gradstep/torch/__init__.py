@@ -30,6 +30,7 @@ from .. import _core
 from .backward import step_in_backward
 from .classes import CLASSES
 from .optimizer import Optimizer
+from .placing import muon_groups
 
 _core.find_openmp()  # PyTorch's, which it has loaded by now
 globals().update(CLASSES)
@@ -39,4 +40,4 @@ if TYPE_CHECKING:
     def __getattr__(name: str) -> type[Optimizer]: ...  # the rules of the catalogue
 
 
-__all__ = ["Optimizer", "step_in_backward", *CLASSES]  # noqa: PLE0604 - their names
+__all__ = ["Optimizer", "muon_groups", "step_in_backward", *CLASSES]  # noqa: PLE0604 - their names

@@ -31,7 +31,7 @@ def _make(rule: type[NumpyOptimizer]) -> type[Optimizer]:
     twin = getattr(torch.optim, name, None)
     # PyTorch's own defaults and order; without a class of it, what its users may pass anyway.
     known = _parameters(twin.__init__) if twin else {}
-    extra = twin([torch.zeros(1)]).defaults if twin else dict.fromkeys(EXECUTION[:2])
+    extra = twin([torch.zeros(1, 1)]).defaults if twin else dict.fromkeys(EXECUTION[:2])
     shared = _parameters(Optimizer.__init__)
     del shared["defaults"]
     keyword = inspect.Parameter.KEYWORD_ONLY

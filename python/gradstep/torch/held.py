@@ -10,9 +10,11 @@ import torch
 
 from .. import _core
 from ..engine import Row
+from ..storages import compute_type
 from . import layout
 from .groups import Group
 from .keeping import Keeping, Param
+from .orthogonal import TensorRedirection
 from .private import SOURCE
 from .sharded import begin
 
@@ -132,20 +134,35 @@ class Held:
         averages: Doubles,
     ) -> _core.TensorPlan:
         """The core's plan of all tensors."""
-        return _core.TensorPlan(
+        gathered = np.zeros((len(self.params), _core.max_gathered))
+        directions = [self._new_direction(i) for i in range(len(self.params))]
+        plan = _core.TensorPlan(
             rules=[row.kernels for row in self.rows],
-            tensors=[self._spec(i) for i in range(len(self.params))],
+            tensors=[self._spec(i, direction) for i, direction in enumerate(directions)],
             counts=counts,
             clock=clock,
             settings=settings,
             controls=controls,
             sums=sums,
-            gathered=np.zeros((len(self.params), _core.max_gathered)),
+            gathered=gathered,
             averages=averages,
             source=SOURCE,
         )
+        if any(direction is not None for direction in directions):
+            params = [param.tensor for param in self.params]
+            groups = [param.group for param in self.params]
+            plan.redirect = TensorRedirection(self, groups, directions, gathered, params)
+        return plan
 
-    def _spec(self, i: int) -> _core.TensorSpec:
+    def _new_direction(self, i: int) -> torch.Tensor | None:
+        """Where a rule's direction lies within a step, as the parameter does, if it has one."""
+        if not self.rows[self.params[i].group].rule.has_direction:
+            return None
+        array = self.arrays[i]
+        dtype = layout.DTYPES[compute_type(layout.STORAGES[array.dtype])]
+        return torch.empty_like(array, dtype=dtype, requires_grad=False)
+
+    def _spec(self, i: int, direction: torch.Tensor | None) -> _core.TensorSpec:
         param, array, own = self.params[i], self._looked_at[i], self.own[i]
         row, keeping = self.rows[param.group], self.keepings[param.group]
         dtype, states = layout.STORAGES[array.dtype], row.rule.states
@@ -165,6 +182,7 @@ class Held:
             average=own.get("average") if keeping.averaging else None,
             copy=self.copies[i],
             own=own,
+            direction=direction,
         )
 
     def extend(self, row: Row, missing: Sequence[str]) -> None:

@@ -38,6 +38,7 @@ class Keeping(NamedTuple):
         present = self.rule.present(group)
         self.storages.check_param(argument, dtype, 0, present)
         check_placements(argument, tensor)
+        self.rule.check_param(argument, tuple(tensor.shape), 0, group)
         if not layout.is_sharded(tensor):
             return
         if self.rule.factors and tensor.dim() > 1:

@@ -1,0 +1,216 @@
+"""Which parameter Muon steps, and which goes to AdamW."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .arrays import Array
+
+LOGGER = logging.getLogger("gradstep")
+
+# What a layer is called, the last word of its name except for the weight's own.
+EMBEDDINGS = ("embed", "embedding", "embeddings", "embed_*", "*_embed", "*_embedding")
+EMBEDDINGS += ("*_embeddings", "wte", "wpe")
+HEADS = ("head", "*_head", "classifier", "output", "score", "logits")
+WEIGHTS = ("weight", "kernel", "w")
+
+MUON, ADAMW = "Muon", "AdamW"
+
+
+class Placed:
+    """A parameter, the rule that steps it, and why."""
+
+    __slots__ = ("name", "parameter", "reason", "rule", "shape")
+
+    def __init__(
+        self, name: str, parameter: Any, shape: tuple[int, ...], rule: str, reason: str
+    ) -> None:
+        self.name, self.parameter, self.shape = name, parameter, shape
+        self.rule, self.reason = rule, reason
+
+
+class MuonGroups(list[dict[str, Any]]):
+    """Groups for an optimizer's ``params``; its ``repr`` says which parameter is in which, and why.
+
+    Args:
+        placed: all parameters.
+        values: the hyperparameters of each rule's group.
+        read: of the parameters of a group, what its ``params`` is to be.
+
+    Attributes:
+        placed: the parameters in their order, each with ``name``, ``rule`` and ``reason``.
+    """
+
+    def __init__(
+        self,
+        placed: Sequence[Placed],
+        values: Mapping[str, Mapping[str, Any]],
+        read: Callable[[Sequence[Placed]], Any],
+    ) -> None:
+        self.placed = list(placed)
+        groups = []
+        for rule, own in values.items():
+            if some := [one for one in placed if one.rule == rule]:
+                groups.append({"params": read(some), "name": rule.lower(), "rule": rule, **own})
+        super().__init__(groups)
+        LOGGER.info("muon_groups: %r", self)
+
+    def split(self, values: Mapping[str, Any] | Sequence[Any]) -> list[dict[str, Any]]:
+        """Values such as gradients, by name or in the order of the parameters, a mapping per group.
+
+        Args:
+            values: one for each parameter.
+        """
+        names = [one.name for one in self.placed]
+        if not isinstance(values, Mapping):
+            values = dict(zip(names, values, strict=True))
+        return [{name: values[name] for name in group["params"]} for group in self]
+
+    def __repr__(self) -> str:
+        lines = []
+        for group in self:
+            some = [one for one in self.placed if one.rule == group["rule"]]
+            n = sum(int(np.prod(one.shape)) for one in some)
+            own = "".join(
+                f", {key}={value!r}"
+                for key, value in group.items()
+                if key not in ("params", "name", "rule")
+            )
+            count = f"{len(some)} parameter{'' if len(some) == 1 else 's'}"
+            lines.append(f"{group['rule']}: {count}, {n:,} elements{own}")
+            lines += [f"  {one.name} {one.shape}: {one.reason}" for one in some]
+        return "\n".join(lines)
+
+
+def layer(name: str) -> str:
+    """What the layer of a parameter is called: ``"wte"`` for ``"transformer.wte.weight"``."""
+    words = re.split(r"[./]", name)
+    return words[-2] if len(words) > 1 and words[-1] in WEIGHTS else words[-1]
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a name, or its layer's, matches one of some patterns."""
+    return any(fnmatchcase(text, pattern) for pattern in patterns for text in (name, layer(name)))
+
+
+def reason_by_name(
+    name: str, embeddings: Iterable[str], heads: Iterable[str]
+) -> tuple[str, str] | None:
+    """The rule that a matrix's name speaks for, and why; None: it says nothing."""
+    if matches(name, embeddings):
+        return ADAMW, f"{layer(name)!r} is the name of an embedding"
+    if matches(name, heads):
+        return ADAMW, f"{layer(name)!r} is the name of a head"
+    return None
+
+
+def by_request(name: str, muon_for: Iterable[str], adamw_for: Iterable[str]) -> str | None:
+    """The rule that was asked for a parameter.
+
+    Raises:
+        ValueError: both were.
+    """
+    to_muon, to_adamw = matches(name, muon_for), matches(name, adamw_for)
+    if to_muon and to_adamw:
+        raise ValueError(f"muon_for: got a pattern for {name!r}, which adamw_for has, too")
+    return MUON if to_muon else ADAMW if to_adamw else None
+
+
+def check_patterns(names: Sequence[str], **patterns: Iterable[str]) -> None:
+    """Raise for a request that is no list of patterns, or that no parameter answers."""
+    for argument, some in patterns.items():
+        if isinstance(some, str) or not all(isinstance(pattern, str) for pattern in some):
+            raise TypeError(f"{argument}: got {some!r}, wanted a list of names or patterns")
+        for pattern in some:
+            if not any(matches(name, [pattern]) for name in names):
+                raise ValueError(
+                    f"{argument}: got {pattern!r}, which no parameter is called, wanted one of "
+                    f"{', '.join(map(repr, names[:5]))}{', …' if len(names) > 5 else ''}"
+                )
+
+
+def check_muon(placed: Sequence[Placed]) -> None:
+    """Raise ValueError where nothing is left for Muon, or what is asked for it is no matrix."""
+    for one in placed:
+        if one.rule == MUON and len(one.shape) != 2:
+            raise ValueError(
+                f"muon_for: got {one.name!r} of shape {one.shape}, wanted a matrix for Muon"
+            )
+    if not any(one.rule == MUON for one in placed):
+        raise ValueError(
+            "params: got no matrix for Muon, wanted hidden layers; muon_for takes names"
+        )
+
+
+def muon_groups(
+    params: Mapping[str, Array] | Sequence[Array],
+    *,
+    muon: Mapping[str, Any] | None = None,
+    adamw: Mapping[str, Any] | None = None,
+    embeddings: Iterable[str] = EMBEDDINGS,
+    heads: Iterable[str] = HEADS,
+    muon_for: Iterable[str] = (),
+    adamw_for: Iterable[str] = (),
+) -> MuonGroups:
+    """Sort parameters into those for Muon, matrices of hidden layers, and the rest for AdamW.
+
+    Every parameter is in one group. To AdamW go those that are no matrices, and those whose layer
+    is called like an embedding or a head: the last word of the name that is not ``weight``,
+    ``kernel`` or ``w``. Names say little: read what the groups print, which is also logged.
+
+    Args:
+        params: arrays by name; or a sequence, whose names are positions.
+        muon: hyperparameters of Muon's group.
+        adamw: hyperparameters of AdamW's group.
+        embeddings: patterns, as of file names, for layers or whole names.
+        heads: the same.
+        muon_for: names or patterns of matrices for Muon whatever the other arguments say.
+        adamw_for: of parameters for AdamW.
+
+    Returns:
+        The groups, a list for ``params`` of an optimizer, and ``split`` for its gradients.
+
+    Raises:
+        TypeError, ValueError: a pattern matches nothing, or there is no matrix for Muon.
+
+    Example:
+        >>> import numpy as np, gradstep as gs
+        >>> params = {"wte": np.zeros((50, 8)), "fc.weight": np.ones((8, 4)), "fc.bias": np.ones(4)}
+        >>> groups = gs.muon_groups(params, muon={"lr": 0.02}, adamw={"lr": 3e-4})
+        >>> groups
+        Muon: 1 parameter, 32 elements, lr=0.02
+          fc.weight (8, 4): a matrix
+        AdamW: 2 parameters, 404 elements, lr=0.0003
+          wte (50, 8): 'wte' is the name of an embedding
+          fc.bias (4,): no matrix
+        >>> opt = gs.Muon(groups, clip_norm=1.0)
+        >>> opt.step(groups.split({name: np.ones_like(p) for name, p in params.items()})).t
+        1
+    """
+    if not isinstance(params, Mapping):
+        if isinstance(params, np.ndarray) or not isinstance(params, Sequence):
+            raise TypeError(
+                f"params: got {type(params).__name__}, wanted a mapping from name to array, or a "
+                "sequence of arrays"
+            )
+        params = {str(i): array for i, array in enumerate(params)}
+    check_patterns([*params], muon_for=muon_for, adamw_for=adamw_for)
+    placed = []
+    for name, array in params.items():
+        shape = tuple(np.shape(array))
+        rule, reason = by_request(name, muon_for, adamw_for), "as was asked"
+        if rule is None:
+            rule, reason = (ADAMW, "no matrix") if len(shape) != 2 else (MUON, "a matrix")
+            if rule == MUON:
+                rule, reason = reason_by_name(name, embeddings, heads) or (rule, reason)
+        placed.append(Placed(name, array, shape, rule, reason))
+    check_muon(placed)
+    values = {MUON: dict(muon or {}), ADAMW: dict(adamw or {})}
+    return MuonGroups(placed, values, lambda some: {one.name: one.parameter for one in some})
