@@ -126,6 +126,8 @@ struct RuleInfo {
     int memory_count;
     int gathered;                       // how many sums its first pass has; 0: it has one pass
     bool takes_sign;                    // a step's size does not depend on the gradient's
+    bool takes_rows;                    // gradients of some rows alone, which leave the others
+    unsigned moves_every_row;           // unless one of these hyperparameters is not 0: a bit each
     int option_columns[max_options];    // the hyperparameter of each optional state; -1: none
     double (*moment_correction)(const double* hyper, int64_t t);
     // The point to evaluate, from n numbers of the parameter and its states in the compute type;

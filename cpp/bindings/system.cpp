@@ -32,6 +32,7 @@ py::dict describe(const RuleInfo& rule) {
     described["states"] = py::tuple(states);
     described["memory_names"] = py::tuple(memory);
     described["takes_sign"] = rule.takes_sign;
+    described["takes_rows"] = rule.takes_rows;
     described["gathers"] = rule.gathered > 0;
     described["shows"] = rule.shown[single_precision] != nullptr;
     return described;

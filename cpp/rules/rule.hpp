@@ -17,7 +17,9 @@
 //   the tensor, its shards and processes; settle(sums...) takes them, and then operator() is the
 //   second pass, which reads the states as they were stored; Shown: built from Hyper, gives by
 //   operator()(p, states...) the point to evaluate, where that is not p; takes_sign: true if a
-//   step's size does not depend on the gradient's; loops: Loops::all if every common combination of
+//   step's size does not depend on the gradient's; moves_every_row: if a gradient of some rows
+//   leaves the others, their states included, as they are unless one of these hyperparameters is
+//   not 0; loops: Loops::all if every common combination of
 //   storages is worth a loop of its own; rare: the options (bits) under which they are not.
 // Only + - * / sqrt max, |x| and comparisons: then every instruction set and compiler gives the
 // same bits.

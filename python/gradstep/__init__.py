@@ -13,6 +13,7 @@ from .groups import Group
 from .optimizer import Optimizer
 from .optimizers import *  # noqa: F403 - the rules of the catalogue
 from .report import Report, Statistics
+from .rows import Rows
 from .rule import RULES
 from .runtime import (
     apply_environment,
@@ -33,6 +34,7 @@ __all__ = [  # noqa: PLE0604 - and the rules' names
     "Group",
     "Optimizer",
     "Report",
+    "Rows",
     "Schedule",
     "Shard",
     "Stages",

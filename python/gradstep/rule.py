@@ -66,6 +66,7 @@ class Rule:
         lengths: of each hyperparameter, how many numbers it has.
         states: what the rule keeps for each parameter, arrays.
         memory_names: the numbers that it keeps for each parameter besides.
+        takes_rows: whether a gradient of some rows leaves the others as they are.
         gathers: whether it looks at a whole tensor before the parameter moves.
         shows: whether the point to evaluate is not the parameter.
         defaults: each hyperparameter's default, ``maximize`` and ``frozen`` included.
@@ -80,6 +81,7 @@ class Rule:
         self.hyper_names: tuple[str, ...] = known["hyper_names"]
         self.states = tuple(State(**state) for state in known["states"])
         self.memory_names: tuple[str, ...] = known["memory_names"]
+        self.takes_rows: bool = known["takes_rows"]
         self.gathers: bool = known["gathers"]
         self.shows: bool = known["shows"]
         self._takes_sign: bool = known["takes_sign"]
