@@ -296,10 +296,9 @@ double gather_norm(const Table& table, const std::vector<Tensor>& tensors, const
 
 }    // namespace
 
-Result step(const Table& table, std::vector<Tensor>& tensors,
-            std::vector<Gradient>& gradients, const int64_t* counts,
-            const std::vector<Group>& groups, const Settings& settings, Scratch& scratch,
-            Sums* group_sums, const AddUp& add_up) {
+Result step(const Table& table, std::vector<Tensor>& tensors, std::vector<Gradient>& gradients,
+            const int64_t* counts, const std::vector<Group>& groups, const Settings& settings,
+            Scratch& scratch, Sums* group_sums, const AddUp& add_up) {
     Result result = {-1, std::nan("")};
     coalesce(table, tensors, gradients);
     Spans spans;

@@ -28,8 +28,7 @@ void Rows::sort() {
     first_.push_back(order_.size());
 }
 
-template <class T>
-void Rows::add_up_row(const StorageInfo& stored, size_t row, T* out) const {
+template <class T> void Rows::add_up_row(const StorageInfo& stored, size_t row, T* out) const {
     constexpr Compute compute = sizeof(T) == sizeof(double) ? double_precision : single_precision;
     alignas(64) T next[block_elements];
     for (int64_t at = 0; at < width; at += block_elements) {
@@ -45,8 +44,8 @@ void Rows::add_up_row(const StorageInfo& stored, size_t row, T* out) const {
 }
 
 template <class T> void Rows::add_up(const StorageInfo& stored, T* out) const {
-    const int64_t bytes = int64_t(given.size()) * stored.offset(width) +
-                          elements() * int64_t(sizeof(T));
+    const int64_t bytes =
+        int64_t(given.size()) * stored.offset(width) + elements() * int64_t(sizeof(T));
     const int64_t chunks = parallel::chunks_for(bytes), count = int64_t(rows_.size());
     parallel::for_chunks(chunks, bytes, [&](int64_t chunk) {
         const int64_t end = count * (chunk + 1) / chunks;
@@ -56,7 +55,7 @@ template <class T> void Rows::add_up(const StorageInfo& stored, T* out) const {
 }
 
 Rows::Values Rows::coalesce(const Table& table, Compute compute) {
-    if (is_coalesced()) {
+    if (is_coalesced() || width == 0) {
         rows_ = given;
         return {values, storage};
     }

@@ -77,8 +77,7 @@ public:
           tensor_(walk.tensors_[active.tensor]), rule_(walk.rule_of(tensor_)),
           gradient_(walk.gradients_[active.tensor]),
           storage_(walk.table_.storages[tensor_.storage]), first_(run.first), n_(run.n),
-          index_(index),
-          plain_(walk.table_.pairings[plain_pairing(walk.table_, compute)].param),
+          index_(index), plain_(walk.table_.pairings[plain_pairing(walk.table_, compute)].param),
           memory_(walk.piece_of(tensor_, run.first, run.n)) {
         for (int b = 0; b <= rule_.state_count; ++b)
             memory_.key[b] = tensor_.stochastic >> b & 1

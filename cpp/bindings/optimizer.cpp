@@ -26,15 +26,15 @@ template <class View> pipeline::Span span_of_rows(const Table& table, const RowG
 }
 
 // rows: holds what the spans are of that were not given as they are.
-template <class View> std::vector<pipeline::Span>
-spans_of(const Table& table, const py::list& arrays, const typename View::Source& view,
-         std::deque<Rows>& rows) {
+template <class View>
+std::vector<pipeline::Span> spans_of(const Table& table, const py::list& arrays,
+                                     const typename View::Source& view, std::deque<Rows>& rows) {
     std::vector<pipeline::Span> spans;
     for (py::handle object : arrays) {
         if (py::isinstance<RowGradient>(object)) {
             rows.emplace_back();
-            spans.push_back(span_of_rows<View>(table, py::cast<const RowGradient&>(object), view,
-                                               rows.back()));
+            spans.push_back(
+                span_of_rows<View>(table, py::cast<const RowGradient&>(object), view, rows.back()));
             continue;
         }
         const View array = view(object);

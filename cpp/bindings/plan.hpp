@@ -479,8 +479,8 @@ private:
             const char* begin = static_cast<const char*>(gradients_[i].data);
             const Rows* const rows = gradients_[i].rows;
             const int64_t n = rows ? int64_t(rows->given.size()) * rows->width : tensors_[i].n;
-            ranges.push_back({{begin, begin + table.storages[gradients_[i].storage].bytes(n)},
-                              int64_t(i)});
+            ranges.push_back(
+                {{begin, begin + table.storages[gradients_[i].storage].bytes(n)}, int64_t(i)});
         }
         std::sort(ranges.begin(), ranges.end(),
                   [](const auto& a, const auto& b) { return a.first.begin < b.first.begin; });

@@ -2,8 +2,10 @@
 #pragma once
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <cstring>
 #include <string>
+#include <vector>
 
 #include "../rows.hpp"
 
@@ -22,8 +24,9 @@ inline std::string refusal_of_rows(const RuleInfo& rule, const double* hyper) {
     if (!rule.takes_rows) return "got some rows for " + std::string(rule.name) + wanted;
     for (int h = 0; h < rule.hyper_count; ++h)
         if (rule.moves_every_row >> h & 1 && hyper[h] != 0)
-            return "got some rows with " + std::string(rule.hyper_names[h]) +
-                   " above 0, which moves all of them" + wanted + " or 0 for it";
+            return "got some rows with " + std::string(rule.hyper_names[h]) + "=" +
+                   std::string(py::repr(py::float_(hyper[h]))) + ", which moves all of them" +
+                   wanted + " or 0 for it";
     return {};
 }
 
@@ -38,9 +41,9 @@ template <class View> void copy_indices(const View& indices, std::vector<int64_t
     }
 }
 
-// Takes the rows of a gradient for a parameter of so many dimensions; false: they do not fit.
-template <class View> bool read_rows(const Table& table, const View& indices, const View& values,
-                                     Rows& rows) {
+// Takes what was given as a gradient of some rows; false: it is none.
+template <class View>
+bool read_rows(const Table& table, const View& indices, const View& values, Rows& rows) {
     static char nothing;    // arrays without elements may have no address
     const int bits = indices.integer_bits();
     if (indices.ndim() != 1 || (bits != 64 && bits != 32) || !indices.readable() ||
