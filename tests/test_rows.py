@@ -338,7 +338,7 @@ def test_what_is_refused_by_name():
     every = "wanted a gradient of all rows"
     for opt, message in [
         (gs.SGD(table, momentum=0.9), f"got some rows with momentum=0.9, .* {every}"),
-        (gs.SGD(table, weight_decay=lambda k: 0.1), "got some rows with weight_decay=0.1"),
+        (gs.SGD(table, weight_decay=lambda _: 0.1), "got some rows with weight_decay=0.1"),
         (gs.Adam(table, weight_decay=0.1), "got some rows with weight_decay=0.1"),
         (gs.Adagrad(table, weight_decay=0.1), "got some rows with weight_decay=0.1"),
         (gs.Adam(table.astype(np.float32), states="q8"), "got some rows for exp_avg in q8"),

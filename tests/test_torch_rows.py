@@ -9,6 +9,9 @@ torch = pytest.importorskip("torch", minversion="2.10")
 import gradstep as gs  # noqa: E402
 import gradstep.torch as gt  # noqa: E402
 
+# What PyTorch itself says of sparse tensors.
+pytestmark = pytest.mark.filterwarnings("ignore:Sparse (invariant|CSR):UserWarning")
+
 HEIGHT, WIDTH, STEPS = 30, 5, 12
 
 
@@ -48,7 +51,10 @@ def backward(embedding, k):
 def test_equals_torch_in_float64(rule, given):
     oracle, theirs, ours = ORACLES[rule]
     first, second = table(), table()
-    opt, wanted = getattr(gt, rule)(first.parameters(), **ours), oracle(second.parameters(), **theirs)
+    opt, wanted = (
+        getattr(gt, rule)(first.parameters(), **ours),
+        oracle(second.parameters(), **theirs),
+    )
     for k in range(STEPS):
         for embedding, one in ((first, opt), (second, wanted)):
             embedding.weight.grad = None
@@ -75,9 +81,6 @@ def test_both_front_doors_have_the_same_bits(rule, dtype):
     before = embedding.weight.detach().clone()
     options = {"lr": 0.1, "clip_norm": 1.0, "average": 0.5}
     opt = getattr(gt, rule)([embedding.weight, bias], **options)
-    as_array = (lambda x: x.view(torch.int16).numpy().view(bfloat16())) if dtype.itemsize == 2 else (
-        lambda x: x.numpy()
-    )  # fmt: skip
     params = [as_array(before), np.ones(3, np.float32)]
     twin = getattr(gs, rule)(params, **options)
     for k in range(6):
@@ -95,8 +98,11 @@ def test_both_front_doors_have_the_same_bits(rule, dtype):
     assert opt.state[embedding.weight]["step"] == 6
 
 
-def bfloat16():
-    return pytest.importorskip("ml_dtypes").bfloat16
+def as_array(tensor):
+    """An array on the same memory."""
+    if tensor.dtype != torch.bfloat16:
+        return tensor.numpy()
+    return tensor.view(torch.int16).numpy().view(pytest.importorskip("ml_dtypes").bfloat16)
 
 
 def test_resumes():
@@ -141,6 +147,26 @@ def test_a_weight_written_by_rows_has_another_version():
     backward(embedding, 0)
     opt.step()
     assert embedding.weight._version > version
+
+
+def test_norm_over_processes_counts_each_row_once(tmp_path):
+    """One process of one: as ZeroRedundancyOptimizer has it, and to the bits of none."""
+    distributed = torch.distributed
+    distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        norms, weights = [], []
+        for group in ("world", None):
+            embedding = table(torch.float32)
+            opt = gt.Adagrad(embedding.parameters(), lr=0.1, clip_norm=0.5, norm_group=group)
+            backward(embedding, 1)
+            opt.step()
+            norms.append(opt.report.grad_norm)
+            weights.append(embedding.weight.detach())
+        grad = embedding.weight.grad.coalesce().values()
+        assert norms[0] == norms[1] == pytest.approx(grad.double().norm().item())
+        np.testing.assert_allclose(weights[0].numpy(), weights[1].numpy(), rtol=1e-6)
+    finally:
+        distributed.destroy_process_group()
 
 
 def sparse(indices, values, shape, **more):

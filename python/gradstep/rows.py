@@ -20,7 +20,7 @@ class Rows(_core.RowGradient):
     For :class:`SGD` without momentum, :class:`Adagrad` and :class:`Adam`, without weight decay. A
     step costs what its rows cost, however many the table has: rows without a gradient keep
     parameter, states, average and copy as they are. Those that have one get the numbers, to the
-    bit, that a gradient of all rows would give them. The parameter's count ``t``, and with it Adam's
+    bit, that a gradient of all rows would give them. The parameter's count, and with it Adam's
     correction, goes on with each step, as in PyTorch's ``SparseAdam``, also with no row at all.
 
     Args:
@@ -73,9 +73,7 @@ def check_rows(argument: str, rows: Rows, *, writable: bool, shape: tuple[int, .
     """
     if not shape:
         raise ValueError(f"{argument}: got some rows of a single number, wanted an array")
-    indices = arrays.check(
-        f"{argument}.indices", rows.indices, writable=False, dtypes=INDICES
-    )
+    indices = arrays.check(f"{argument}.indices", rows.indices, writable=False, dtypes=INDICES)
     if indices.ndim != 1:
         raise ValueError(
             f"{argument}.indices: got shape {indices.shape}, wanted one index for each row"

@@ -272,8 +272,8 @@ def _rows(argument: str, grad: torch.Tensor, param: torch.Tensor) -> _core.RowGr
         raise ValueError(f"{argument}: got shape {tuple(grad.shape)}, wanted {tuple(param.shape)}")
     if grad.sparse_dim() != 1:
         raise ValueError(
-            f"{argument}: got a sparse gradient of {grad.sparse_dim()} sparse dimensions, wanted 1: "
-            "of whole rows"
+            f"{argument}: got a sparse gradient of {grad.sparse_dim()} sparse dimensions, wanted "
+            "1: of whole rows"
         )
     with torch.no_grad():
         indices, values = grad._indices()[0], grad._values()
