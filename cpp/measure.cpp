@@ -11,8 +11,7 @@ struct Range {
 // Which sums are a tensor's: its segments', or the sampled blocks among its own.
 Range sums_of(const Tensor& tensor, const Scratch::Active& active, const Settings& settings) {
     if (settings.measure == Settings::everything)
-        return {active.first_segment,
-                active.first_segment + size_t(segments(tensor.n, tensor.start))};
+        return {active.first_segment, active.first_segment + active.segments};
     const int64_t every = settings.sample_every;
     return {size_t((tensor.first_block + every - 1) / every),
             size_t((tensor.first_block + count_blocks(tensor) + every - 1) / every)};

@@ -13,6 +13,19 @@ namespace gradstep::pipeline {
 
 namespace {
 
+// Brings the rows of those gradients that have only some into their order.
+void coalesce(const Table& table, const std::vector<Tensor>& tensors,
+              std::vector<Gradient>& gradients) {
+    for (size_t i = 0; i < tensors.size(); ++i) {
+        Gradient& gradient = gradients[i];
+        if (!gradient.data || !gradient.rows) continue;
+        const Rows::Values values =
+            gradient.rows->coalesce(table, table.storages[tensors[i].storage].compute);
+        gradient.data = values.data;
+        gradient.storage = values.storage;
+    }
+}
+
 // The gradients of a step, those that are only zeroed, and the tensor of each of the former.
 struct Spans {
     std::vector<Span> used, idle;
@@ -24,7 +37,11 @@ Spans spans_of(const std::vector<Tensor>& tensors, const std::vector<Gradient>& 
     Spans spans;
     for (size_t i = 0; i < tensors.size(); ++i) {
         if (!gradients[i].data) continue;
-        const Span span = {gradients[i].data, tensors[i].n, gradients[i].storage};
+        const Span span = {gradients[i].data, elements_of(tensors[i], gradients[i]),
+                           gradients[i].storage};
+        if (const Rows* rows = gradients[i].rows)    // as they were given
+            spans.idle.push_back(
+                {rows->values, int64_t(rows->given.size()) * rows->width, rows->storage});
         if (groups[size_t(tensors[i].group)].frozen) {
             spans.idle.push_back(span);
         } else {
@@ -209,7 +226,8 @@ private:
             choice.clips != clips || choice.options != options)
             choice = pipeline::choose(table_, *group.rule, tensor, gradients_[i].storage, options,
                                       clips);
-        bytes_ += choice.bytes;
+        const int64_t n = elements_of(tensor, gradients_[i]);
+        bytes_ += n == tensor.n ? choice.bytes : choice.bytes / tensor.n * n;
         scratch_.active.emplace_back();
         Scratch::Active& active = scratch_.active.back();
         active.tensor = i;
@@ -221,13 +239,13 @@ private:
         const bool in_one_loop = choice.publish || (!tensor.average && !tensor.copy);
         active.whole = choice.direct && tensor.stochastic == 0 && in_one_loop && !clips &&
                        !settings_.zero_gradients && !everything;
-        active.several_loops = choice.several_loops || everything;
+        active.several_loops = (choice.several_loops || everything) && !gradients_[i].rows;
         active.factor = group.sign * factor;
         const int64_t t = counts_[i] + 1;
         for (int b = 0; b <= group.rule->state_count && tensor.stochastic >> b; ++b)
             if (tensor.stochastic >> b & 1)
                 active.key[b] = random_base(settings_.seed, t, tensor.key, b);
-        flatten(active, tensor);
+        flatten(active, n, gradients_[i].rows ? 0 : tensor.start);
     }
 
     // A parameter that the step leaves alone, whose average moves all the same.
@@ -241,13 +259,14 @@ private:
         active.whole = false;
         bytes_ += storage.bytes(tensor.n) + storage.low_bytes * tensor.n +
                   2 * tensor.n * (storage.compute == double_precision ? 8 : 4);
-        flatten(active, tensor);
+        flatten(active, tensor.n, tensor.start);
     }
 
-    void flatten(Scratch::Active& active, const Tensor& tensor) {
+    void flatten(Scratch::Active& active, int64_t n, int64_t start) {
         active.first_segment = segment_count_;
-        if (scratch_.segmented) segment_count_ += size_t(segments(tensor.n, tensor.start));
-        scratch_.flat.add(tensor.n, tensor.start);
+        active.segments = scratch_.segmented ? size_t(segments(n, start)) : 0;
+        segment_count_ += active.segments;
+        scratch_.flat.add(n, start);
     }
 
     // Where the scalars of a tensor's update are: those of a group are the same at the same count,
@@ -285,9 +304,8 @@ private:
     }
 
     void sum_up(const Scratch::Active& active) {
-        const Tensor& tensor = tensors_[active.tensor];
-        const size_t count = size_t(segments(tensor.n, tensor.start));
-        for (size_t s = active.first_segment; s < active.first_segment + count; ++s)
+        const size_t end = active.first_segment + active.segments;
+        for (size_t s = active.first_segment; s < end; ++s)
             for (int k = 0; k < max_gathered; ++k)
                 scratch_.totals[active.tensor].sum[k] += scratch_.gathered[s].sum[k];
     }
@@ -348,11 +366,11 @@ double gather_norm(const Table& table, const std::vector<Tensor>& tensors, const
 
 }    // namespace
 
-Result step(const Table& table, std::vector<Tensor>& tensors,
-            const std::vector<Gradient>& gradients, const int64_t* counts,
-            const std::vector<Group>& groups, const Settings& settings, Scratch& scratch,
-            Sums* group_sums, const AddUp& add_up) {
+Result step(const Table& table, std::vector<Tensor>& tensors, std::vector<Gradient>& gradients,
+            const int64_t* counts, const std::vector<Group>& groups, const Settings& settings,
+            Scratch& scratch, Sums* group_sums, const AddUp& add_up) {
     Result result = {-1, std::nan("")};
+    coalesce(table, tensors, gradients);
     Spans spans;
     if (settings.check_finite || std::isfinite(settings.clip_norm) || settings.zero_gradients)
         spans = spans_of(tensors, gradients, groups);

@@ -19,11 +19,11 @@ struct Result {
 // One update of every tensor that has a gradient and whose group is not frozen.
 // counts: the updates each tensor has had so far. group_sums: one entry per group, filled if
 // settings.measure is set. For a sample, all sums except ratio and count are extrapolated to all
-// blocks. add_up: between the passes of rules that have two; may be empty.
-Result step(const Table& table, std::vector<Tensor>& tensors,
-            const std::vector<Gradient>& gradients, const int64_t* counts,
-            const std::vector<Group>& groups, const Settings& settings, Scratch& scratch,
-            Sums* group_sums, const AddUp& add_up = {});
+// blocks. gradients: those of some rows are coalesced. add_up: between the passes of rules that
+// have two; may be empty.
+Result step(const Table& table, std::vector<Tensor>& tensors, std::vector<Gradient>& gradients,
+            const int64_t* counts, const std::vector<Group>& groups, const Settings& settings,
+            Scratch& scratch, Sums* group_sums, const AddUp& add_up = {});
 
 // The point to evaluate of a tensor, rounded to nearest, into memory as its parameter has it (its
 // upper half, where it is split). The tensor's rule must have one.

@@ -150,6 +150,8 @@ struct RuleInfo {
     bool takes_loss;                    // a step is to be given the loss
     bool scales_moment;                 // its second moment is not of the gradients themselves
     bool takes_sign;                    // a step's size does not depend on the gradient's
+    bool takes_rows;                    // gradients of some rows alone, which leave the others
+    unsigned moves_every_row;           // unless one of these hyperparameters is not 0: a bit each
     int option_columns[max_options];    // the hyperparameter of each optional state; -1: none
     double (*moment_correction)(const double* hyper, int64_t t);
     // The point to evaluate, from n numbers of the parameter and its states in the compute type;

@@ -72,19 +72,19 @@ int plain_pairing(const Table& table, Compute compute) {
 // stored if they are stored as the compute type, else in the buffers.
 template <class T> class Block {
 public:
-    Block(const Walk& walk, const Scratch::Active& active, int64_t first, int64_t n, int64_t index)
+    Block(const Walk& walk, const Scratch::Active& active, const Walk::Run& run, int64_t index)
         : walk_(walk), settings_(walk.settings_), active_(active),
           tensor_(walk.tensors_[active.tensor]), rule_(walk.rule_of(tensor_)),
           gradient_(walk.gradients_[active.tensor]),
-          storage_(walk.table_.storages[tensor_.storage]), first_(first), n_(n), index_(index),
-          plain_(walk.table_.pairings[plain_pairing(walk.table_, compute)].param),
-          memory_(walk.piece_of(tensor_, first, n)) {
+          storage_(walk.table_.storages[tensor_.storage]), first_(run.first), n_(run.n),
+          index_(index), plain_(walk.table_.pairings[plain_pairing(walk.table_, compute)].param),
+          memory_(walk.piece_of(tensor_, run.first, run.n)) {
         for (int b = 0; b <= rule_.state_count; ++b)
             memory_.key[b] = tensor_.stochastic >> b & 1
-                                 ? random_key(active.key[b], tensor_.start + first)
+                                 ? random_key(active.key[b], tensor_.start + first_)
                                  : RandomKey();
         if (gradient_.data)
-            raw_ = at(gradient_.data, walk.table_.storages[gradient_.storage], first);
+            raw_ = at(gradient_.data, walk.table_.storages[gradient_.storage], run.in_gradient);
     }
 
     // The first pass of a rule that has two.
@@ -301,16 +301,17 @@ Piece Walk::piece_of(const Tensor& tensor, int64_t first, int64_t n) const {
 }
 
 // A run without anything to do block by block.
-void Walk::whole(const Scratch::Active& active, int64_t first, int64_t n, GatherLanes& gathered,
+void Walk::whole(const Scratch::Active& active, const Run& run, GatherLanes& gathered,
                  Pass pass) const {
     const Gradient& gradient = gradients_[active.tensor];
-    Piece piece = piece_of(tensors_[active.tensor], first, n);
-    piece.g = at(gradient.data, table_.storages[gradient.storage], first);
+    Piece piece = piece_of(tensors_[active.tensor], run.first, run.n);
+    piece.g = at(gradient.data, table_.storages[gradient.storage], run.in_gradient);
     const void* scalars = scratch_.scalars[active.scalars].bytes;
     if (pass == Pass::gather)
         active.kernel->gather(scalars, active.factor, piece, gathered);
     else if (active.publish)
-        active.publish(scalars, active.factor, piece, published(tensors_[active.tensor], first));
+        active.publish(scalars, active.factor, piece,
+                       published(tensors_[active.tensor], run.first));
     else
         active.kernel->update(scalars, active.factor, piece);
 }
@@ -324,16 +325,23 @@ Published Walk::published(const Tensor& tensor, int64_t first) const {
     return parts;
 }
 
-template <class T> void Walk::visit(const Scratch::Active& active, int64_t first, int64_t n,
-                                    bool measured, LaneSums& sums, GatherLanes& gathered,
-                                    Pass pass) const {
-    Block<T> block(*this, active, first, n, block_index(tensors_[active.tensor], first));
+template <class T> void Walk::visit_as(const Scratch::Active& active, const Run& run, bool measured,
+                                       LaneSums& sums, GatherLanes& gathered, Pass pass) const {
+    Block<T> block(*this, active, run, block_index(tensors_[active.tensor], run.first));
     if (!active.kernel)
         block.average();
     else if (pass == Pass::gather)
         block.gather(measured, sums, gathered);
     else
         block.update(measured, sums);
+}
+
+void Walk::visit(const Scratch::Active& active, const Run& run, bool measured, LaneSums& sums,
+                 GatherLanes& gathered, Pass pass) const {
+    if (table_.storages[tensors_[active.tensor].storage].compute == double_precision)
+        visit_as<double>(active, run, measured, sums, gathered, pass);
+    else
+        visit_as<float>(active, run, measured, sums, gathered, pass);
 }
 
 // Keeps the sums of a segment that ends here, and begins new ones.
@@ -354,8 +362,8 @@ void Walk::keep(const Scratch::Active& active, int64_t end, bool is_end, LaneSum
 }
 
 void Walk::run(const Scratch::Active& active, int64_t first, int64_t end, Pass pass) const {
+    if (gradients_[active.tensor].rows && active.kernel) return run_rows(active, first, end);
     const Tensor& tensor = tensors_[active.tensor];
-    const bool is_double = table_.storages[tensor.storage].compute == double_precision;
     LaneSums sums = {};
     GatherLanes gathered;
     if (pass == Pass::gather) gathered = {};
@@ -374,13 +382,10 @@ void Walk::run(const Scratch::Active& active, int64_t first, int64_t end, Pass p
                 const int64_t at = (tensor.start + begin) % segment_elements;
                 n = std::min(n, segment_elements - at);
             }
-            whole(active, begin, n, gathered, pass);
+            whole(active, {begin, n, begin}, gathered, pass);
         } else {
             const bool measured = sampled || settings_.measure == Settings::everything;
-            if (is_double)
-                visit<double>(active, begin, n, measured, sums, gathered, pass);
-            else
-                visit<float>(active, begin, n, measured, sums, gathered, pass);
+            visit(active, {begin, n, begin}, measured, sums, gathered, pass);
         }
         begin += n;
         if (sampled && active.kernel) {
@@ -388,6 +393,36 @@ void Walk::run(const Scratch::Active& active, int64_t first, int64_t end, Pass p
             sums = {};
         }
         if (active.kernel) keep(active, begin, begin == end, sums, gathered, pass);
+    }
+}
+
+// Elements of a gradient that has only some rows: rows that follow each other in the tensor are one
+// run there, and each run goes block by block as it would in a step of all rows.
+void Walk::run_rows(const Scratch::Active& active, int64_t first, int64_t end) const {
+    const Tensor& tensor = tensors_[active.tensor];
+    const Rows& rows = *gradients_[active.tensor].rows;
+    const bool measured = settings_.measure == Settings::everything;
+    LaneSums sums = {};
+    GatherLanes unused;
+    for (int64_t at = first; at < end;) {
+        const int64_t segment_end = at - at % segment_elements + segment_elements;
+        const Rows::Run run = rows.run(at, std::min(end, segment_end));
+        if (active.whole) {
+            whole(active, {run.element, run.n, at}, unused, Pass::update);
+        } else {
+            for (int64_t begin = run.element, n; begin < run.element + run.n; begin += n) {
+                n = std::min(block_elements - (tensor.start + begin) % block_elements,
+                             run.element + run.n - begin);
+                visit(active, {begin, n, at + begin - run.element}, measured, sums, unused,
+                      Pass::update);
+            }
+        }
+        at += run.n;
+        if (measured && (at == segment_end || at == end)) {
+            add(table_.fold(sums),
+                scratch_.sums[active.first_segment + size_t((at - 1) / segment_elements)]);
+            sums = {};
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "flat.hpp"
+#include "rows.hpp"
 #include "table.hpp"
 
 namespace gradstep::pipeline {
@@ -40,6 +41,7 @@ struct Tensor {
 struct Gradient {
     void* data;    // null: none; written only to be zeroed
     int storage;
+    Rows* rows = nullptr;    // which rows these are of; null: it is of all elements
 };
 
 // What a group's parameters share in one step.
@@ -93,6 +95,7 @@ struct Scratch {
         size_t scalars;
         size_t first_segment;          // of its sums
         size_t relative;               // of its rows, where numbers for them are kept
+        size_t segments;               // how many those are
         uint64_t key[max_buffers];     // of its random bits, except for the block
         double factor;                 // of the gradient
         Publish publish;               // as in Choice
@@ -124,6 +127,11 @@ struct Scratch {
 // Chooses the kernel of a tensor with a gradient stored so; options: the optional states in use.
 Choice choose(const Table& table, const RuleInfo& rule, const Tensor& tensor, int gradient,
               unsigned options, bool clips);
+
+// How many elements a tensor's gradient has.
+inline int64_t elements_of(const Tensor& tensor, const Gradient& gradient) {
+    return gradient.rows ? gradient.rows->elements() : tensor.n;
+}
 
 // Which of a tensor's states a kernel with these options uses, a bit each.
 unsigned used_states(const RuleInfo& rule, const Tensor& tensor, unsigned options);
@@ -159,13 +167,20 @@ private:
     const RuleInfo& rule_of(const Tensor& tensor) const {
         return *groups_[size_t(tensor.group)].rule;
     }
+    // A run of elements of a tensor, and where its gradient begins among those that there are.
+    struct Run {
+        int64_t first, n, in_gradient;
+    };
+
+    void run_rows(const Scratch::Active& active, int64_t first, int64_t end) const;
     Piece piece_of(const Tensor& tensor, int64_t first, int64_t n) const;
     Published published(const Tensor& tensor, int64_t first) const;
-    void whole(const Scratch::Active& active, int64_t first, int64_t n, GatherLanes& gathered,
+    void whole(const Scratch::Active& active, const Run& run, GatherLanes& gathered,
                Pass pass) const;
-    template <class T> void visit(const Scratch::Active& active, int64_t first, int64_t n,
-                                  bool measured, LaneSums& sums, GatherLanes& gathered,
-                                  Pass pass) const;
+    void visit(const Scratch::Active& active, const Run& run, bool measured, LaneSums& sums,
+               GatherLanes& gathered, Pass pass) const;
+    template <class T> void visit_as(const Scratch::Active& active, const Run& run, bool measured,
+                                     LaneSums& sums, GatherLanes& gathered, Pass pass) const;
     void keep(const Scratch::Active& active, int64_t end, bool is_end, LaneSums& sums,
               GatherLanes& gathered, Pass pass) const;
 };

@@ -129,7 +129,6 @@ OPTIONS = {
         {},
         {"lr": 0.5, "betas": (0.5, 0.9), "eps": 1e-3, "estim_lr0": 1e-2, "weight_decay": 0.1},
     ],
-    "Lion": [{}, {"lr": 0.1, "betas": (0.5, 0.9), "weight_decay": 0.1}],
     "Muon": [
         {},
         {"lr": 0.1, "weight_decay": 0.2, "momentum": 0.5, "nesterov": False, "ns_steps": 3},
@@ -147,15 +146,12 @@ def given(rule):
 
 # The rules that have all their parts: what one lacks, tests/test_structure.py says, once.
 EVERY = [rule for rule in OPTIONS if rule in gs.rule.RULES and rule in reference.RULES]
-# Those whose step takes gradients alone; tests/test_ratefree.py has the life of the others.
-RULES = [rule for rule in EVERY if not given(rule)]
-CASES = [(rule, options) for rule in EVERY for options in OPTIONS[rule]]
-CASES += [(rule, {**OPTIONS[rule][-1], "maximize": True}) for rule in EVERY]
-EVERY_RULE = [rule for rule in OPTIONS if rule in gs.rule.RULES and rule in reference.RULES]
 # Those that step arrays of any shape; tests/test_muon.py has what wants matrices.
-RULES = [rule for rule in EVERY_RULE if not gs.rule.RULES[rule].has_direction]
-CASES = [(rule, options) for rule in RULES for options in OPTIONS[rule]]
-CASES += [(rule, {**OPTIONS[rule][-1], "maximize": True}) for rule in RULES]
+ANY_SHAPE = [rule for rule in EVERY if not gs.rule.RULES[rule].has_direction]
+# Those whose step takes gradients alone; tests/test_ratefree.py has the life of the others.
+RULES = [rule for rule in ANY_SHAPE if not given(rule)]
+CASES = [(rule, options) for rule in ANY_SHAPE for options in OPTIONS[rule]]
+CASES += [(rule, {**OPTIONS[rule][-1], "maximize": True}) for rule in ANY_SHAPE]
 
 DTYPES = [np.float32, np.float64]
 

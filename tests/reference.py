@@ -639,15 +639,9 @@ def passes(rule, p, g, state, t, hyper, epsilon=None):
     """Update t of parameter p, one pass at each ``next``, quietly: a NaN is a legal number here.
 
     Between the passes it gives up the tensor's sums, and takes those over all tensors where the
-    rule settles them together; sent none, it takes its own. ``epsilon``: what None is in ``eps``,
-    of the parameter's dtype.
-    """
-
-
-def passes(rule, p, g, state, t, hyper):
-    """Update t of parameter p, one pass at each ``next``, quietly: a NaN is a legal number here.
-
-    A rule's direction comes out between them; what replaces it is to be sent.
+    rule settles them together; sent none, it takes its own. Where a rule has a direction that comes
+    out, and what replaces it is to be sent. ``epsilon``: what None is in ``eps``, of the
+    parameter's dtype.
     """
     hyper = {key: value for key, value in hyper.items() if key != "frozen"}
     if isinstance(hyper.get("eps"), tuple):
@@ -666,13 +660,6 @@ def passes(rule, p, g, state, t, hyper):
     with np.errstate(all="ignore"), contextlib.suppress(StopIteration):
         if run is not None:
             run.send(sums if totals is None else totals)
-        g = g * p.dtype.type(-1 if hyper.pop("maximize") else 1)
-        run = RULES[rule](p, g, used, t, **hyper)
-        between = None if run is None else next(run)
-    given = yield between
-    if run is not None:
-        with np.errstate(all="ignore"), contextlib.suppress(StopIteration):
-            run.send(given)
 
 
 def step(rule, p, g, state, t, hyper):

@@ -16,6 +16,7 @@ import pytest
 
 import gradstep as gs
 from cases import OPTIONS
+from cases import EVERY as CATALOGUE
 from cases import RULES as EVERY
 
 torch = pytest.importorskip("torch")
@@ -159,7 +160,7 @@ def test_positional_arguments():
 
 def test_a_rule_of_the_catalogue_appears_by_itself():
     """Also one that torch has under another name or not at all."""
-    assert set(classes.CLASSES) == set(EVERY) <= set(gt.__all__)
+    assert set(classes.CLASSES) == set(CATALOGUE) <= set(gt.__all__)
 
     class Novel(optimizers.RMSprop):
         """A rule of tomorrow.
@@ -561,7 +562,7 @@ def test_gradients_that_are_refused_change_nothing(stages):
     params[1].grad = None
     embedding.sum().backward()
     assert params[1].grad.layout == torch.sparse_coo
-    wrong = [(params[1].grad, TypeError, "torch.sparse_coo")]
+    wrong = [(params[1].grad.to_dense().to_sparse(), ValueError, "2 sparse dimensions")]
     wrong.append((params[1].data, ValueError, "got memory that overlaps what the step writes"))
     wrong.append((opt.state[params[0]]["exp_avg"][:1], ValueError, "shape|overlaps"))
     for grad, error, message in wrong:

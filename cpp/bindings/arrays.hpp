@@ -61,6 +61,15 @@ public:
         return n;
     }
 
+    int64_t dimension(int i) const { return array_->dimensions[i]; }
+
+    // The bits of a signed integer; 0: of no such type.
+    int integer_bits() const {
+        return descr()->kind == 'i'
+                   ? 8 * int(py::reinterpret_borrow<py::dtype>(array_->descr).itemsize())
+                   : 0;
+    }
+
     bool same_shape(const ArrayView& other) const {
         return std::equal(array_->dimensions, array_->dimensions + array_->nd,
                           other.array_->dimensions, other.array_->dimensions + other.array_->nd);

@@ -115,6 +115,12 @@ public:
         return n;
     }
 
+    int ndim() const { return tensor_.ndim; }
+    int64_t dimension(int i) const { return tensor_.shape[i]; }
+
+    // The bits of a signed integer; 0: of no such type.
+    int integer_bits() const { return tensor_.code == 0 ? tensor_.bits : 0; }
+
     // Element for element at the same place. Where there is one element, strides say nothing.
     bool same_shape(const TensorView& other) const {
         if (tensor_.ndim != other.tensor_.ndim) return false;

@@ -3,21 +3,40 @@
 #include <pybind11/stl.h>
 
 #include <cstring>
+#include <deque>
 
 #include "bindings.hpp"
 #include "dlpack.hpp"
 #include "leaves.hpp"
 #include "plan.hpp"
+#include "row_gradient.hpp"
 
 namespace gradstep::bindings {
 namespace {
 
 ArrayView view(py::handle object) { return ArrayView::Source()(object); }
 
-template <class View> std::vector<pipeline::Span>
-spans_of(const Table& table, const py::list& arrays, const typename View::Source& view) {
+// Of a gradient of some rows, once they are coalesced into `rows`.
+template <class View> pipeline::Span span_of_rows(const Table& table, const RowGradient& given,
+                                                  const typename View::Source& view, Rows& rows) {
+    if (!read_rows(table, view(given.indices), view(given.values), rows))
+        throw py::value_error("sum_squares: no gradient of some rows");
+    const Rows::Values found = rows.coalesce(table, table.storages[rows.storage].compute);
+    return {found.data, rows.elements(), found.storage};
+}
+
+// rows: holds what the spans are of that were not given as they are.
+template <class View>
+std::vector<pipeline::Span> spans_of(const Table& table, const py::list& arrays,
+                                     const typename View::Source& view, std::deque<Rows>& rows) {
     std::vector<pipeline::Span> spans;
     for (py::handle object : arrays) {
+        if (py::isinstance<RowGradient>(object)) {
+            rows.emplace_back();
+            spans.push_back(
+                span_of_rows<View>(table, py::cast<const RowGradient&>(object), view, rows.back()));
+            continue;
+        }
         const View array = view(object);
         const int storage = array.storage(table);
         if (storage < 0 || !array.readable()) throw py::value_error("sum_squares: not readable");
@@ -30,14 +49,16 @@ spans_of(const Table& table, const py::list& arrays, const typename View::Source
 template <class View>
 double sum_squares(const py::list& arrays, double scale, const typename View::Source& view) {
     const Table& table = dispatch::current();
-    const std::vector<pipeline::Span> spans = spans_of<View>(table, arrays, view);
+    std::deque<Rows> rows;
+    const std::vector<pipeline::Span> spans = spans_of<View>(table, arrays, view, rows);
     const Unlocked unlocked;
     return pipeline::sum_squares(table, spans, scale);
 }
 
 double norm(const py::list& arrays) {
     const Table& table = dispatch::current();
-    const std::vector<pipeline::Span> spans = spans_of<ArrayView>(table, arrays, {});
+    std::deque<Rows> rows;
+    const std::vector<pipeline::Span> spans = spans_of<ArrayView>(table, arrays, {}, rows);
     const Unlocked unlocked;
     return pipeline::norm(table, spans);
 }
@@ -109,6 +130,7 @@ template <class View> auto bind_plan(py::module_& m, const char* name) {
         .def_readwrite("add_up", &P::add_up)
         .def_readwrite("loss", &P::loss)
         .def_readwrite("redirect", &P::redirect)
+        .def_readonly("refusal", &P::refusal)
         .def_readonly("without_gradient", &P::without_gradient)
         .def_readonly("gradient_norm", &P::gradient_norm)
         .def_readonly("not_finite", &P::not_finite)
@@ -233,6 +255,12 @@ void bind_sources(py::module_& m) {
                 return source.has_memory(tensor.ptr(), source(tensor));
             },
             py::arg("tensor"));
+    py::class_<RowGradient>(m, "RowGradient")
+        .def(py::init<py::object, py::object, bool>(), py::arg("indices"), py::arg("values"),
+             py::arg("coalesced"))
+        .def_readonly("indices", &RowGradient::indices)
+        .def_readonly("values", &RowGradient::values)
+        .def_readonly("coalesced", &RowGradient::coalesced);
     py::class_<KeptTensor>(m, "KeptTensor")
         .def(py::init([](const Source& source, const py::object& tensor) {
                  KeptTensor kept{source, {}};

@@ -15,6 +15,7 @@
 #include "../pipeline.hpp"
 #include "arrays.hpp"
 #include "own_states.hpp"
+#include "row_gradient.hpp"
 #include "unlocked.hpp"
 #include "written.hpp"
 
@@ -63,6 +64,7 @@ public:
     // Between the passes, after that: gets the list of tensors in this step whose rule has a
     // direction, replaces those, and puts into `gathered` what settle is to get for them.
     py::object redirect = py::none();
+    std::string refusal;    // in words: of a gradient of some rows that has the form of one
 
     // rules: of each group. counts: int64, the updates of each parameter; clock: of the optimizer.
     // settings: float64, a row for each group: see Column. sums: a row for each group. gathered: a
@@ -88,6 +90,7 @@ public:
         written_.prepare(tensors_.size());
         gradients_.resize(tensors_.size());
         seen_.resize(tensors_.size());
+        rows_.resize(tensors_.size());
     }
 
     // One update. Refuses, with nothing changed, what it cannot take as it is: returns i for
@@ -95,7 +98,7 @@ public:
     // the lock that keeps a second step of this plan out. skipped: a gradient is not finite.
     int64_t step(const py::list& gradients, double loss_scale, bool zero_gradients, int measure) {
         const Table& table = dispatch::current();
-        const int64_t refused = look(table, gradients, zero_gradients);
+        const int64_t refused = look(table, gradients, zero_gradients, measure);
         if (refused != done) return refused;
         collect_groups(table);
         if (has_directions_) note_directed();
@@ -168,6 +171,7 @@ private:
     std::vector<int> types_, copy_types_;    // of parameters and copies, as NumPy numbers them
     Written written_;
     std::vector<pipeline::Gradient> gradients_;
+    std::vector<std::unique_ptr<Rows>> rows_;    // of each that has had some
     // What was last looked at closely and taken. The gradient's stands beside the parameter's.
     struct Seen {
         typename View::Source::Image param, copy, gradient;
@@ -331,17 +335,19 @@ private:
     // ---- a step ----
 
     // Whether every array is where it was; takes the gradients. What is refused, or done.
-    int64_t look(const Table& table, const py::list& gradients, bool zero_gradients) {
+    int64_t look(const Table& table, const py::list& gradients, bool zero_gradients, int measure) {
         if (gradients.size() != tensors_.size())
             throw py::value_error("step: as many gradients as parameters are wanted");
         without_gradient = 0;
+        refusal.clear();
         for (size_t i = 0; i < tensors_.size(); ++i) {
             if (!param_is_still(i)) return first_refused_param - int64_t(i);
             PyObject* const gradient = PyList_GET_ITEM(gradients.ptr(), py::ssize_t(i));
             if (gradient == Py_None) {
                 gradients_[i].data = nullptr;
                 ++without_gradient;
-            } else if (!take_gradient(table, i, gradient, zero_gradients)) {
+            } else if (!take_gradient(table, i, gradient, zero_gradients) &&
+                       !take_rows(table, i, gradient, zero_gradients, measure)) {
                 return int64_t(i);
             }
         }
@@ -398,6 +404,62 @@ private:
         seen.alignment =
             uintptr_t(std::max<int64_t>(1, bytes / std::max<int64_t>(1, tensors_[i].n)));
         return true;
+    }
+
+    // A gradient of some rows.
+    bool take_rows(const Table& table, size_t i, PyObject* gradient, bool zero_gradients,
+                   int measure) {
+        if (!py::isinstance<RowGradient>(gradient)) return false;
+        const RowGradient& given = py::cast<const RowGradient&>(py::handle(gradient));
+        View p, indices, values;
+        if (!view_.is_plain(given.indices.ptr()) || !view_.is_plain(given.values.ptr()) ||
+            !view_.look(params_[i].ptr(), p) || !view_.look(given.indices.ptr(), indices) ||
+            !view_.look(given.values.ptr(), values) ||
+            !view_.is_exact(given.values.ptr(), values) ||
+            !view_.has_memory(given.values.ptr(), values) ||
+            !view_.has_memory(given.indices.ptr(), indices))
+            return false;
+        if (!rows_[i]) rows_[i] = std::make_unique<Rows>();
+        Rows& rows = *rows_[i];
+        if (!read_rows(table, indices, values, rows) || (zero_gradients && !values.writable()) ||
+            !are_rows_of(p, values))
+            return false;
+        refusal = refusal_of_tensor(table, i, p, measure);
+        if (refusal.empty()) refusal = refusal_of_indices(rows, p.dimension(0), given.coalesced);
+        if (!refusal.empty() || written_.overlaps(i, values.data(), values.bytes()) ||
+            written_.overlaps(i, indices.data(), indices.bytes()))
+            return false;
+        gradients_[i] = {rows.values, rows.storage, &rows};
+        return true;
+    }
+
+    static bool are_rows_of(const View& param, const View& values) {
+        if (param.ndim() != values.ndim()) return false;
+        for (int d = 1; d < param.ndim(); ++d)
+            if (param.dimension(d) != values.dimension(d)) return false;
+        return true;
+    }
+
+    // Why a tensor cannot take a gradient of some rows in this step; empty: it can.
+    std::string refusal_of_tensor(const Table& table, size_t i, const View& param,
+                                  int measure) const {
+        const pipeline::Tensor& tensor = tensors_[i];
+        const RuleInfo& rule = table.rules[rules_[size_t(tensor.group)]];
+        const double* const row = settings_.data(tensor.group, 0);
+        if (row[frozen_column] != 0) return {};
+        for (int s = 0; s < rule.state_count; ++s) {
+            const StorageInfo& storage = table.storages[tensor.state_storage[s]];
+            if (tensor.state[s] && storage.block > 1)
+                return "got some rows for " + std::string(rule.states[s].name) + " in " +
+                       storage.name + ", whose blocks are no rows, wanted another storage for it";
+        }
+        if (!param.in_c_order())
+            return "got some rows of a parameter whose rows are no runs of memory, wanted a "
+                   "contiguous one";
+        if (measure == pipeline::Settings::sample)
+            return "got some rows with stats='sample', whose blocks may be in others, wanted "
+                   "stats=True or False";
+        return refusal_of_rows(rule, row + first_hyper);
     }
 
     void collect_groups(const Table& table) {
@@ -481,9 +543,10 @@ private:
         for (size_t i = 0; i < gradients_.size(); ++i) {
             if (!gradients_[i].data || tensors_[i].n == 0) continue;
             const char* begin = static_cast<const char*>(gradients_[i].data);
+            const Rows* const rows = gradients_[i].rows;
+            const int64_t n = rows ? int64_t(rows->given.size()) * rows->width : tensors_[i].n;
             ranges.push_back(
-                {{begin, begin + table.storages[gradients_[i].storage].bytes(tensors_[i].n)},
-                 int64_t(i)});
+                {{begin, begin + table.storages[gradients_[i].storage].bytes(n)}, int64_t(i)});
         }
         std::sort(ranges.begin(), ranges.end(),
                   [](const auto& a, const auto& b) { return a.first.begin < b.first.begin; });

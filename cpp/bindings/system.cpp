@@ -43,6 +43,7 @@ py::dict describe(const RuleInfo& rule) {
     described["takes_loss"] = rule.takes_loss;
     described["takes_sign"] = rule.takes_sign;
     described["scales_moment"] = rule.scales_moment;
+    described["takes_rows"] = rule.takes_rows;
     described["gathers"] = rule.gathered > 0;
     described["variants"] = py::dict();
     described["shows"] = rule.shown[single_precision] != nullptr;

@@ -48,6 +48,9 @@ template <class Rule> constexpr bool has_shown<Rule, std::void_t<typename Rule::
 template <class Rule, class = void> constexpr bool takes_sign = false;
 template <class Rule> constexpr bool takes_sign<Rule, std::void_t<decltype(Rule::takes_sign)>> =
     Rule::takes_sign;
+template <class Rule, class = void> constexpr bool takes_rows = false;
+template <class Rule>
+constexpr bool takes_rows<Rule, std::void_t<decltype(Rule::moves_every_row)>> = true;
 template <class Rule, class = void> constexpr Loops loops_of = Loops::few;
 template <class Rule> constexpr Loops loops_of<Rule, std::void_t<decltype(Rule::loops)>> =
     Rule::loops;
@@ -461,10 +464,10 @@ constexpr bool same_text(const char* a, const char* b) {
     return *a == *b;
 }
 
-// The hyperparameter that a state is used with.
-template <class R> constexpr int option_column(const State& state) {
+// Which of a rule's hyperparameters has this name.
+template <class R> constexpr int column_of(const char* name) {
     for (int h = 0; h < hyper_count<R>; ++h)
-        if (same_text(state.option, R::hyper_names[h])) return h;
+        if (same_text(name, R::hyper_names[h])) return h;
     return -1;
 }
 
@@ -497,7 +500,13 @@ template <template <class, unsigned> class Rule> constexpr RuleInfo rule_info() 
     int bit = 0;
     for (int& column : info.option_columns) column = -1;
     for (const State& state : R::states)
-        if (state.option) info.option_columns[bit++] = option_column<R>(state);
+        if (state.option) info.option_columns[bit++] = column_of<R>(state.option);
+    info.takes_rows = takes_rows<R>;
+    if constexpr (takes_rows<R>) {
+        static_assert(gathered<R> == 0 && memory_count<R> == 0, "such a rule wants every row");
+        for (const char* name : R::moves_every_row)
+            info.moves_every_row |= 1u << column_of<R>(name);
+    }
     info.moment_correction = moment_correction<R>;
     if constexpr (has_shown<R>) {
         info.shown[gradstep::single_precision] = shown<Rule<float, 0>, float>;

@@ -11,6 +11,7 @@ template <class T, unsigned Options> struct Adagrad {
                                                   "initial_accumulator_value", "eps"};
     static constexpr State states[] = {
         {"sum", Role::second_moment, nullptr, "initial_accumulator_value"}};
+    static constexpr const char* moves_every_row[] = {"weight_decay"};
 
     T clr, weight_decay, eps;
 

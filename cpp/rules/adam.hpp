@@ -33,6 +33,7 @@ template <class T, unsigned Options> struct Adam {
     static constexpr State states[] = {{"exp_avg", Role::momentum},
                                        {"exp_avg_sq", Role::second_moment},
                                        {"max_exp_avg_sq", Role::maximum, "amsgrad"}};
+    static constexpr const char* moves_every_row[] = {"weight_decay"};
     static constexpr bool amsgrad = Options & 1;
 
     T weight_decay;

@@ -33,8 +33,10 @@
 //   Shown: built from Hyper, gives by operator()(p, states...) the point to evaluate, where that is
 //   not p; takes_sign: true if a step's size does not depend on the gradient's; scales_moment: true
 //   if its second moment is not that of the gradients themselves, so that no ratio to it means
-//   anything; loops: Loops::all if every common combination of storages is worth a loop of its own;
-//   rare: the options (bits) under which they are not.
+//   anything; moves_every_row: if a gradient of some rows leaves the others, their states included,
+//   as they are unless one of these hyperparameters is not 0; loops: Loops::all if every common
+//   combination of storages is worth a loop of its own; rare: the options (bits) under which they
+//   are not.
 // Only + - * / sqrt max, |x| and comparisons: then every instruction set and compiler gives the
 // same bits.
 #pragma once

@@ -13,6 +13,7 @@ template <class T, unsigned Options> struct SGD {
     static constexpr const char* hyper_names[] = {"lr", "momentum", "dampening", "weight_decay",
                                                   "nesterov"};
     static constexpr State states[] = {{"momentum_buffer", Role::momentum, "momentum"}};
+    static constexpr const char* moves_every_row[] = {"momentum", "weight_decay"};
     static constexpr bool has_momentum = Options & 1;
 
     T lr, momentum, one_minus_dampening, weight_decay;

@@ -14,6 +14,7 @@ from .optimizer import Optimizer
 from .optimizers import *  # noqa: F403 - the rules of the catalogue
 from .placing import muon_groups
 from .report import Report, Statistics
+from .rows import Rows
 from .rule import RULES
 from .runtime import (
     apply_environment,
@@ -34,6 +35,7 @@ __all__ = [  # noqa: PLE0604 - and the rules' names
     "Group",
     "Optimizer",
     "Report",
+    "Rows",
     "Schedule",
     "Shard",
     "Stages",

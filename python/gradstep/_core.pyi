@@ -26,9 +26,10 @@ def zero_new(address: int, bytes: int, threads: int) -> None: ...
 def set_eager(eager: bool) -> None: ...
 def build() -> dict[str, str]: ...
 
-# Of each rule: hyper_names, states (name, role, option, initial), memory_names, takes_sign, gathers
-# (it has two passes), shows (the point to evaluate is not the parameter), variants (whether each
-# has two passes, by its name: the rule's, then the switches that it is for).
+# Of each rule: hyper_names, states (name, role, option, initial), memory_names, takes_sign,
+# takes_rows (of gradients that have only some), gathers (it has two passes), shows (the point to
+# evaluate is not the parameter), variants (whether each has two passes, by its name: the rule's,
+# then the switches that it is for).
 def rules() -> dict[str, dict[str, Any]]: ...
 def storages() -> dict[str, tuple[str, ...]]: ...
 def storage_block(name: str) -> int: ...
@@ -114,6 +115,8 @@ class Plan:
     @property
     def gradient_norm(self) -> float: ...  # of the last step; NaN: nothing wanted it
     @property
+    def refusal(self) -> str: ...  # in words, of what has the form of a gradient; or empty
+    @property
     def not_finite(self) -> int: ...  # the first such gradient of the last step; -1: none
     def __init__(
         self,
@@ -134,6 +137,16 @@ class Plan:
     ) -> int: ...
     def show(self, index: int, out: Any) -> None: ...  # the point to evaluate, into `out`
     def direct(self) -> list[bool]: ...  # whether each parameter has a loop of its own
+
+# A gradient of some rows: arrays or tensors. coalesced: the indices are said to ascend.
+class RowGradient:
+    def __init__(self, indices: Any, values: Any, coalesced: bool) -> None: ...
+    @property
+    def indices(self) -> Any: ...
+    @property
+    def values(self) -> Any: ...
+    @property
+    def coalesced(self) -> bool: ...
 
 # How the core looks into tensors, whose type offers DLPack's exchange functions. handle: where the
 # framework's own tensor lies in a tensor's object, in bytes, for its two C functions that tell how
@@ -218,6 +231,8 @@ class TensorPlan:
     def without_gradient(self) -> int: ...
     @property
     def gradient_norm(self) -> float: ...
+    @property
+    def refusal(self) -> str: ...  # in words, of what has the form of a gradient; or empty
     @property
     def not_finite(self) -> int: ...
     def __init__(

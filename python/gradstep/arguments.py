@@ -8,11 +8,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from .arrays import Array
+    from .rows import Rows
     from .storages import Allocate, Shard
 
 Param: TypeAlias = "Array | Shard"
 Params: TypeAlias = "Param | Sequence[Param] | Mapping[str, Param] | Sequence[Mapping[str, Any]]"
-Grads: TypeAlias = "Array | Sequence[Any] | Mapping[str, Any] | None"
+Grads: TypeAlias = "Array | Rows | Sequence[Any] | Mapping[str, Any] | None"
 Value: TypeAlias = "float | Callable[[int], float]"
 
 

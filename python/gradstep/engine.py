@@ -441,7 +441,7 @@ class Compiled:
         """
         if self._plain and loss_scale is ONE and zero_grads is False and loss is None:
             while (refused := self.plan.step(grads)) != DONE:
-                grads = self.held.explain(refused, grads, writable=False)
+                grads = self._explain(refused, grads, writable=False)
             # A call less: it would take 2% of a small step's time.
             return Report(k + 1, self.rates() if self._lr is None else self._lr)
         loss = self._checked_loss(loss)
@@ -525,8 +525,14 @@ class Compiled:
     def _staged_step(self, grads: list[Any], scale: float, zero: bool) -> int:
         stats = self.engine.stats
         while (done := self.plan.staged_step(grads, scale, zero, stats)) not in (DONE, SKIPPED):
-            grads = self.held.explain(done, grads, writable=zero)
+            grads = self._explain(done, grads, writable=zero)
         return done
+
+    def _explain(self, refused: int, grads: list[Any], *, writable: bool) -> list[Any]:
+        """Gradients that the core takes; raise for what it refused, in its words or ours."""
+        if self.plan.refusal:
+            raise ValueError(f"{self.held.arguments('grads')[refused]}: {self.plan.refusal}")
+        return self.held.explain(refused, grads, writable=writable)
 
     def _step_with_norm(self, grads: list[Any], scale: float, zero: bool, norm: float) -> int:
         """A step that takes the norm as given: what it clips is in the scale."""

@@ -12,6 +12,7 @@ from . import _core, arrays
 from .engine import Row
 from .groups import Group, read_group, some
 from .orthogonal import Redirection
+from .rows import Rows, check_rows, parts
 from .rule import Rule, named
 from .storages import Shard, StorageOptions, Use, compute_type, new_state, zeros
 from .tensors import Tensor, byte_count
@@ -405,27 +406,21 @@ class Parameters:
                 "optimizer was built on, wanted an array that was not resized or reinterpreted"
             )
         arguments = self.arguments("grads")
-        if type(grads[refused]) is np.ndarray:
-            argument, array = arguments[refused], grads[refused]
-            shape = self.tensors[refused].param.shape
-            arrays.check(argument, array, writable=writable, shape=shape)
-            arrays.check_apart(argument, array, self.written())
-            if writable:
-                given = [(a, g) for a, g in zip(arguments, grads, strict=True) if g is not None]
-                arrays.check_disjoint(*zip(*given, strict=True))
-            raise RuntimeError(f"{argument}: refused by the core, not by the checks: a defect")
-        return [
-            g
-            if g is None or type(g) is np.ndarray
-            # arithmetic on a 0-d array gives a NumPy scalar, which no one can set to 0
-            else arrays.check(
-                argument,
-                np.asarray(g) if isinstance(g, np.generic) and not writable else g,
-                writable=writable,
-                shape=tensor.param.shape,
-            )
+        fitting = [
+            None if g is None else _plain_gradient(argument, g, tensor.param.shape, writable)
             for argument, g, tensor in zip(arguments, grads, self.tensors, strict=True)
         ]
+        if fitting[refused] is grads[refused]:
+            for part in parts(arguments[refused], grads[refused]):
+                arrays.check_apart(*part, self.written())
+            if writable:
+                given = zip(arguments, grads, strict=True)
+                every = [part for a, g in given if g is not None for part in parts(a, g)]
+                arrays.check_disjoint(*zip(*every, strict=True))
+            raise RuntimeError(
+                f"{arguments[refused]}: refused by the core, not by the checks: a defect"
+            )
+        return fitting
 
     def plan(
         self,
@@ -553,6 +548,16 @@ def by_group(argument: str, values: Any, count: int, what: str) -> None:
         )
     if len(values) != count:
         raise ValueError(f"{argument}: got {len(values)} values, wanted {count}, as many as groups")
+
+
+def _plain_gradient(argument: str, gradient: Any, shape: tuple[int, ...], writable: bool) -> Any:
+    """A gradient that the core takes, itself where it is one; raise for what is none."""
+    if isinstance(gradient, Rows):
+        return check_rows(argument, gradient, writable=writable, shape=shape)
+    # Arithmetic on a 0-d array gives a NumPy scalar, which no one can set to 0.
+    array = np.asarray(gradient) if isinstance(gradient, np.generic) and not writable else gradient
+    checked = arrays.check(argument, array, writable=writable, shape=shape)
+    return gradient if type(gradient) is np.ndarray else checked
 
 
 def _count(n: int, noun: str) -> str:

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 LOGGER = logging.getLogger("gradstep")
 
 # What a layer is called, the last word of its name except for the weight's own.
-EMBEDDINGS = ("embed", "embedding", "embeddings", "embed_*", "*_embed", "*_embedding")
-EMBEDDINGS += ("*_embeddings", "wte", "wpe")
+EMBEDDINGS = (
+    "embed", "embedding", "embeddings", "embed_*", "*_embed", "*_embedding", "*_embeddings", "wte",
+    "wpe",
+)  # fmt: skip
 HEADS = ("head", "*_head", "classifier", "output", "score", "logits")
 WEIGHTS = ("weight", "kernel", "w")
 

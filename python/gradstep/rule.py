@@ -82,6 +82,7 @@ class Rule:
         lengths: of each hyperparameter, how many numbers it has.
         states: what the rule keeps for each parameter, arrays.
         memory_names: the numbers that it keeps for each parameter besides.
+        takes_rows: whether a gradient of some rows leaves the others as they are.
         gathers: whether it looks at a whole tensor before the parameter moves.
         switches: the hyperparameters, True or False, that choose other kernels for a group when it
             is built, see :meth:`kernels`.
@@ -108,6 +109,7 @@ class Rule:
         self.states = tuple(state for state in states if state.role != "direction")
         self.has_direction = self.states != states
         self.memory_names: tuple[str, ...] = known["memory_names"]
+        self.takes_rows: bool = known["takes_rows"]
         self.gathers: bool = known["gathers"]
         self._gathers: dict[str, bool] = {name: self.gathers, **known["variants"]}
         words = [word for variant in known["variants"] for word in variant.split()[1:]]

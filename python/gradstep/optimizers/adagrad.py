@@ -34,6 +34,8 @@ class Adagrad(Optimizer):
 
     State: ``sum``.
 
+    Takes :class:`Rows` where λ is 0.
+
     Where frameworks differ: optax starts s at 0.1 and puts ε inside the root.
 
     Source: Duchi, Hazan & Singer, JMLR 2011.

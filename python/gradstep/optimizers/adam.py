@@ -35,8 +35,11 @@ class Adam(Optimizer):
 
     States: ``exp_avg``, ``exp_avg_sq``; ``max_exp_avg_sq``, with amsgrad.
 
+    Takes :class:`Rows` where λ is 0: "lazy" Adam, whose states wait for a row's next gradient.
+
     Where frameworks differ: TensorFlow and Keras scale ε by √(1 − β₂ᵗ) and take 1e-7; optax's
-    amsgrad takes the maximum after the correction.
+    amsgrad takes the maximum after the correction. PyTorch's SparseAdam adds ε to √v before that
+    is corrected, with :class:`Rows` ours still comes after it.
 
     Source: Kingma & Ba, ICLR 2015, algorithm 1; Reddi, Kale & Kumar, ICLR 2018.
 

@@ -282,7 +282,8 @@ class Held:
             self._overlapping(refused, grads[refused])
         return fitting
 
-    def _overlapping(self, refused: int, grad: torch.Tensor) -> None:
+    def _overlapping(self, refused: int, grad: Any) -> None:
+        grad = grad.values if isinstance(grad, _core.RowGradient) else grad
         raise Overlap(
             f"{self.arguments('grads')[refused]}: got memory that overlaps what the step writes, "
             f"at {grad.data_ptr():#x}, wanted memory of its own"

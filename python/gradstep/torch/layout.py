@@ -233,7 +233,7 @@ def whole(param: torch.Tensor, low: torch.Tensor | None) -> torch.Tensor:
     return (high + low.to(torch.int32)).view(torch.float32)
 
 
-def realigned(argument: str, grad: torch.Tensor, param: torch.Tensor) -> torch.Tensor:
+def realigned(argument: str, grad: Any, param: torch.Tensor) -> Any:
     """A gradient that the core takes for ``param``: itself where it is one, else a copy.
 
     Raises:
@@ -241,6 +241,10 @@ def realigned(argument: str, grad: torch.Tensor, param: torch.Tensor) -> torch.T
     """
     if is_sharded(grad):
         raise TypeError(f"{argument}: got a DTensor for a plain tensor, wanted a plain one")
+    if isinstance(grad, _core.RowGradient):
+        return grad
+    if grad.layout == torch.sparse_coo:
+        return _rows(argument, grad, param)
     check(argument, grad)
     if grad.shape != param.shape:
         raise ValueError(f"{argument}: got shape {tuple(grad.shape)}, wanted {tuple(param.shape)}")
@@ -256,6 +260,26 @@ def realigned(argument: str, grad: torch.Tensor, param: torch.Tensor) -> torch.T
     copy = torch.empty_strided(param.shape, param.stride(), dtype=grad.dtype, device="cpu")
     with torch.no_grad():
         return copy.copy_(plain)
+
+
+def _rows(argument: str, grad: torch.Tensor, param: torch.Tensor) -> _core.RowGradient:
+    """A sparse gradient as the core takes it.
+
+    Raises:
+        TypeError, ValueError: it is no gradient of some of the parameter's rows.
+    """
+    if grad.shape != param.shape:
+        raise ValueError(f"{argument}: got shape {tuple(grad.shape)}, wanted {tuple(param.shape)}")
+    if grad.sparse_dim() != 1:
+        raise ValueError(
+            f"{argument}: got a sparse gradient of {grad.sparse_dim()} sparse dimensions, wanted "
+            "1: of whole rows"
+        )
+    with torch.no_grad():
+        indices, values = grad._indices()[0], grad._values()
+        check(argument, values)
+        values = values.resolve_neg().contiguous()
+    return _core.RowGradient(indices.contiguous(), values, grad.is_coalesced())
 
 
 def local_grad(argument: str, grad: torch.Tensor, param: torch.Tensor) -> torch.Tensor:
