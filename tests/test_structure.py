@@ -17,7 +17,7 @@ import pytest
 import gradstep as gs
 import reference
 import reference_schedules
-from cases import EVERY_RULE, OPTIONS
+from cases import EVERY, OPTIONS
 from gradstep.schedules.base import MAKERS
 
 ROOT = Path(__file__).parent.parent
@@ -404,7 +404,7 @@ def test_rules_have_all_their_parts():
     assert not list(missing_of_rules())
 
 
-@pytest.mark.parametrize("rule", EVERY_RULE)
+@pytest.mark.parametrize("rule", EVERY)
 def test_rule_can_be_read_of(rule):
     """Its docstring has each part; README and the page on PyTorch name it."""
     made = getattr(gs, rule)
@@ -420,7 +420,7 @@ def test_rule_can_be_read_of(rule):
 DOCSTRING = ["When:", "Args:", "State", "Source:", "Example:", "Where frameworks differ:"]
 
 
-@pytest.mark.parametrize("rule", EVERY_RULE)
+@pytest.mark.parametrize("rule", EVERY)
 def test_rule_has_the_same_hyperparameters_everywhere(rule):
     """The class's, in the order of the kernels', and the reference's."""
     value = gs.rule.RULES[rule]
@@ -443,7 +443,7 @@ def test_rule_has_the_same_hyperparameters_everywhere(rule):
         assert {state.option, state.initial} - {None} <= set(group)
 
 
-@pytest.mark.parametrize("rule", EVERY_RULE)
+@pytest.mark.parametrize("rule", EVERY)
 def test_every_hyperparameter_is_tested(rule):
     """Some row of OPTIONS has it at neither its default nor 0, or a wrong formula would pass."""
     defaults = gs.rule.RULES[rule].defaults

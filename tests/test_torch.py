@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import gradstep as gs
-from cases import OPTIONS
 from cases import EVERY as CATALOGUE
+from cases import OPTIONS
 from cases import RULES as EVERY
 
 torch = pytest.importorskip("torch")

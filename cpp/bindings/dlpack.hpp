@@ -115,9 +115,6 @@ public:
         return n;
     }
 
-    int ndim() const { return tensor_.ndim; }
-    int64_t dimension(int i) const { return tensor_.shape[i]; }
-
     // The bits of a signed integer; 0: of no such type.
     int integer_bits() const { return tensor_.code == 0 ? tensor_.bits : 0; }
 

@@ -425,7 +425,7 @@ private:
             !are_rows_of(p, values))
             return false;
         refusal = refusal_of_tensor(table, i, p, measure);
-        if (refusal.empty()) refusal = refusal_of_indices(rows, p.dimension(0), given.coalesced);
+        if (refusal.empty()) refusal = refusal_of_indices(rows, p.length(0), given.coalesced);
         if (!refusal.empty() || written_.overlaps(i, values.data(), values.bytes()) ||
             written_.overlaps(i, indices.data(), indices.bytes()))
             return false;
@@ -436,7 +436,7 @@ private:
     static bool are_rows_of(const View& param, const View& values) {
         if (param.ndim() != values.ndim()) return false;
         for (int d = 1; d < param.ndim(); ++d)
-            if (param.dimension(d) != values.dimension(d)) return false;
+            if (param.length(d) != values.length(d)) return false;
         return true;
     }
 

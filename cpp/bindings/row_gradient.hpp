@@ -47,13 +47,13 @@ bool read_rows(const Table& table, const View& indices, const View& values, Rows
     static char nothing;    // arrays without elements may have no address
     const int bits = indices.integer_bits();
     if (indices.ndim() != 1 || (bits != 64 && bits != 32) || !indices.readable() ||
-        values.ndim() < 1 || values.dimension(0) != indices.size() || !values.readable() ||
+        values.ndim() < 1 || values.length(0) != indices.size() || !values.readable() ||
         !values.in_c_order())
         return false;
     rows.storage = values.storage(table);
     if (rows.storage < 0) return false;
     rows.width = 1;
-    for (int i = 1; i < values.ndim(); ++i) rows.width *= values.dimension(i);
+    for (int i = 1; i < values.ndim(); ++i) rows.width *= values.length(i);
     rows.values = values.size() ? values.data() : &nothing;
     copy_indices(indices, rows.given);
     return true;
