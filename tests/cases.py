@@ -67,6 +67,8 @@ OPTIONS = {
 }
 # The rules that have all their parts: what one lacks, tests/test_structure.py says, once.
 RULES = [rule for rule in OPTIONS if rule in gs.rule.RULES and rule in reference.RULES]
+# Those whose rate may change from step to step: Rprop's is only what its steps start from.
+DRIVEN = [rule for rule in RULES if "lr" not in gs.rule.RULES[rule].constant]
 CASES = [(rule, options) for rule in RULES for options in OPTIONS[rule]]
 CASES += [(rule, {**OPTIONS[rule][-1], "maximize": True}) for rule in RULES]
 
