@@ -69,6 +69,12 @@ OPTIONS = {
 RULES = [rule for rule in OPTIONS if rule in gs.rule.RULES and rule in reference.RULES]
 # Those whose rate may change from step to step: Rprop's is only what its steps start from.
 DRIVEN = [rule for rule in RULES if "lr" not in gs.rule.RULES[rule].constant]
+# Those that keep nothing but what is as exact as the parameter, and so refuse q8 and q4.
+EXACT = [
+    rule
+    for rule in RULES
+    if {state.role for state in gs.rule.RULES[rule].states} <= {"parameter", "rate"}
+]
 CASES = [(rule, options) for rule in RULES for options in OPTIONS[rule]]
 CASES += [(rule, {**OPTIONS[rule][-1], "maximize": True}) for rule in RULES]
 
