@@ -60,6 +60,16 @@ def threads(request):
 
 
 @pytest.fixture
+def float64_by_default():
+    """PyTorch keeps NAdam's and ASGD's numbers of a tensor in its default dtype."""
+    torch = pytest.importorskip("torch", reason="torch is in the oracles extra")
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.fixture
 def interrupted():
     """A function of a delay in seconds and a callable: calls it, with Ctrl-C after the delay.
 

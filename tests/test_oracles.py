@@ -12,18 +12,9 @@ from cases import CASES, case_id
 STEPS = 30
 
 
-@pytest.fixture
-def float64_by_default():
-    """PyTorch keeps NAdam's and ASGD's numbers of a tensor in its default dtype."""
-    torch = pytest.importorskip("torch", reason="torch is in the oracles extra")
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
-
-
+@pytest.mark.usefixtures("float64_by_default")
 @pytest.mark.parametrize("case", CASES, ids=case_id)
-def test_equals_torch_in_float64(case, float64_by_default):
+def test_equals_torch_in_float64(case):
     torch = pytest.importorskip("torch", reason="torch is in the oracles extra")
     rule, options = case
     if not hasattr(torch.optim, rule) or set(options) & {*gs.rule.RULES[rule].switches}:

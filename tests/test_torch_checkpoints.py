@@ -1,12 +1,14 @@
 """gradstep.torch's checkpoints: swapped with torch.optim's both ways, saved, loaded, refused."""
 
 import copy
+import inspect
 import io
 import pickle
 
 import pytest
 
 import gradstep as gs
+from cases import DRIVEN
 
 torch = pytest.importorskip("torch")
 import gradstep.torch as gt  # noqa: E402
@@ -23,6 +25,12 @@ OPTIONS = [
     ("Adam", {"lr": 0.1, "amsgrad": True}),
     ("AdamW", {"lr": 0.1}),
     ("AdamW", {"lr": 0.1, "amsgrad": True, "maximize": True}),
+    ("Adadelta", {"lr": 0.5, "weight_decay": 0.1}),
+    ("Adamax", {"lr": 0.1}),
+    ("NAdam", {"lr": 0.1, "weight_decay": 0.1, "decoupled_weight_decay": True}),
+    ("RAdam", {"lr": 0.1, "betas": (0.5, 0.9)}),
+    ("Rprop", {"lr": 0.1, "step_sizes": (0.02, 0.3)}),
+    ("ASGD", {"lr": 0.1, "lambd": 0.1, "t0": 2.0}),
 ]
 SHAPES = ((7, 5), (), (0, 3), (65, 3))
 
@@ -33,6 +41,8 @@ def name(case):
 
 
 cases = pytest.mark.parametrize("case", OPTIONS, ids=name)
+# The numbers that a rule keeps of a tensor, in double: torch's are of its default dtype.
+MEMORY = {name for rule in gs.rule.RULES.values() for name in rule.memory_names}
 
 
 def parameters(dtype=torch.float32, seed=0):
@@ -81,14 +91,15 @@ def assert_same_state(got, wanted):
 # ---- both ways ----
 
 
+@pytest.mark.usefixtures("float64_by_default")
 @cases
 @pytest.mark.parametrize("how", ["plain", "foreach", "fused"])
 @pytest.mark.parametrize("steps", [0, 1, 4])
 def test_swap_in_both_ways(case, how, steps):
     """Torch trains, we go on, torch goes on: as torch alone; and what it was made with stays."""
     rule, options = case
-    if rule == "RMSprop" and how == "fused":
-        pytest.skip("torch has no fused RMSprop")
+    if how == "fused" and "fused" not in inspect.signature(getattr(torch.optim, rule)).parameters:
+        pytest.skip(f"torch has no fused {rule}")
     late = 0 if rule == "SGD" and how == "fused" else 2  # which torch's does not take
     flags = {} if how == "plain" else {how: True}
     theirs, ours = getattr(torch.optim, rule), getattr(gt, rule)
@@ -115,8 +126,11 @@ def test_swap_in_both_ways(case, how, steps):
     done = steps + 2 if steps else 0
     train(third, swapped, steps + 4 - done, first=done, late=late)
     assert third.param_groups[0].get(how, True)
+    # torch's foreach has ASGD's rate in the dtype of the step, which is float32 in ours.
+    loose = (rule, how) == ("ASGD", "foreach") and steps
+    rtol, atol = (1e-4, 1e-7) if loose else (1e-12, 1e-13)
     for mine, its in zip(swapped, alone, strict=True):
-        torch.testing.assert_close(mine, its, rtol=1e-12, atol=1e-13)
+        torch.testing.assert_close(mine, its, rtol=rtol, atol=atol)
 
 
 @cases
@@ -138,7 +152,8 @@ def test_float32_checkpoints_keep_their_bits(case):
     for i, param in enumerate(params):
         for state, value in saved["state"].get(i, {}).items():
             if value is not None:
-                assert_same(opt.state[param][state], value)
+                kept = value.double() if state in MEMORY else value
+                assert_same(opt.state[param][state], kept)
                 assert opt.state[param][state] is not value
                 if value.numel():
                     assert opt.state[param][state].data_ptr() != value.data_ptr()
@@ -179,7 +194,8 @@ def test_float32_states_of_low_precision_parameters_survive(case, dtype):
     for mine, its in zip(twins, coarse, strict=True):
         for state, value in theirs.state[its].items():
             if value is not None:
-                assert_same(other.state[mine][state], value.float())
+                kept = value.double() if state in MEMORY else value.float()
+                assert_same(other.state[mine][state], kept)
     # And torch takes ours.
     theirs.load_state_dict(through_a_file(opt.state_dict()))
     train(theirs, coarse, 1)
@@ -307,9 +323,10 @@ def gt_trained(rule, **options):
 # ---- old, other and partial ones ----
 
 
+@pytest.mark.usefixtures("float64_by_default")
 @cases
 def test_old_checkpoints_load(case):
-    """Without what torch added to groups since, and with steps that were plain numbers."""
+    """Without what torch added to groups since, and with numbers that were no tensors."""
     rule, options = case
     if options.get("maximize"):
         pytest.skip("it was not there")
@@ -324,6 +341,7 @@ def test_old_checkpoints_load(case):
     for entry in saved["state"].values():
         if "step" in entry:
             entry["step"] = int(entry["step"])
+        entry.update({key: entry[key].item() for key in MEMORY & entry.keys()})
     twins = clones(params)
     opt = getattr(gt, rule)(twins, **options)
     opt.load_state_dict(saved)
@@ -448,16 +466,20 @@ def test_state_dict_hooks():
 def test_deepcopy_and_pickle(case, how):
     """With its parameters, which go on alike, apart from the first."""
     rule, options = case
-    options = {**options, "lr": gs.schedules.linear(0.1, 0.0, total=10)}
+    if rule in DRIVEN:
+        options = {**options, "lr": gs.schedules.linear(0.1, 0.0, total=10)}
     params = parameters()
     copies = [torch.zeros_like(param, requires_grad=False) for param in params]
     stages = {"clip_norm": 1.0, "average": 0.9, "stats": True, "copy_to": copies}
+    if gs.rule.RULES[rule].shows:  # an average of its own
+        del stages["average"]
     opt = getattr(gt, rule)(params, **options, **stages)
     train(opt, params, 3)
     other = how(opt)
     twins = other.param_groups[0]["params"]
     assert all(a is not b for a, b in zip(twins, params, strict=True))
-    assert other.defaults["lr"](3) == options["lr"](3)
+    if rule in DRIVEN:
+        assert other.defaults["lr"](3) == options["lr"](3)
     before = clones(params)
     train(other, twins, 2, first=3)
     for param, old in zip(params, before, strict=True):

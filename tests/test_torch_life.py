@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 gt = pytest.importorskip("gradstep.torch")
 
 import gradstep as gs  # noqa: E402
-from cases import RULES  # noqa: E402
+from cases import DRIVEN, RULES  # noqa: E402
 
 AVERAGING = [rule for rule in RULES if not gs.rule.RULES[rule].shows]
 
@@ -64,7 +64,7 @@ class Linear:
 
 
 @pytest.mark.parametrize("how", RESUMED)
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", DRIVEN)
 def test_parameters_that_train_in_turns_share_one_clock(rule, how):
     def build(params):
         return getattr(gt, rule)(params, lr=Linear())
@@ -102,7 +102,7 @@ def test_the_clock_survives_what_is_taken_out():
     assert opt.report.t == 6
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", DRIVEN)
 def test_a_clock_that_goes_round(rule):
     """An engine steps a part of the parameters per call, as DeepSpeed's sub-groups are."""
     params = [parameter(float(i), 1.0) for i in range(3)]
@@ -119,7 +119,7 @@ def test_a_clock_that_goes_round(rule):
         getattr(gt, rule)(params, clock="turn")
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", DRIVEN)
 @pytest.mark.parametrize("options", [{}, {"clip_norm": 1.0}])
 def test_a_backward_pass_is_one_step(rule, options):
     params = [parameter(1.0), parameter(2.0), parameter(3.0)]
@@ -289,7 +289,8 @@ def test_the_point_to_evaluate_is_that_of_arrays(rule, strided):
     if strided:
         p = torch.nn.Parameter(torch.zeros(3, 8)[:, ::2].copy_(values))
     w = values.numpy().copy()
-    opt, own = getattr(gt, rule)([p], lr=0.1), getattr(gs, rule)(w, lr=0.1)
+    given = {"lr": 0.1, **({"t0": 0.0} if rule == "ASGD" else {})}
+    opt, own = getattr(gt, rule)([p], **given), getattr(gs, rule)(w, **given)
     for k in range(3):
         g = torch.full((3, 4), 0.5 + k)
         p.grad = g
@@ -422,12 +423,16 @@ def test_what_a_sample_keeps_is_saved(how):
 # ---- what is legal with PyTorch ----
 
 
+# What PyTorch takes as it comes, also where it has no meaning: a negative number raised to 3/4.
+UNCHECKED = {("Rprop", "step_sizes"), ("ASGD", "lambd"), ("ASGD", "alpha"), ("ASGD", "t0")}
+
+
 @pytest.mark.parametrize("rule", [rule for rule in RULES if hasattr(torch.optim, rule)])
 def test_ranges_are_those_of_pytorchs_class(rule):
     """Each number, one at a time: refused by both, or by none."""
     numbers = [-1.0, -1e-3, 0.0, 0.5, 1.0, 1.5]
     for key, default in gs.rule.RULES[rule].defaults.items():
-        if key not in gs.rule.RULES[rule].ranges:
+        if key not in gs.rule.RULES[rule].ranges or (rule, key) in UNCHECKED:
             continue
         values = [(x, 0.5) for x in numbers] if isinstance(default, tuple) else numbers
         for value in values:
@@ -455,7 +460,7 @@ def test_states_are_shared_with_other_processes(rule):
     assert opt.state[p]["step"] == 2
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", DRIVEN)
 def test_numpys_numbers_are_saved_as_pythons(rule):
     p = parameter(1.0)
     opt = getattr(gt, rule)([p], lr=np.float64(0.1), weight_decay=np.float32(0.5))

@@ -169,5 +169,8 @@ class Keeping(NamedTuple):
         wanted["step"].fill_(min(step, 2**24))
         for name, memory in wanted.items():
             if name != "step" and name in saved:
-                layout.adopt(f"{where}[{name!r}]", saved[name], memory)
+                value = saved[name]
+                if name in self.rule.memory_names and isinstance(value, int | float):
+                    value = torch.tensor(value, dtype=torch.float64)  # as torch was, before 1.12
+                layout.adopt(f"{where}[{name!r}]", value, memory)
         return wanted
