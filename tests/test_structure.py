@@ -450,10 +450,8 @@ def test_every_hyperparameter_is_tested(rule):
     for key, default in defaults.items():
         if key not in ("maximize", "frozen"):  # every rule is tested with the former
             values = [row.get(key, default) for row in OPTIONS[rule]]
-            tested = [
-                v for v in values if v not in (default, 0, False) or (default is True and not v)
-            ]
-            assert tested, (
+            off = () if default is True else (0, False)
+            assert any(value not in (default, *off) for value in values), (
                 f"no row of OPTIONS[{rule!r}] in tests/cases.py has {key} at another value than "
                 f"{default!r} and 0"
             )

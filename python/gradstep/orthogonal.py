@@ -271,6 +271,11 @@ def _check_splits(argument: str, value: Any) -> None:
         raise ValueError(f"{argument}: got {value!r}, wanted {CHOICES['splits'].wanted}")
 
 
+def _check_transposed(argument: str, value: Any) -> None:
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{argument}: got {value!r}, wanted True or False")
+
+
 def _one_of(*values: str | None) -> Choice:
     wanted = "one of " + ", ".join(map(repr, values))
 
@@ -290,6 +295,7 @@ CHOICES: dict[str, Choice] = {
     "adjust_lr_fn": _one_of(None, "original", "match_rms_adamw"),
     "dtype": _one_of(None, "float32", "float64", "bfloat16"),
     "splits": Choice("None, a number of parts, or the outputs of each", _check_splits),
+    "transposed": Choice("True or False", _check_transposed),
 }
 
 

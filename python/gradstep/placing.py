@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 LOGGER = logging.getLogger("gradstep")
 
 # What a layer is called, the last word of its name except for the weight's own.
-EMBEDDINGS = (
+EMBEDDINGS: tuple[str, ...] = (
     "embed", "embedding", "embeddings", "embed_*", "*_embed", "*_embedding", "*_embeddings", "wte",
     "wpe",
 )  # fmt: skip
@@ -196,13 +196,12 @@ def muon_groups(
         >>> opt.step(groups.split({name: np.ones_like(p) for name, p in params.items()})).t
         1
     """
-    if not isinstance(params, Mapping):
-        if isinstance(params, np.ndarray) or not isinstance(params, Sequence):
-            raise TypeError(
-                f"params: got {type(params).__name__}, wanted a mapping from name to array, or a "
-                "sequence of arrays"
-            )
+    if isinstance(params, list | tuple):
         params = {str(i): array for i, array in enumerate(params)}
+    if not isinstance(params, Mapping):
+        raise TypeError(
+            f"params: got {type(params).__name__}, wanted a mapping from name to array, or a list"
+        )
     check_patterns([*params], muon_for=muon_for, adamw_for=adamw_for)
     placed = []
     for name, array in params.items():

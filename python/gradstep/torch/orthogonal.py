@@ -38,9 +38,9 @@ class TensorRedirection(Redirection):
         super().__init__(held, groups, directions, gathered)
         self._params = params
 
-    @torch.no_grad()
     def __call__(self, indices: Sequence[int]) -> None:
-        with torch.autocast("cpu", enabled=False):  # which would cast without being asked
+        # autocast would cast without being asked
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
             super().__call__(indices)
 
     def shape(self, i: int) -> tuple[int, ...]:
