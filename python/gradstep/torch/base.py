@@ -275,7 +275,7 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
                 state.name
                 for state in rule.states
                 if state.name in present
-                and any(state.beside(shape) is not None for shape in shapes)
+                and (not rule.factors or any(state.beside(shape) is not None for shape in shapes))
             ]
             uses.append(Use(rule.name, self.keeping(rule).storages, names, dtypes))
         return uses
