@@ -172,6 +172,9 @@ RULES = {
     "ScheduleFreeAdamW": schedule_free_adamw,
     "Lion": lion,
 }
+SHOWN = {
+    "ScheduleFreeAdamW": schedule_free_shown
+}  # of each rule that has another point to evaluate
 
 
 def passes(rule, p, g, state, t, hyper):
