@@ -66,7 +66,8 @@ def images(dtype):
 
 def is_whole(rule):
     """Whether a rule gets the network as one vector: what it sums is then a sum over all of it."""
-    return not getattr(gs.rule.RULES[rule], "needs_matrix", False)
+    value = gs.rule.RULES[rule]
+    return not (value.wants_matrices or getattr(value, "factors", False))
 
 
 def weights(dtype, whole):
@@ -136,7 +137,7 @@ def train(arrays, steps, shown):
 
 def extra(rule, loss):
     """What a step of the rule takes besides the gradients."""
-    return {"loss": loss} if getattr(gs.rule.RULES[rule], "takes_loss", False) else {}
+    return {"loss": loss} if gs.rule.RULES[rule].takes_loss else {}
 
 
 def ours(rule, options):

@@ -25,6 +25,7 @@ py::dict describe(const RuleInfo& rule) {
         described["role"] = role_name(state.role);
         described["option"] = text_or_none(state.option);
         described["initial"] = text_or_none(state.initial);
+        described["gathered"] = state.gathered;
         states.append(described);
     }
     py::dict described;

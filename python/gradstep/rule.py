@@ -29,6 +29,7 @@ class State(NamedTuple):
     role: str
     option: str | None  # the hyperparameter that switches it on
     initial: str | None  # the hyperparameter that it starts from; None: from 0
+    gathered: bool  # in a rule of two passes: changes in the first
 
     @property
     def is_point(self) -> bool:
@@ -68,6 +69,8 @@ class Rule:
         memory_names: the numbers that it keeps for each parameter besides.
         gathers: whether it looks at a whole tensor before the parameter moves.
         shows: whether the point to evaluate is not the parameter.
+        takes_loss: whether a step takes the loss, too.
+        wants_matrices: whether it moves matrices alone.
         defaults: each hyperparameter's default, ``maximize`` and ``frozen`` included.
         ranges: the numbers that each numeric hyperparameter may be.
     """
@@ -82,6 +85,8 @@ class Rule:
         self.memory_names: tuple[str, ...] = known["memory_names"]
         self.gathers: bool = known["gathers"]
         self.shows: bool = known["shows"]
+        self.takes_loss: bool = known.get("takes_loss", False)
+        self.wants_matrices = any(state.role == "direction" for state in self.states)
         self._takes_sign: bool = known["takes_sign"]
         self.lengths = Counter(hyper.partition("[")[0] for hyper in self.hyper_names)
         self.lr_column = self.hyper_names.index("lr")
