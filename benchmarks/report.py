@@ -1,5 +1,7 @@
 """Print the README's tables: `python benchmarks/report.py [SECTION ...] [--processes N]`.
 
+Of rules some, sizes and rounds can be chosen: `report.py rules --rules Lion --size 1M --rounds 3`.
+
 Every ratio is the median over several processes of a ratio within one process, where the rivals
 took turns. Sections: step, rules, two-passes, wake, overhead, one-pass, memory, schedules, pytorch,
 training.
@@ -18,11 +20,13 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from statistics import median
+from typing import Any
 
 import numpy as np
 
 import gradstep as gs
 import one_pass
+import rules
 import training
 from gradstep import bench, bench_training, machine, storages
 from schedule_rivals import shapes
@@ -43,39 +47,7 @@ def measure_step(workload: str) -> list[tuple[str, float, float]]:
     return [(r.name, r.seconds, r.difference) for r in results]
 
 
-def measure_rule(rule: str) -> list[tuple[str, float, float]]:
-    """The same for another rule, against the bytes it moves, in memory."""
-    results, _ = bench.compete(bench.RULES[rule], MEMORY_SIZE, rivals=("torch",), rounds=7)
-    return [(r.name, r.seconds, r.difference) for r in results]
-
-
-# So large that rounding a parameter does not show: its coefficient is 0.001.
-LARS_RATE = 10.0
-
-
-def lamb(t: int, p: bench.Array, g: bench.Array, m: bench.Array, v: bench.Array) -> None:
-    m += (1 - bench.BETA1) * (g - m)
-    v += (1 - bench.BETA2) * (g * g - v)
-    update = m / (1 - bench.BETA1**t) / (np.sqrt(v / (1 - bench.BETA2**t)) + 1e-6)
-    p -= bench.LR * np.linalg.norm(p) / np.linalg.norm(update) * update
-
-
-def lars(_t: int, p: bench.Array, g: bench.Array, b: bench.Array) -> None:
-    b *= bench.MOMENTUM
-    b += LARS_RATE * 0.001 * np.linalg.norm(p) / np.linalg.norm(g) * g
-    p -= b
-
-
-TWO_PASSES = {
-    "LAMB": bench.Rule("LAMB", {"lr": bench.LR}, lamb, 2, ("lamb", {"learning_rate": bench.LR})),
-    "LARS": bench.Rule(
-        "LARS",
-        {"lr": LARS_RATE, "momentum": bench.MOMENTUM},
-        lars,
-        1,
-        ("lars", {"learning_rate": LARS_RATE, "momentum": bench.MOMENTUM}),
-    ),
-}
+TWO_PASSES = {name: bench.RULES[name] for name in ("LAMB", "LARS")}
 TWO_PASSES_SIZES: dict[str, tuple[int, ...]] = {
     "16.8M in one tensor": MEMORY_SIZE,
     "GPT-2, 148 tensors, 124M": GPT2,
@@ -85,8 +57,8 @@ TWO_PASSES_SIZES: dict[str, tuple[int, ...]] = {
 def measure_two_passes(size: str) -> dict[str, float]:
     """Seconds of AdamW, of LAMB and LARS, and of optax's, where it is installed."""
     params, grads = bench.problem(TWO_PASSES_SIZES[size])
-    rules = {"AdamW": bench.RULES["AdamW"], **TWO_PASSES}
-    racers = [replace(bench.ours(rule, params, grads), name=name) for name, rule in rules.items()]
+    known = {"AdamW": bench.RULES["AdamW"], **TWO_PASSES}
+    racers = [replace(bench.ours(rule, params, grads), name=name) for name, rule in known.items()]
     for name, rule in TWO_PASSES.items():
         same = [racer for racer in racers if racer.name == name]
         if bench.present("optax"):
@@ -249,7 +221,7 @@ MEASUREMENTS = {
     "memory": measure_memory,
     "one-pass": one_pass.measure,
     "step": measure_step,
-    "rule": measure_rule,
+    "rule": rules.measure,
     "two-passes": measure_two_passes,
     "wake": measure_wake,
     "overhead": measure_overhead,
@@ -323,26 +295,9 @@ def print_step(processes: int) -> None:
     )
 
 
-def print_rules(processes: int) -> None:
-    """Every rule in memory against the bytes it moves."""
-    print(
-        "| rule, 16.8M float32 | bytes per parameter | gradstep | GB/s | time over the bare loop's "
-        "| torch's time over ours |\n|---|---|---|---|---|---|"
-    )
-    for name, rule in bench.RULES.items():
-        found = by_name(in_processes(processes, "rule", name))
-        ours, bare = found[bench.OURS][0], found[bench.MOVE][0]
-        seconds = median(ours)
-        torch = [f"{ratio(s, ours):.2f}" for n, (s, _) in found.items() if n.startswith("torch")]
-        cells = [
-            name,
-            str(rule.bytes_moved),
-            f"{seconds / MEMORY_SIZE[0] * 1e9:.3f} ns",
-            f"{rule.bytes_moved * MEMORY_SIZE[0] / seconds / 1e9:.1f}",
-            f"{ratio(ours, bare):.2f}",
-            torch[0] if torch else "—",
-        ]
-        print(f"| {' | '.join(cells)} |")
+def print_rules(processes: int, **chosen: Any) -> None:
+    """Every rule against the bare loop of its bytes, torch's and optax's."""
+    rules.show(functools.partial(in_processes, processes), **chosen)
 
 
 def print_two_passes(processes: int) -> None:
@@ -467,17 +422,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sections", nargs="*", help=", ".join(SECTIONS))
     parser.add_argument("--processes", type=int, default=5)
+    parser.add_argument("--size", action="append", choices=list(rules.SIZES), help="of rules")
+    parser.add_argument("--rules", nargs="+", choices=list(bench.RULES), metavar="RULE")
+    parser.add_argument("--rounds", type=int, help="of rules: how often everyone takes a turn")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
         name, argument = arguments.measure
         print(json.dumps(MEASUREMENTS[name](argument)))
         return
+    chosen = {
+        "rules": {
+            "names": arguments.rules,
+            "sizes": arguments.size,
+            "rounds": arguments.rounds,
+        }
+    }
     for section in arguments.sections or SECTIONS:
         if section not in SECTIONS:
             parser.error(f"sections: got {section!r}, wanted {', '.join(SECTIONS)}")
         print(f"\n## {section}\n")
-        SECTIONS[section](arguments.processes)
+        SECTIONS[section](arguments.processes, **chosen.get(section, {}))
     print(
         f"\n{machine.one_line()}; {gs.config()['compiler']}; medians of "
         f"{arguments.processes} processes"

@@ -476,20 +476,19 @@ void show(const Table& table, const Tensor& tensor, const Group& group, void* ou
     }
 }
 
-void move(const Table& table, const std::vector<Streams>& tensors) {
+void move(const Table& table, const Streams& streams) {
     Flat flat;
-    int64_t bytes = 0;
-    for (const Streams& tensor : tensors) {
-        flat.add(tensor.n);
-        bytes += tensor.n * (2 * tensor.count + 1) * int64_t(sizeof(float));
-    }
+    flat.add(streams.n);
+    const int changed = int(streams.changed.size()), read = int(streams.read.size());
+    const int64_t bytes = streams.n * (2 * changed + read) * int64_t(sizeof(float));
     const int64_t chunks = parallel::chunks_for(bytes);
     parallel::for_chunks(chunks, bytes, [&](int64_t chunk) {
-        flat.each(chunk, chunks, [&](size_t item, int64_t first, int64_t end) {
-            const Streams& tensor = tensors[item];
-            float* arrays[max_states + 1];
-            for (int i = 0; i < tensor.count; ++i) arrays[i] = tensor.arrays[i] + first;
-            table.move(arrays, tensor.count, tensor.gradient + first, end - first);
+        flat.each(chunk, chunks, [&](size_t, int64_t first, int64_t end) {
+            float* to[max_states + 1];
+            const float* from[max_states + 1];
+            for (int i = 0; i < changed; ++i) to[i] = streams.changed[size_t(i)] + first;
+            for (int i = 0; i < read; ++i) from[i] = streams.read[size_t(i)] + first;
+            table.move(to, changed, from, read, end - first);
         });
     });
 }

@@ -43,13 +43,12 @@ double norm(const Table& table, const std::vector<Span>& spans);
 // By what numbers are multiplied before they are squared, where plain squares overflow.
 constexpr double overflow_scale = 0x1p-600;
 
-// Moves the bytes of an update without its arithmetic: the floor to hold a step against.
+// Moves the bytes of a pass without its arithmetic: the floor to hold a step against.
 struct Streams {
-    float* arrays[max_states + 1];    // read and written
-    int count;
-    const float* gradient;    // read
+    std::vector<float*> changed;    // read and written
+    std::vector<const float*> read;
     int64_t n;
 };
-void move(const Table& table, const std::vector<Streams>& tensors);
+void move(const Table& table, const Streams& streams);
 
 }    // namespace gradstep::pipeline

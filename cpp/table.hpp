@@ -239,9 +239,10 @@ struct Table {
     void (*fold_gathered)(GatherLanes& sums, int count, double* totals);    // adds to the totals
     const ScheduleInfo* schedules;
     int schedule_count;
-    // Reads and writes `count` float32 arrays and reads g, doing next to nothing: the bare loop
-    // that a step's bytes are held against. count is 1 to max_states + 1.
-    void (*move)(float* const* arrays, int count, const float* g, int64_t n);
+    // Reads and writes float32 arrays and reads others, doing next to nothing: the bare loop that a
+    // pass's bytes are held against. At most max_states + 1 of each, and at least one that is read.
+    void (*move)(float* const* changed, int changed_count, const float* const* read, int read_count,
+                 int64_t n);
 };
 
 }    // namespace gradstep

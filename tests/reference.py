@@ -633,6 +633,9 @@ RULES = {
     "DAdaptAdamW": dadapt_adamw,
     "Muon": muon,
 }
+SHOWN = {
+    "ScheduleFreeAdamW": schedule_free_shown
+}  # of each rule that has another point to evaluate
 
 
 def passes(rule, p, g, state, t, hyper, epsilon=None):

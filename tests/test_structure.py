@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import convergence
 import gradstep as gs
 import reference
 import reference_schedules
@@ -390,6 +391,7 @@ def missing_of_rules():
             "a class in python/gradstep/optimizers/": name in classes,
             "a function and its row of RULES in tests/reference.py": name in reference.RULES,
             "a row of OPTIONS in tests/cases.py": name in OPTIONS,
+            "a row of DIGITS in tests/convergence.py": name in convergence.DIGITS,
         }.items():
             if not is_there:
                 yield f"{name} lacks {place}"
@@ -402,6 +404,18 @@ SHARED_BY_RULES = {"cautious", "schedulefree", "trust"}
 def test_rules_have_all_their_parts():
     """A file, a line in the catalogue, a class, a function in the reference, options to test."""
     assert not list(missing_of_rules())
+
+
+@pytest.mark.parametrize("rule", EVERY)
+def test_rule_has_what_its_kind_asks_for(rule):
+    """Bounds to fall below where it is element-wise, and the reference of the point it shows."""
+    if convergence.is_elementwise(rule):
+        assert rule in convergence.VALLEYS, (
+            f"{rule} lacks a row of VALLEYS in tests/convergence.py: its arguments, and below what "
+            "it brings Rosenbrock's and Beale's functions"
+        )
+    if gs.rule.RULES[rule].shows:
+        assert rule in reference.SHOWN, f"{rule} lacks a row of SHOWN in tests/reference.py"
 
 
 @pytest.mark.parametrize("rule", EVERY)

@@ -99,27 +99,23 @@ void assign(const std::vector<std::pair<py::array, py::array>>& pairs, py::array
     turned = 1;
 }
 
-// arrays: for each tensor the float32 arrays to read and write; gradients: one each to read.
-void move(const std::vector<py::list>& arrays, const py::list& gradients) {
-    std::vector<pipeline::Streams> tensors;
+// Float32 arrays of one size, to read and write and to read.
+void move(const py::list& changed, const py::list& read) {
+    if (read.empty() || read.size() > max_states + 1 || changed.size() > max_states + 1)
+        throw py::value_error("move: wanted 1 to " + std::to_string(max_states + 1) +
+                              " arrays to read, and no more to change");
     const py::dtype float32 = py::dtype::of<float>();
-    auto data = [&](py::handle object, int64_t n) {
+    pipeline::Streams streams = {{}, {}, view(read[0]).size()};
+    auto data = [&](py::handle object) {
         const ArrayView array = view(object);
-        if (!array.writable() || array.size() != n || !array.has_dtype(float32))
-            throw py::value_error("move: writable float32 arrays of one size a tensor are wanted");
+        if (!array.writable() || array.size() != streams.n || !array.has_dtype(float32))
+            throw py::value_error("move: wanted writable float32 arrays of one size");
         return reinterpret_cast<float*>(array.data());
     };
-    for (size_t i = 0; i < arrays.size(); ++i) {
-        const py::handle gradient = gradients[i];
-        const int64_t n = view(gradient).size();
-        pipeline::Streams streams = {{}, int(arrays[i].size()), data(gradient, n), n};
-        if (streams.count < 1 || streams.count > max_states + 1)
-            throw py::value_error("move: 1 to " + std::to_string(max_states + 1) + " arrays");
-        for (size_t a = 0; a < arrays[i].size(); ++a) streams.arrays[a] = data(arrays[i][a], n);
-        tensors.push_back(streams);
-    }
+    for (const py::handle array : changed) streams.changed.push_back(data(array));
+    for (const py::handle array : read) streams.read.push_back(data(array));
     const Unlocked unlocked;
-    pipeline::move(dispatch::current(), tensors);
+    pipeline::move(dispatch::current(), streams);
 }
 
 template <class View> auto bind_plan(py::module_& m, const char* name) {
@@ -350,7 +346,7 @@ void bind_optimizer(py::module_& m) {
     m.attr("sample_elements") = pipeline::sample_blocks * block_elements;
     m.def("swap", &swap, py::arg("pairs"), py::arg("flag").noconvert());
     m.def("assign", &assign, py::arg("pairs"), py::arg("flag").noconvert());
-    m.def("move", &move, py::arg("arrays"), py::arg("gradients"));
+    m.def("move", &move, py::arg("changed"), py::arg("read"));
 }
 
 }    // namespace gradstep::bindings

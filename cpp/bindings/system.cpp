@@ -31,6 +31,7 @@ py::dict describe(const RuleInfo& rule) {
         described["option"] = text_or_none(state.option);
         described["initial"] = text_or_none(state.initial);
         described["shape"] = shape_names[int(state.shape)];
+        described["gathered"] = state.gathered;
         states.append(described);
     }
     py::dict described;

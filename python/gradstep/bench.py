@@ -7,9 +7,12 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module, metadata
 from importlib.util import find_spec
+from inspect import signature
+from operator import attrgetter
 from statistics import median
 from typing import Any
 
@@ -17,6 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core, machine, optimizers, runtime
+from .rule import RULES as CATALOGUE
+from .rule import Rule as CatalogueRule
+from .rule import State
 from .tables import table
 
 Array = NDArray[np.float32]
@@ -67,53 +73,133 @@ def adamw(t: int, p: Array, g: Array, m: Array, v: Array) -> None:
     adam(t, p, g, m, v)
 
 
+LARS_RATE = 10.0  # its coefficient is 0.001: so large that rounding a parameter does not show
+
+
+def lamb(t: int, p: Array, g: Array, m: Array, v: Array) -> None:
+    m += (1 - BETA1) * (g - m)
+    v += (1 - BETA2) * (g * g - v)
+    update = m / (1 - BETA1**t) / (np.sqrt(v / (1 - BETA2**t)) + 1e-6)
+    p -= LR * np.linalg.norm(p) / np.linalg.norm(update) * update
+
+
+def lars(_t: int, p: Array, g: Array, b: Array) -> None:
+    b *= MOMENTUM
+    b += LARS_RATE * 0.001 * np.linalg.norm(p) / np.linalg.norm(g) * g
+    p -= b
+
+
 @dataclass(frozen=True)
 class Rule:
     """One update as every contestant spells it.
 
-    `name` and `arguments` are the class and its arguments here and in torch, which share them;
-    `states` counts the arrays that are read and written beside the parameter.
+    `name` and `arguments` are the class and its arguments here and in torch, which share them.
+    `plain` is the update as people write it in NumPy; without one the check is against ours in
+    float64, which the tests hold against NumPy to the last bit. `optax` is a constructor's path and
+    its arguments. `gathers_param` says of a rule of two passes whether the first reads the
+    parameter.
     """
 
     name: str
-    arguments: Mapping[str, Any]
-    plain: Callable[..., None]
-    states: int
-    optax: tuple[str, Mapping[str, Any]]
-    fused: bool = True
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    plain: Callable[..., None] | None = None
+    optax: tuple[str, Mapping[str, Any]] | None = None
+    gathers_param: bool = True
+
+    @property
+    def value(self) -> CatalogueRule:
+        """The rule as the catalogue has it."""
+        return CATALOGUE[self.name]
+
+    def kept(self) -> list[State]:
+        """The states that have a number for each of the parameter's."""
+        group = {**self.value.defaults, **self.arguments}
+        on = [state for state in self.value.states if state.is_on(group)]
+        return [state for state in on if getattr(state, "shape", "same") == "same"]
+
+    @property
+    def states(self) -> int:
+        """How many arrays are read and written beside the parameter."""
+        return len(self.kept())
+
+    @property
+    def passes(self) -> list[tuple[list[int], list[int]]]:
+        """Of each pass what it changes and what it reads; 0: parameter, 1: gradient, 2 on: states.
+
+        What a rule of two passes has to read again counts again: the first reads parameter and
+        gradient and changes the states that it gathers, the second reads those and changes the
+        others, for which (or where there are none) it reads the gradient again.
+        """
+        kept = list(enumerate(self.kept(), start=2))
+        if not self.value.gathers:
+            return [([0, *(i for i, _ in kept)], [1])]
+        gathered = [i for i, state in kept if state.gathered]
+        others = [i for i, state in kept if not state.gathered]
+        again = [1] if others or not gathered else []
+        first = (gathered, [0, 1] if self.gathers_param else [1])
+        rows = [[1]] if getattr(self.value, "factors", False) else []  # sums by row and column
+        return [*(([], read) for read in rows), first, ([0, *others], [*gathered, *again])]
 
     @property
     def bytes_moved(self) -> int:
-        """Bytes per parameter in float32: it and its states are read and written, g is read."""
-        return 4 * (2 * (1 + self.states) + 1)
+        """Bytes per parameter in float32: what changes is read and written."""
+        return 4 * sum(2 * len(changed) + len(read) for changed, read in self.passes)
 
 
 _LR = {"lr": LR}
 _RATE = {"learning_rate": LR}
-RULES: dict[str, Rule] = {
-    "SGD": Rule("SGD", _LR, sgd, 0, ("sgd", _RATE)),
+_SPELLED: dict[str, Rule] = {
+    "SGD": Rule("SGD", _LR, sgd, ("sgd", _RATE)),
     "momentum": Rule(
-        "SGD", _LR | {"momentum": MOMENTUM}, momentum, 1, ("sgd", _RATE | {"momentum": MOMENTUM})
+        "SGD", _LR | {"momentum": MOMENTUM}, momentum, ("sgd", _RATE | {"momentum": MOMENTUM})
     ),
     "Adagrad": Rule(
         "Adagrad",
         _LR,
         adagrad,
-        1,
         ("adagrad", _RATE | {"initial_accumulator_value": 0.0, "eps": 1e-20}),
     ),
     "RMSprop": Rule(
-        "RMSprop",
-        _LR,
-        rmsprop,
-        1,
-        ("rmsprop", _RATE | {"decay": ALPHA, "eps_in_sqrt": False}),
-        fused=False,  # torch has none
+        "RMSprop", _LR, rmsprop, ("rmsprop", _RATE | {"decay": ALPHA, "eps_in_sqrt": False})
     ),
-    "Adam": Rule("Adam", _LR, adam, 2, ("adam", _RATE)),
+    "Adam": Rule("Adam", _LR, adam, ("adam", _RATE)),
     "AdamW": Rule(
-        "AdamW", _LR | {"weight_decay": DECAY}, adamw, 2, ("adamw", _RATE | {"weight_decay": DECAY})
+        "AdamW", _LR | {"weight_decay": DECAY}, adamw, ("adamw", _RATE | {"weight_decay": DECAY})
     ),
+    "LARS": Rule(
+        "LARS",
+        {"lr": LARS_RATE, "momentum": MOMENTUM},
+        lars,
+        ("lars", {"learning_rate": LARS_RATE, "momentum": MOMENTUM}),
+    ),
+    "LAMB": Rule("LAMB", _LR, lamb, ("lamb", _RATE)),
+    "ScheduleFreeAdamW": Rule(
+        "ScheduleFreeAdamW", _LR, optax=("contrib.schedule_free_adamw", _RATE)
+    ),
+    "Lion": Rule("Lion", _LR, optax=("lion", _RATE)),
+    "Adadelta": Rule("Adadelta", optax=("adadelta", {"learning_rate": 1.0, "eps": 1e-6})),
+    "Adamax": Rule("Adamax", _LR, optax=("adamax", _RATE)),
+    "NAdam": Rule("NAdam", _LR, optax=("nadam", _RATE)),
+    "RAdam": Rule("RAdam", _LR, optax=("radam", _RATE)),
+    "Rprop": Rule("Rprop", _LR, optax=("rprop", _RATE)),
+    "Adafactor": Rule("Adafactor", {"lr": 1e-2}, optax=("adafactor", {"learning_rate": 1e-2})),
+    "Muon": Rule("Muon", {"lr": 1e-2}, optax=("contrib.muon", {"learning_rate": 1e-2})),
+    "Adan": Rule("Adan", _LR, optax=("adan", _RATE)),
+    "AdEMAMix": Rule("AdEMAMix", _LR, optax=("contrib.ademamix", _RATE)),
+    "ADOPT": Rule("ADOPT", _LR, optax=("contrib.adopt", _RATE)),
+    "SignSGD": Rule("SignSGD", _LR, optax=("sign_sgd", _RATE)),
+    "StableAdamW": Rule("StableAdamW", _LR, gathers_param=False),
+    "ScheduleFreeSGD": Rule("ScheduleFreeSGD", _LR, optax=("contrib.schedule_free_sgd", _RATE)),
+    "Prodigy": Rule("Prodigy", optax=("contrib.prodigy", {})),
+    "DAdaptAdamW": Rule("DAdaptAdamW", optax=("contrib.dadapt_adamw", {})),
+    "DoG": Rule("DoG", optax=("contrib.dog", {"learning_rate": 1.0})),
+    "DoWG": Rule("DoWG", optax=("contrib.dowg", {})),
+    "PolyakSGD": Rule("PolyakSGD", optax=("polyak_sgd", {})),
+}
+# All that the catalogue has; a rule that is not spelled out races by its defaults.
+RULES: dict[str, Rule] = {
+    **{name: rule for name, rule in _SPELLED.items() if rule.name in CATALOGUE},
+    **{name: Rule(name) for name in CATALOGUE if name not in _SPELLED},
 }
 
 
@@ -132,7 +218,7 @@ class Racer:
     params: Callable[[], Sequence[Any]]
 
 
-def _turns(grads: Sequence[Array]) -> Iterator[Sequence[Array]]:
+def _turns(grads: Sequence[Any]) -> Iterator[Sequence[Any]]:
     """The gradients again and again; of many arrays in turns a copy at other addresses.
 
     One array comes back from an allocator where it was; a copy of it would only take a
@@ -142,55 +228,82 @@ def _turns(grads: Sequence[Array]) -> Iterator[Sequence[Array]]:
     return itertools.cycle([grads, copies])
 
 
-def ours(rule: Rule, params: Sequence[Array], grads: Sequence[Array]) -> Racer:
+LOSS = 1.0  # of every gradient, for rules that take it
+
+
+def ours(rule: Rule, params: Sequence[Any], grads: Sequence[Any]) -> Racer:
     """gradstep itself, on copies of `params`."""
     own = [p.copy() for p in params]
-    step = getattr(optimizers, rule.name)(own, **rule.arguments).step
+    optimizer = getattr(optimizers, rule.name)(own, **rule.arguments)
+    step = partial(optimizer.step, loss=LOSS) if rule.value.takes_loss else optimizer.step
     turns = _turns(grads)
     return Racer(OURS, lambda: [g[:] for g in next(turns)], step, lambda: own)
 
 
 def plain_numpy(rule: Rule, params: Sequence[Array], grads: Sequence[Array]) -> Racer:
     """The update in NumPy, array by array, on copies of `params`."""
-    own = [p.copy() for p in params]
+    own, plain = [p.copy() for p in params], rule.plain
+    assert plain is not None, f"{rule.name} is not spelled out"
     states = [[np.zeros_like(p) for _ in range(rule.states)] for p in own]
     count = iter(range(1, 1 << 62))
 
     def step(gradients: Sequence[Array]) -> None:
         t = next(count)
         for p, g, state in zip(own, gradients, states, strict=True):
-            rule.plain(t, p, g, *state)
+            plain(t, p, g, *state)
 
     turns = _turns(grads)
     return Racer(NUMPY, lambda: [g[:] for g in next(turns)], step, lambda: own)
 
 
 def moving(rule: Rule, elements: int) -> Racer:
-    """A bare loop that reads and writes the bytes of a step and computes nothing.
+    """A bare loop for each pass of a step that reads and writes its bytes and computes nothing.
 
     It has all `elements` in one array each, whatever the contestants have: what it measures is
     the machine.
     """
     # ones: pages of zeros that were never written all lie in one place
-    changed = [[np.ones(elements, np.float32) for _ in range(1 + rule.states)]]
-    read = [np.ones(elements, np.float32)]
-    return Racer(MOVE, lambda: read, lambda g: _core.move(changed, g), list)
+    arrays = [np.ones(elements, np.float32) for _ in range(2 + rule.states)]
+    passes = [[[arrays[i] for i in part] for part in one] for one in rule.passes]
+
+    def step(_: object) -> None:
+        for changed, read in passes:
+            _core.move(changed, read)
+
+    return Racer(MOVE, lambda: arrays[1:2], step, list)
 
 
-def torch_step(rule: Rule, params: Sequence[Array], grads: Sequence[Array]) -> Racer:
-    """torch's optimizer, fused where it has that, on copies of `params`."""
+FUSED = "fused"
+
+
+def torch_forms(rule: Rule) -> list[str]:
+    """In which forms torch has a rule, the fused one first and "" the one without an option."""
+    made = getattr(import_module("torch").optim, rule.name, None)
+    if made is None:
+        return []
+    known = signature(made).parameters
+    forms = [form for form in (FUSED, "foreach") if form in known]
+    return [*forms, ""]
+
+
+def torch_step(
+    rule: Rule, params: Sequence[Array], grads: Sequence[Array], form: str | None = None
+) -> Racer:
+    """torch's optimizer, on copies of `params`: in one of `torch_forms`, or fused where it is."""
     torch = import_module("torch")
     torch.set_num_threads(runtime.get_num_threads())
     own = [torch.from_numpy(p.copy()).requires_grad_() for p in params]
     turns = _turns(grads)
-    fused = {"fused": True} if rule.fused else {}
-    step = getattr(torch.optim, rule.name)(own, **rule.arguments, **fused).step
+    if form is None:
+        form = FUSED if FUSED in torch_forms(rule) else ""
+    option = {form: True} if form else {}
+    step = getattr(torch.optim, rule.name)(own, **rule.arguments, **option).step
 
     def gradients() -> None:
         for p, g in zip(own, next(turns), strict=True):
             p.grad = torch.from_numpy(g)
 
-    name = f"torch {torch.__version__}{' fused' * rule.fused}"
+    name = f"torch {torch.__version__} {form}".strip()
     return Racer(name, gradients, lambda _: step(), lambda: [p.detach().numpy() for p in own])
 
 
@@ -199,16 +312,22 @@ def optax_step(rule: Rule, params: Sequence[Array], grads: Sequence[Array]) -> R
     # jax sizes its pool once, when it starts, and by this variable alone
     os.environ.setdefault("NPROC", str(runtime.get_num_threads()))
     jax, optax = import_module("jax"), import_module("optax")
-    name, arguments = rule.optax
-    transform = getattr(optax, name)(**arguments)
+    assert rule.optax is not None, f"optax has no {rule.name}"
+    path, arguments = rule.optax
+    if path.startswith("contrib."):
+        import_module("optax.contrib")
+    transform = attrgetter(path)(optax)(**arguments)
     own = [jax.numpy.array(p, copy=True) for p in params]
     given = [jax.numpy.array(g, copy=True) for g in grads]
     state = transform.init(own)
+    more = {"value": LOSS} if rule.value.takes_loss else {}
 
     def update(own: Any, state: Any, given: Any) -> Any:
-        updates, state = transform.update(given, state, own)
+        updates, state = transform.update(given, state, own, **more)
         return optax.apply_updates(own, updates), state
 
+    # Some states are one array twice, or the parameters themselves: nothing can be donated twice.
+    own, state = jax.tree.map(lambda x: jax.numpy.array(x, copy=True), (own, state))
     compiled = jax.jit(update, donate_argnums=(0, 1))
 
     def step(given: Any) -> None:
@@ -228,6 +347,14 @@ def present(name: str) -> bool:
         return find_spec(name) is not None
     except ValueError:  # it was blocked
         return False
+
+
+def missing(rival: str, rule: Rule) -> str | None:
+    """Why a rival does not race, or None."""
+    if not present(rival):
+        return f"{rival}: not installed"
+    has = torch_forms(rule) if rival == "torch" else rule.optax
+    return None if has else f"{rival}: has no {rule.name}"
 
 
 def _timed(racer: Racer) -> float:
@@ -270,14 +397,18 @@ def race(
 
 
 def exact(rule: Rule, params: Sequence[Array], grads: Sequence[Array]) -> list[Any]:
-    """The parameters after `CHECKED_STEPS` updates in NumPy and float64."""
-    own = []
-    for p, g in zip(params, grads, strict=True):
-        wide, gradient = p.astype(np.float64), g.astype(np.float64)
+    """The parameters after `CHECKED_STEPS` updates in float64: in NumPy, or else ours."""
+    own = [p.astype(np.float64) for p in params]
+    if rule.plain is None:
+        racer = ours(rule, own, [g.astype(np.float64) for g in grads])
+        for _ in range(CHECKED_STEPS):
+            racer.step(racer.gradients())
+        return list(racer.params())
+    for wide, g in zip(own, grads, strict=True):
+        gradient = g.astype(np.float64)
         states = [np.zeros_like(wide) for _ in range(rule.states)]
         for t in range(1, CHECKED_STEPS + 1):
             rule.plain(t, wide, gradient, *states)
-        own.append(wide)
     return own
 
 
@@ -289,8 +420,23 @@ def difference(racer: Racer, expected: Sequence[Any], before: Sequence[Array]) -
     return float(wrong / moved)  # a NaN anywhere makes it one, which is not close
 
 
-def problem(size: Sequence[int], seed: int = 0) -> tuple[list[Array], list[Array]]:
-    """Random parameters and gradients, float32, one array of each for every entry of `size`."""
+def shape_of(rule: Rule, elements: int) -> tuple[int, ...]:
+    """The shape of a parameter: a matrix, as square as it gets, for rules that look at rows."""
+    if not (rule.value.has_direction or rule.value.factors):
+        return (elements,)
+    rows = next(n for n in range(math.isqrt(elements), 0, -1) if elements % n == 0)
+    return rows, elements // rows
+
+
+def problem(
+    size: Sequence[int | tuple[int, ...]], seed: int = 0
+) -> tuple[list[Array], list[Array]]:
+    """Random parameters and gradients, float32, one array of each for every entry of `size`.
+
+    Args:
+        size: elements of each, or its shape.
+        seed: of the numbers.
+    """
     rng = np.random.default_rng(seed)
     params, grads = ([rng.standard_normal(n, dtype=np.float32) for n in size] for _ in range(2))
     # Parameters so small that rounding them is nothing beside an update, and gradients so large
@@ -370,18 +516,16 @@ def compete(
     Raises:
         MemoryError: the machine has less memory left than the race takes.
     """
-    check_memory(rule, size, sum(map(present, rivals)))
-    params, grads = problem(size)
-    racers = [ours(rule, params, grads), plain_numpy(rule, params, grads)]
-    notes = [f"{name}: not installed" for name in rivals if not present(name)]
-    racers += [RIVALS[name](rule, params, grads) for name in rivals if present(name)]
+    lacking = {name: missing(name, rule) for name in rivals}
+    check_memory(rule, size, sum(reason is None for reason in lacking.values()))
+    params, grads = problem([shape_of(rule, n) for n in size])
+    racers = [ours(rule, params, grads)]
+    if rule.plain is not None:
+        racers.append(plain_numpy(rule, params, grads))
+    notes = [reason for reason in lacking.values() if reason is not None]
+    racers += [RIVALS[name](rule, params, grads) for name, why in lacking.items() if why is None]
 
-    for _ in range(CHECKED_STEPS):
-        for racer in racers:
-            racer.step(racer.gradients())
-    expected = exact(rule, params, grads)
-    differences = {racer.name: difference(racer, expected, params) for racer in racers}
-    del expected
+    differences = check(rule, racers, params, grads)
     agreed = [racer for racer in racers if differences[racer.name] <= TOLERANCE]
     notes += [
         f"{racer.name}: not timed, its result differs by {differences[racer.name]:.1e} of an update"
@@ -390,6 +534,17 @@ def compete(
     ]
     seconds = race([*agreed, moving(rule, sum(size))], **timing)
     return [Result(name, s, differences.get(name, 0.0)) for name, s in seconds.items()], notes
+
+
+def check(
+    rule: Rule, racers: Sequence[Racer], params: Sequence[Array], grads: Sequence[Array]
+) -> dict[str, float]:
+    """Have everyone make `CHECKED_STEPS` and tell by how much they are off, see `difference`."""
+    for _ in range(CHECKED_STEPS):
+        for racer in racers:
+            racer.step(racer.gradients())
+    expected = exact(rule, params, grads)
+    return {racer.name: difference(racer, expected, params) for racer in racers}
 
 
 def render(rule: Rule, size: Sequence[int], results: Sequence[Result]) -> str:

@@ -186,7 +186,7 @@ def of_size(name: str) -> list[Trainee]:
     formula = Trainee(
         FORMULA,
         lambda: matrix @ matrix,
-        lambda: rule.plain(next(count), plain, grad, *states),
+        lambda: bench.adamw(next(count), plain, grad, *states),
         lambda: [plain],
     )
     found = [trainee(ALL_THREADS, threads), trainee(ONE_THREAD, 1), formula]
