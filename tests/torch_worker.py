@@ -152,7 +152,11 @@ CASES = {
 }
 # Every rule once, except those whose sums over shards are the same only within rounding.
 CASES |= {
-    f"{name} alone": (getattr(gt, name), {}, torch.float32)
+    f"{name} alone": (
+        getattr(gt, name),
+        {"lr": 0.1} if "lr" in rule.constant else {},
+        torch.float32,
+    )
     for name, rule in gs.rule.RULES.items()
     if not rule.gathers
 }
