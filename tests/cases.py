@@ -89,6 +89,13 @@ OPTIONS = {
         {"lr": 0.5, "betas": (0.5, 0.9), "eps": 1e-3, "estim_lr0": 1e-2, "weight_decay": 0.1},
     ],
 }
+# First steps that bfloat16 can see, of rules whose rate has to grow.
+BEGINS = {
+    "Prodigy": {"d0": 1.0},
+    "DAdaptAdamW": {"estim_lr0": 1.0},
+    "DoG": {"reps_rel": 0.1},
+    "DoWG": {"init_estim_sq_dist": 1.0},
+}
 LOSS = 0.75  # what a step of a rule that takes the loss is given
 
 
