@@ -59,9 +59,8 @@ def example(name: str) -> Callable[[str, dict[str, Any], int, int], tuple[float,
     def run(rule: str, options: dict[str, Any], seed: int, updates: int) -> tuple[float, float]:
         sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
         import digits_cnn  # noqa: PLC0415 - PyTorch is not needed for the page's own
-        import topics_lstm  # noqa: PLC0415
-
         import gradstep.torch as gt  # noqa: PLC0415
+        import topics_lstm  # noqa: PLC0415
 
         kind = {"digits_cnn": digits_cnn.Digits, "topics_lstm": topics_lstm.Topics}[name]
         training = kind(kind.rate, seed)

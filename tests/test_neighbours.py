@@ -30,8 +30,8 @@ HALF = ("bfloat16", "split")  # the parameters are bfloat16
 def options(rule, storage, copies):
     """All stages; a fresh driver for each optimizer."""
     lr = gs.schedules.Plateau(gs.schedules.linear(0.05, 0.0, 40), gamma=0.5, patience=0)
-    more = dict(BEGINS.get(rule, {})
-    more |= {"momentum": 0.9} if rule == "SGD" else {})
+    more = dict(BEGINS.get(rule, {}))
+    more |= {"momentum": 0.9} if rule == "SGD" else {}
     more |= {} if gs.rule.RULES[rule].shows else {"average": 0.75}
     return {
         "lr": lr, "stats": "sample", "nonfinite": "skip", "copy_to": copies, "clip_norm": 2.0,
