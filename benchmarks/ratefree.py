@@ -1,4 +1,4 @@
-"""Rules without a rate to choose beside a searched rate: `python benchmarks/ratefree.py [training]`.
+"""Rules without a rate to choose beside a searched rate: `python benchmarks/ratefree.py`.
 
 Three trainings: that of docs/choosing-a-rate.md and the two examples, 5 seeds each. Every rule has
 its defaults; Adam and SGD have the rate of a grid that ends lowest with seeds of its own. A run

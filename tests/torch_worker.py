@@ -348,7 +348,12 @@ def the_clock_does_not_follow_the_counts_of_parameters():
 @check(2, 3)
 def rules_that_look_at_whole_tensors_add_up_over_shards():
     """FSDP2's parts within rounding of the whole; the same number in every process."""
-    for rule, options in ((gt.LAMB, {"weight_decay": 0.1}), (gt.LARS, {"trust_coefficient": 1.0})):
+    for rule, options in (
+        (gt.LAMB, {"weight_decay": 0.1}),
+        (gt.LARS, {"trust_coefficient": 1.0}),
+        (gt.Prodigy, {"d0": 0.1}),
+        (gt.DoG, {"reps_rel": 0.1}),
+    ):
         for more in ({}, {"clip_norm": 0.5, "stats": True}, {"average": 0.9, "clip_value": 0.5}):
             model, sharded = new_model(), new_model(sharded=True)
             made = {"lr": 0.1, **options, **more}
