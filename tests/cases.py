@@ -136,6 +136,13 @@ OPTIONS = {
         {"splits": 2, "transposed": True, "dtype": "float64"},
     ],
 }
+# First steps that bfloat16 can see, of rules whose rate has to grow.
+BEGINS = {
+    "Prodigy": {"d0": 1.0},
+    "DAdaptAdamW": {"estim_lr0": 1.0},
+    "DoG": {"reps_rel": 0.1},
+    "DoWG": {"init_estim_sq_dist": 1.0},
+}
 LOSS = 0.75  # what a step of a rule that takes the loss is given
 
 

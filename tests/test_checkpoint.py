@@ -28,6 +28,7 @@ from hypothesis.extra import numpy as hnp
 
 import gradstep as gs
 from cases import OPTIONS
+from cases import given as wanted_by
 from gradstep import checkpoint, schedules
 from processes import run
 
@@ -284,7 +285,7 @@ def test_resume_is_bit_identical(rule, options, path):
 
     def run(opt, steps):
         for k in steps:
-            opt.step(grads[k])
+            opt.step(grads[k], **wanted_by(rule))
 
     straight = [p.copy() for p in start]
     opt = build(straight)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import gradstep as gs
-from cases import DRIVEN, EXACT, RULES, table_row
+from cases import BEGINS, DRIVEN, EXACT, RULES, table_row
 
 STEPS, SKIPPED, SIZE = 7, 4, 700
 STORAGES = {
@@ -31,7 +31,8 @@ def options(rule, storage, copies):
     lr = gs.schedules.Plateau(gs.schedules.linear(0.05, 0.0, 40), gamma=0.5, patience=0)
     if rule not in DRIVEN:
         lr = 0.05
-    more = {"momentum": 0.9} if rule in ("SGD", "SignSGD") else {}
+    more = dict(BEGINS.get(rule, {}))
+    more |= {"momentum": 0.9} if rule in ("SGD", "SignSGD") else {}
     more |= {} if gs.rule.RULES[rule].shows else {"average": 0.75}
     return {
         "lr": lr, "stats": "sample", "nonfinite": "skip", "copy_to": copies, "clip_norm": 2.0,

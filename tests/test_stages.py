@@ -19,7 +19,7 @@ import pytest
 
 import gradstep as gs
 import reference
-from cases import RULES, assert_same_bits
+from cases import BEGINS, RULES, assert_same_bits
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 FLOATS = [np.dtype(np.float32), np.dtype(np.float64), BFLOAT16, np.dtype(np.float16)]
@@ -332,6 +332,7 @@ def test_copies_show_what_is_to_be_evaluated(rule, dtype):
     w, low = normal(700, dtype), np.zeros(700, np.float32)
     options = {} if gs.rule.RULES[rule].shows else {"average": 0.5}
     options |= {"t0": 0.0} if rule == "ASGD" else {}  # averages from the start
+    options |= BEGINS.get(rule, {})
     opt = getattr(gs, rule)(w, lr=10.0 if rule == "LARS" else 0.1, copy_to=low, **options)
     for _ in range(3):
         opt.step(normal(700, dtype))

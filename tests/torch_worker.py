@@ -357,6 +357,8 @@ def rules_that_look_at_whole_tensors_add_up_over_shards():
         (gt.LARS, {"trust_coefficient": 1.0}),
         (gt.StableAdamW, {"weight_decay": 0.1}),
         (gt.AdamW, {"cautious": True}),
+        (gt.Prodigy, {"d0": 0.1}),
+        (gt.DoG, {"reps_rel": 0.1}),
     ):
         for more in ({}, {"clip_norm": 0.5, "stats": True}, {"average": 0.9, "clip_value": 0.5}):
             model, sharded = new_model(), new_model(sharded=True)
