@@ -19,7 +19,7 @@ import gradstep as gs
 
 WIDTH, ROWS = 64, 64
 HEIGHTS = (100_000, 1_000_000)
-ROUNDS, CALLS, DENSE_CALLS = 15, 200, 1
+ROUNDS, CALLS, FEW_CALLS, DENSE_CALLS = 7, 100, 5, 1
 
 
 def measure(named: dict[str, tuple[Callable[[], Any], int]]) -> dict[str, float]:
@@ -64,11 +64,16 @@ def tensors(height: int) -> dict[str, tuple[Callable[[], Any], int]]:
 
     rows, values = map(torch.from_numpy, gradient(height))
     found: dict[str, tuple[Callable[[], Any], int]] = {}
-    for label, made in (("ours, PyTorch", gt.Adam), ("SparseAdam", torch.optim.SparseAdam)):
+    for label, made, calls in (
+        ("ours, PyTorch", gt.Adam, CALLS),
+        ("SparseAdam", torch.optim.SparseAdam, FEW_CALLS),
+    ):
         param = torch.nn.Parameter(torch.zeros(height, WIDTH))
-        param.grad = torch.sparse_coo_tensor(rows[None], values, param.shape)
+        param.grad = torch.sparse_coo_tensor(
+            rows[None], values, param.shape, check_invariants=False
+        )
         opt = made([param])
-        found[f"{label}, 64 rows of {height:,}"] = (opt.step, CALLS)
+        found[f"{label}, 64 rows of {height:,}"] = (opt.step, calls)
     return found
 
 

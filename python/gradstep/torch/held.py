@@ -97,6 +97,7 @@ class Held:
         ]
         self.copied = [param.copy for param in params if param.copy is not None]
         self.sharded = any(layout.is_sharded(param.tensor) for param in params)
+        self.converts = self.sharded  # gradients: of DTensors, and sparse ones once one came
         # What the core looks at in each step: the states themselves, or the parts of DTensors.
         self.own = (
             [{name: layout.local(value) for name, value in state.items()} for state in states]
@@ -241,6 +242,16 @@ class Held:
         end = ".grad" if root == "grads" else ""
         return [param.argument + end for param in self.params]
 
+    def converted(self, grads: list[Any]) -> list[Any]:
+        """Gradients as the core takes them, where it would be slow to find that it does not."""
+        if self.sharded:
+            return self.local(grads)
+        named = zip(self.arguments("grads"), grads, self.arrays, strict=True)
+        return [
+            layout.rows(argument, g, array) if g is not None and g.layout == torch.sparse_coo else g
+            for argument, g, array in named
+        ]
+
     def local(self, grads: Sequence[Any]) -> list[Any]:
         """The parts of gradients that are here.
 
@@ -278,6 +289,7 @@ class Held:
         if layout.form(self._looked_at[refused]) != layout.form(self.arrays[refused]):
             raise Moved  # to other strides, in the same memory
         fitting = self.realigned(grads)
+        self.converts = self.sharded or any(isinstance(g, _core.RowGradient) for g in fitting)
         if fitting[refused] is grads[refused]:
             self._overlapping(refused, grads[refused])
         return fitting

@@ -244,7 +244,7 @@ def realigned(argument: str, grad: Any, param: torch.Tensor) -> Any:
     if isinstance(grad, _core.RowGradient):
         return grad
     if grad.layout == torch.sparse_coo:
-        return _rows(argument, grad, param)
+        return rows(argument, grad, param)
     check(argument, grad)
     if grad.shape != param.shape:
         raise ValueError(f"{argument}: got shape {tuple(grad.shape)}, wanted {tuple(param.shape)}")
@@ -262,7 +262,7 @@ def realigned(argument: str, grad: Any, param: torch.Tensor) -> Any:
         return copy.copy_(plain)
 
 
-def _rows(argument: str, grad: torch.Tensor, param: torch.Tensor) -> _core.RowGradient:
+def rows(argument: str, grad: torch.Tensor, param: torch.Tensor) -> _core.RowGradient:
     """A sparse gradient as the core takes it.
 
     Raises:

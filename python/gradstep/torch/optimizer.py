@@ -276,8 +276,8 @@ class Optimizer(Base):
         plain = only is None and not self._rounds  # then each call is a step of the optimizer
         advances = plain or self._advances(bound, grads, only)
         k = compiled.clock[0] if advances else max(compiled.clock[0] - 1, 0)
-        if held.sharded:
-            grads = held.local(grads)
+        if held.converts:
+            grads = held.converted(grads)
         compiled.refresh(k)
         if held.mirrored:
             held.copy_in()
