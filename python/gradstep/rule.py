@@ -21,6 +21,19 @@ MOMENTUM = "momentum"  # averages it over steps
 SIGN = "sign"  # keeps its sign alone
 ADAPTIVE = "adaptive"  # divides it by the root of a second moment
 
+# What people look for, in the order in which the pages list it; a class that is in none by its kind
+# says so by `_family`.
+PLAIN_STEPS = "the gradient and its momentum"
+FAMILIES = {
+    PLAIN: PLAIN_STEPS,
+    MOMENTUM: PLAIN_STEPS,
+    ADAPTIVE: "a rate for each element",
+    SIGN: "the sign alone",
+    "matrices": "whole matrices",
+    "large batches": "large batches",
+    "without a rate": "without a rate or schedule to choose",
+}
+
 
 class State(NamedTuple):
     """A state of a rule: always there, or switched on by a hyperparameter."""
@@ -71,6 +84,7 @@ class Rule:
         shows: whether the point to evaluate is not the parameter.
         takes_loss: whether a step takes the loss, too.
         wants_matrices: whether it moves matrices alone.
+        family: in which row of the pages it stands, one of ``FAMILIES``.
         defaults: each hyperparameter's default, ``maximize`` and ``frozen`` included.
         ranges: the numbers that each numeric hyperparameter may be.
     """
@@ -120,6 +134,8 @@ class Rule:
         known = {**RANGES, **ranges}
         self.ranges = {key: known[key] for key in self.defaults if key in known}
         self._check = check
+        chosen = getattr(made, "_family", None) or ("matrices" if self.wants_matrices else None)
+        self.family = FAMILIES[chosen or self.kind({})]
         RULES[self.name] = self
 
     def check(self, prefix: str, group: Mapping[str, Any], storages: Mapping[str, str]) -> None:
