@@ -117,6 +117,19 @@ def test_a_page_is_as_the_code_makes_it(made):
     subprocess.run([sys.executable, str(made), "--check"], check=True, timeout=100)
 
 
+def test_rules_page_shows_each_rule():
+    """In its table with the bytes of its states, and in the picture."""
+    text = (DOCS / "rules.md").read_text(encoding="utf-8")
+    (link,) = re.findall(r"!\[.+?\]\((.+?)\)", text)
+    picture = (DOCS / link).read_text(encoding="utf-8")
+    assert len(picture) < 300_000
+    for rule in gs.rule.RULES:
+        assert f"| [`{rule}`](#{rule.lower()}) |" in text
+        assert f">{rule}<" in picture
+    row = next(line for line in text.splitlines() if line.startswith("| [`Adam`]"))
+    assert row.endswith("| 8, +4 with amsgrad | 2.03, +1.02 with amsgrad |")
+
+
 def test_pytorch_page():
     """Its code runs in order, as the only process of those that torchrun would start."""
     pytest.importorskip("torch")

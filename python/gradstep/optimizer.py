@@ -99,6 +99,7 @@ class Optimizer(Saved):
     rule: ClassVar[Rule]
     _ranges: ClassVar[Mapping[str, Range]] = {}  # of hyperparameters that this rule alone has
     _choices: ClassVar[Mapping[str, Choice]] = {}  # of those that only Python reads
+    _family: ClassVar[str | None] = None  # a key of rule.FAMILIES, where its kind does not say it
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -22,6 +22,19 @@ MOMENTUM = "momentum"  # averages it over steps
 SIGN = "sign"  # keeps its sign alone
 ADAPTIVE = "adaptive"  # divides it by its size, such as the root of a second moment
 
+# What people look for, in the order in which the pages list it; a class that is in none by its kind
+# says so by `_family`.
+PLAIN_STEPS = "the gradient and its momentum"
+FAMILIES = {
+    PLAIN: PLAIN_STEPS,
+    MOMENTUM: PLAIN_STEPS,
+    ADAPTIVE: "a rate for each element",
+    SIGN: "the sign alone",
+    "matrices": "whole matrices",
+    "large batches": "large batches",
+    "without a rate": "without a rate or schedule to choose",
+}
+
 
 class State(NamedTuple):
     """A state of a rule: always there, or switched on by a hyperparameter."""
@@ -94,6 +107,7 @@ class Rule:
         shows: whether the point to evaluate is not the parameter.
         factors: whether it keeps numbers for rows and columns, where a parameter has such.
         has_direction: whether its part in Python redirects a step between the two passes.
+        family: in which row of the pages it stands, one of ``FAMILIES``.
         defaults: each hyperparameter's default, ``maximize`` and ``frozen`` included.
         ranges: the numbers that each numeric hyperparameter may be; ``etas[0]`` is for an item of
             a tuple alone.
@@ -166,6 +180,8 @@ class Rule:
         names = [name for name in (*self.defaults, *self.hyper_names) if name not in choices]
         self.ranges = {name: known[name] for name in names if name in known}
         self._check, self._check_param = check, check_param
+        chosen = getattr(made, "_family", None) or ("matrices" if self.has_direction else None)
+        self.family = FAMILIES[chosen or self.kind({})]
         RULES[self.name] = self
 
     def check(self, prefix: str, group: Mapping[str, Any], storages: Mapping[str, str]) -> None:

@@ -57,6 +57,7 @@ class LAMB(Optimizer):
     """
 
     rule = Rule("LAMB")
+    _family = "large batches"
 
     def __init__(
         self,

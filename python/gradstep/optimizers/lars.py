@@ -58,6 +58,7 @@ class LARS(Optimizer):
     """
 
     rule = Rule("LARS")
+    _family = "large batches"
 
     def __init__(
         self,

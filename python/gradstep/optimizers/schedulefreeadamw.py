@@ -69,6 +69,7 @@ class ScheduleFreeAdamW(Optimizer):
     """
 
     rule = Rule("ScheduleFreeAdamW")
+    _family = "without a rate"
     _ranges = {"betas": BETWEEN, "r": HALVES, "weight_lr_power": HALVES}  # noqa: RUF012
 
     def __init__(
