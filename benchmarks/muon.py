@@ -91,8 +91,9 @@ def main() -> None:
     for dtype in given.dtype:
         ours, theirs = measure(dtype, given.layers, given.width, given.rounds)
         print(
-            f"{dtype}, {given.layers} layers of width {given.width}, {gs.get_num_threads()} threads: "
-            f"ours {ours * 1e3:.1f} ms, {names[dtype]} {theirs * 1e3:.1f} ms, ratio {ours / theirs:.3f}"
+            f"{dtype}, {given.layers} layers of width {given.width}, {gs.get_num_threads()} "
+            f"threads: ours {ours * 1e3:.1f} ms, {names[dtype]} {theirs * 1e3:.1f} ms, ratio "
+            f"{ours / theirs:.3f}"
         )
 
 

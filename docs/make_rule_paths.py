@@ -64,7 +64,7 @@ def beale(x: float, y: float) -> tuple[float, np.ndarray]:
 def path(rule: Rule) -> list[tuple[float, float]]:
     """The points to evaluate, before each update and after the last; a matrix has one row."""
     options = OPTIONS.get(rule.name, {})
-    p = np.array([START] if rule.wants_matrices else START)
+    p = np.array([START] if rule.has_direction else START)
     opt = getattr(gs, rule.name)(p, **options)
     points = [START]
     for _ in range(STEPS):

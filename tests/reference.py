@@ -634,7 +634,9 @@ RULES = {
     "Muon": muon,
 }
 SHOWN = {
-    "ScheduleFreeAdamW": schedule_free_shown
+    "ScheduleFreeAdamW": schedule_free_shown,
+    "ScheduleFreeSGD": schedule_free_shown,
+    "ASGD": asgd_shown,
 }  # of each rule that has another point to evaluate
 
 

@@ -71,6 +71,7 @@ class DAdaptAdamW(Optimizer):
     """
 
     rule = Rule("DAdaptAdamW")
+    _family = "without a rate"
     _ranges = {  # noqa: RUF012
         "estim_lr0": LENGTH,
     }

@@ -61,6 +61,7 @@ class DoG(Optimizer):
     """
 
     rule = Rule("DoG")
+    _family = "without a rate"
     _ranges = {  # noqa: RUF012
         "reps_rel": LENGTH,
     }

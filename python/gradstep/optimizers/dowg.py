@@ -58,6 +58,7 @@ class DoWG(Optimizer):
     """
 
     rule = Rule("DoWG")
+    _family = "without a rate"
     _ranges = {  # noqa: RUF012
         "init_estim_sq_dist": LENGTH._replace(wanted="a finite number > 0 or None", none=-1.0),
     }

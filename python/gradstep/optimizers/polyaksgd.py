@@ -63,6 +63,7 @@ class PolyakSGD(Optimizer):
     """
 
     rule = Rule("PolyakSGD")
+    _family = "without a rate"
     _ranges = {  # noqa: RUF012
         "max_learning_rate": UNLIMITED,
         "f_min": FINITE._replace(exact=True),

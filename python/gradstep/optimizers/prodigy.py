@@ -80,6 +80,7 @@ class Prodigy(Optimizer):
     """
 
     rule = Rule("Prodigy")
+    _family = "without a rate"
     _ranges = {  # noqa: RUF012
         "beta3": BELOW_ONE._replace(wanted="a number in [0, 1) or None", none=-1.0),
         "d0": LENGTH,

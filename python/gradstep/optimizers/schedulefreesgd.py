@@ -67,6 +67,7 @@ class ScheduleFreeSGD(Optimizer):
     """
 
     rule = Rule("ScheduleFreeSGD")
+    _family = "without a rate"
     _ranges = {  # noqa: RUF012
         "momentum": BETWEEN,
         "r": HALVES,
