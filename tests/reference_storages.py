@@ -276,7 +276,7 @@ def fresh(storage, role, shape, initial=0.0):
 def default_stochastic(storage, role):
     """Whether a buffer rounds stochastically where nobody says how."""
     return storage in ROUNDED and (
-        role == "second_moment" or (role == "momentum" and storage == "q4")
+        role in ("second_moment", "magnitude") or (role == "momentum" and storage == "q4")
     )
 
 

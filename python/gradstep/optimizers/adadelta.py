@@ -36,8 +36,7 @@ class Adadelta(Optimizer):
     States: ``square_avg``, v; ``acc_delta``, a.
 
     Where frameworks differ: this is PyTorch 2.13. Keras has η = 0.001, ρ = 0.95 and ε = 1e-7.
-    optax has the same formula, but takes decay from the parameter at the rate, not through the
-    gradient.
+    optax has the same formula and defaults, but no default rate.
 
     Source: Zeiler, "ADADELTA: an adaptive learning rate method", 2012.
 

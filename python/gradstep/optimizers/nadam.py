@@ -40,7 +40,8 @@ class NAdam(Optimizer):
 
     Where frameworks differ: this is PyTorch 2.13, but Π is kept in double, where PyTorch keeps
     float32 unless that is not its default dtype. Checkpoints have it in double; PyTorch casts it
-    when it loads one. optax's ``nadam`` has no ψ: μ is β₁ throughout. Keras has it, ψ = 0.004.
+    when it loads one. optax's ``nadam`` has no ψ: μ is β₁ throughout, which a very large ψ
+    is here. Keras has ψ = 0.004.
 
     Source: Dozat, "Incorporating Nesterov momentum into Adam", ICLR 2016 workshop, in PyTorch's
     form.

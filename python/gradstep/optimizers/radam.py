@@ -41,8 +41,8 @@ class RAdam(Optimizer):
 
     States: ``exp_avg``, m; ``exp_avg_sq``, v.
 
-    Where frameworks differ: this is PyTorch 2.13. optax rectifies where ρ ≥ 5, puts ε beside
-    √v̂, and has no decay.
+    Where frameworks differ: this is PyTorch 2.13. optax rectifies where ρ ≥ 5, adds ε to the
+    corrected √v̂, and has no decay.
 
     Source: Liu et al., "On the variance of the adaptive learning rate and beyond", ICLR 2020.
 

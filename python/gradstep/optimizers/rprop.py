@@ -37,7 +37,8 @@ class Rprop(Optimizer):
 
     Where frameworks differ: this is PyTorch 2.13, where a changed rate, also a scheduler's, does
     nothing after the start: here it is refused. PyTorch takes the sign of NaN for 0 and goes on;
-    here the parameter becomes NaN. optax has ``rprop`` with the same formula and defaults.
+    here the parameter becomes NaN. optax 0.2.8's ``rprop`` makes each step one update late, and
+    none at the first.
 
     Source: Riedmiller & Braun, "A direct adaptive method for faster backpropagation learning: the
     RPROP algorithm", ICNN 1993.
