@@ -22,6 +22,21 @@
 #define GRADSTEP_RULES(X)                                                                          \
     X(SGD)                                                                                         \
     X(Adagrad)                                                                                     \
-    X(RMSprop) X(Adam) X(AdamW) X(LARS) X(LAMB) X(ScheduleFreeAdamW) X(Lion) X(Adan) X(AdEMAMix)   \
-        X(ADOPT) X(SignSGD) X(StableAdamW) X(CautiousAdamW) X(SparingAdamW)                        \
-            X(CautiousSparingAdamW) X(CautiousLion) X(SparingLion) X(CautiousSparingLion)
+    X(RMSprop)                                                                                     \
+    X(Adam)                                                                                        \
+    X(AdamW)                                                                                       \
+    X(LARS)                                                                                        \
+    X(LAMB)                                                                                        \
+    X(ScheduleFreeAdamW)                                                                           \
+    X(Lion)                                                                                        \
+    X(Adan)                                                                                        \
+    X(AdEMAMix)                                                                                    \
+    X(ADOPT)                                                                                       \
+    X(SignSGD)                                                                                     \
+    X(StableAdamW)                                                                                 \
+    X(CautiousAdamW)                                                                               \
+    X(SparingAdamW)                                                                                \
+    X(CautiousSparingAdamW)                                                                        \
+    X(CautiousLion)                                                                                \
+    X(SparingLion)                                                                                 \
+    X(CautiousSparingLion)
