@@ -21,9 +21,10 @@ template <class T, unsigned Options> struct Adafactor {
     T one_minus_beta2, eps, decay, step = 0;
     bool has_rows;
 
+    // An eps[0] below 0 stands for None.
     Adafactor(const Hyper& h, const When& when)
         : rate(least(h.lr, 1 / sqrt(double(when.t)))),
-          eps1(h.eps1 != h.eps1 ? when.epsilon : h.eps1), eps2(h.eps2), d(h.d),
+          eps1(h.eps1 < 0 ? when.epsilon : h.eps1), eps2(h.eps2), d(h.d),
           one_minus_beta2(T(pow(double(when.t), h.beta2_decay))), eps(T(eps1)),
           decay(T(1 - h.lr * h.weight_decay)), has_rows(when.has_rows) {}
 

@@ -243,9 +243,7 @@ class Rule:
             key, _, index = name.partition("[")
             value = self._item(prefix, key, int(index[:-1]), group[key]) if index else group[key]
             argument = prefix + name
-            if value is None and self._may_be_none(key, index):
-                row.append(math.nan)
-            elif key not in self.ranges:
+            if key not in self.ranges:
                 row.append(float(value))
                 continue
             allowed = self.ranges.get(name, self.ranges[key])
@@ -291,7 +289,7 @@ class Rule:
 
     def _shown(self, name: str, value: float) -> float | None:
         """A number of the kernels as a person gives it."""
-        allowed = self.ranges.get(name.partition("[")[0])
+        allowed = self.ranges.get(name, self.ranges.get(name.partition("[")[0]))
         return None if allowed is not None and value == allowed.none else value
 
     def _check_keys(self, prefix: str, group: Mapping[str, Any]) -> None:
@@ -318,11 +316,6 @@ class Rule:
             )
         return value[index]
 
-    def _may_be_none(self, key: str, index: str) -> bool:
-        """Whether a hyperparameter, or an item of it (``"0]"``), is None by default."""
-        default = self.defaults[key]
-        return (default[int(index[:-1])] if index else default) is None
-
     def present(self, group: Mapping[str, Any]) -> list[str]:
         """The names of the states that a group with these hyperparameters has."""
         return [state.name for state in self.states if state.is_on(group)]
@@ -347,7 +340,7 @@ class Rule:
         found: dict[str, Any] = {}
         for name, x in zip(self.hyper_names, numbers, strict=True):
             key, _, index = name.partition("[")
-            value = None if math.isnan(x) else x
+            value = self._shown(name, x)
             found[key] = (*found.get(key, ()), value) if index else value
         return found
 

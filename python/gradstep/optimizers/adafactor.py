@@ -73,6 +73,7 @@ class Adafactor(Optimizer):
     rule = Rule("Adafactor")
     _ranges = {  # noqa: RUF012 - the base class says that it is one of the class
         "beta2_decay": Range("a finite number ≤ 0", -FLOAT64_MAX, 0.0),
+        "eps[0]": RANGES["eps"]._replace(wanted="a finite number ≥ 0 or None", none=-1.0),
         "d": Range("a finite number ≥ 1", 1.0, FLOAT64_MAX),
     }
 
