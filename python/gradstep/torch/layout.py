@@ -275,10 +275,10 @@ def rows(argument: str, grad: torch.Tensor, param: torch.Tensor) -> _core.RowGra
             f"{argument}: got a sparse gradient of {grad.sparse_dim()} sparse dimensions, wanted "
             "1: of whole rows"
         )
-    with torch.no_grad():
-        indices, values = grad._indices()[0], grad._values()
-        check(argument, values)
-        values = values.resolve_neg().contiguous()
+    plain = grad.detach()
+    indices, values = plain._indices()[0], plain._values()
+    check(argument, values)
+    values = values.resolve_neg().contiguous()
     return _core.RowGradient(indices.contiguous(), values, grad.is_coalesced())
 
 
