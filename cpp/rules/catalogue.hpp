@@ -18,5 +18,6 @@
 
 #define GRADSTEP_RULES(X)                                                                          \
     X(SGD)                                                                                         \
-    X(Adagrad) X(RMSprop) X(Adam) X(AdamW) X(LARS) X(LAMB) X(ScheduleFreeAdamW) X(Lion)            \
-        X(ScheduleFreeSGD) X(Prodigy) X(PolyakSGD) X(DoG) X(DoWG) X(DAdaptAdamW)
+    X(Adagrad)                                                                                     \
+    X(RMSprop) X(Adam) X(AdamW) X(LARS) X(LAMB) X(ScheduleFreeAdamW) X(Lion) X(ScheduleFreeSGD)    \
+        X(Prodigy) X(PolyakSGD) X(DoG) X(DoWG) X(DAdaptAdamW)
