@@ -78,7 +78,7 @@ def is_on(value: object) -> bool:
 class Numbers(NamedTuple):
     """A group's hyperparameters as the kernels want them."""
 
-    hyper: list[float]  # in the kernels' order; NaN for what is driven, or None
+    hyper: list[float]  # in the kernels' order; NaN for what is driven
     sign: float  # of the gradient: −1 to maximize
     frozen: float  # 1 for a group that no step changes
     driven: list[Driven]  # what must be called at each step

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..hyperparameters import FLOAT64_MAX, Range
+from ..hyperparameters import FLOAT64_MAX, RANGES, Range
 from ..optimizer import Optimizer
 from ..rule import Rule
 
