@@ -146,7 +146,11 @@ void plain(const Table& table, const double* hyper, const When& when, double fac
                 sums.sum[k][i % lanes] += part.value[k];
         }
         table.fold_gathered(sums, max_gathered, totals);
-        rule.settle(totals[0], totals[1]);
+        using Settle = decltype(&Rule::settle);
+        if constexpr (std::is_invocable_v<Settle, Rule&, double, double, double>)
+            rule.settle(totals[0], totals[1], double(piece.n));
+        else
+            rule.settle(totals[0], totals[1]);
     }
     for (int64_t i = 0; i < piece.n; ++i) {
         volatile T fence = static_cast<const T*>(piece.g)[i];
@@ -165,6 +169,7 @@ void run_kernel(const Table& table, const RuleInfo& rule, const Kernel& kernel, 
         double totals[max_gathered] = {};
         kernel.gather(scalars, -1, piece, sums);
         table.fold_gathered(sums, rule.gathered, totals);
+        totals[rule.gathered] = double(piece.n);
         kernel.settle(scalars, totals);
     }
     kernel.update(scalars, -1, piece);
