@@ -309,8 +309,15 @@ void settle_with(Rule& rule, const double* sums, std::index_sequence<K...>) {
     rule.settle(sums[K]...);
 }
 
+template <class Rule, class... Sums> constexpr int count_arguments(void (Rule::*)(Sums...)) {
+    return sizeof...(Sums);
+}
+
 template <class Rule> void settle(void* scalars, const double* sums) {
-    settle_with(*static_cast<Rule*>(scalars), sums, std::make_index_sequence<gathered<Rule>>());
+    constexpr int count = count_arguments(&Rule::settle);
+    static_assert(count == gathered<Rule> || count == gathered<Rule> + 1,
+                  "settle takes the sums that are gathered, and perhaps their count");
+    settle_with(*static_cast<Rule*>(scalars), sums, std::make_index_sequence<count>());
 }
 
 template <class Rule> constexpr int optional_states() {
@@ -449,7 +456,7 @@ template <template <class, unsigned> class Rule> constexpr RuleInfo rule_info() 
                   "Hyper is a double for each of hyper_names");
     static_assert(state_count<R> <= gradstep::max_states, "a rule has at most max_states states");
     static_assert(memory_count<R> <= gradstep::max_memory, "a rule has too much memory");
-    static_assert(gathered<R> <= gradstep::max_gathered, "a rule gathers too many sums");
+    static_assert(gathered<R> < gradstep::max_gathered, "a rule gathers too many sums");
     RuleInfo info = {};
     info.name = R::name;
     info.hyper_names = R::hyper_names;

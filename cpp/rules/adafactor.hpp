@@ -33,9 +33,9 @@ template <class T, unsigned Options> struct Adafactor {
 
     T update(T g, T v) const { return g / max(sqrt(v), eps); }
 
-    Summands<3> gather(T p, T g, T, T, T& v) const {
+    Summands<2> gather(T p, T g, T, T, T& v) const {
         if (!has_rows) average(v, g * g);
-        return {square(p), square(update(g, v)), 1};
+        return {square(p), square(update(g, v))};
     }
 
     // Where a sum is not a number, the least that a length may be stands for it, as in PyTorch.

@@ -14,8 +14,9 @@
 //   constructor then takes (Hyper, When, Memory&) and may change them;
 //   gather(p, g, states...): a first pass over the whole tensor, in which the states that are
 //   marked `gathered` change and p does not. It returns Summands, which are added up in double over
-//   the tensor, its shards and processes; settle(sums...) takes them, and then operator() is the
-//   second pass, which reads the states as they were stored;
+//   the tensor, its shards and processes; settle(sums...) takes them, and behind them, if it has an
+//   argument more, how many elements that were; then operator() is the second pass, which reads the
+//   states as they were stored;
 //   states of Shape::rows, ::columns and ::vector, one each: a pass over the gradients comes before
 //   the others where there are rows, and adds up their squares by row and column.
 //   average(state, mean) then takes the mean of a row or column, relative(row, mean) a row and the
