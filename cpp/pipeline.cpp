@@ -305,9 +305,12 @@ private:
 
     void sum_up(const Scratch::Active& active) {
         const size_t end = active.first_segment + active.segments;
+        const Tensor& tensor = tensors_[active.tensor];
+        const int sums = groups_[size_t(tensor.group)].rule->gathered;
         for (size_t s = active.first_segment; s < end; ++s)
             for (int k = 0; k < max_gathered; ++k)
                 scratch_.totals[active.tensor].sum[k] += scratch_.gathered[s].sum[k];
+        scratch_.totals[active.tensor].sum[sums] = double(tensor.n);
     }
 
     // Shards of one tensor have one sum: their parts', in their order.

@@ -13,7 +13,7 @@ constexpr int64_t block_elements = 512;    // every stream of a block fits the f
 constexpr int max_states = 4;
 constexpr int max_options = 2;                 // optional states of one rule
 constexpr int max_memory = 4;                  // numbers of a tensor that live from step to step
-constexpr int max_gathered = 4;                // sums of a first pass
+constexpr int max_gathered = 4;                // sums of a first pass, and the count behind them
 constexpr int max_buffers = 1 + max_states;    // what a step writes: the parameter and the states
 constexpr size_t max_scalar_bytes = 192;
 

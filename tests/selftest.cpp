@@ -127,6 +127,10 @@ template <class Rule> Rule made(const double* hyper, const When& when) {
     }
 }
 
+template <class Rule, class... Arguments> constexpr size_t arguments(void (Rule::*)(Arguments...)) {
+    return sizeof...(Arguments);
+}
+
 template <class Rule, size_t... K>
 void settle(Rule& rule, const double* totals, std::index_sequence<K...>) {
     if constexpr (has_memory<Rule>) {
@@ -160,7 +164,9 @@ void plain(const Table& table, const double* hyper, const When& when, double fac
             for (size_t k = 0; k < count; ++k) sums.sum[k][i % lanes] += part.value[k];
         }
         table.fold_gathered(sums, max_gathered, totals);
-        settle(rule, totals, std::make_index_sequence<count>());
+        totals[count] = double(piece.n);
+        settle(rule, totals,
+               std::make_index_sequence<arguments(&Rule::settle) - has_memory<Rule>>());
     }
     for (int64_t i = 0; i < piece.n; ++i) {
         volatile T fence = static_cast<const T*>(piece.g)[i];
@@ -179,6 +185,7 @@ void run_kernel(const Table& table, const RuleInfo& rule, const Kernel& kernel, 
         double totals[max_gathered] = {};
         kernel.gather(scalars, -1, piece, sums);
         table.fold_gathered(sums, rule.gathered, totals);
+        totals[rule.gathered] = double(piece.n);
         kernel.settle(scalars, kept, totals);
     }
     kernel.update(scalars, -1, piece);

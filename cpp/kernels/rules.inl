@@ -336,9 +336,16 @@ void settle_with(Rule& rule, double* memory, const double* sums, std::index_sequ
     }
 }
 
+template <class Rule, class... Arguments>
+constexpr int count_arguments(void (Rule::*)(Arguments...)) {
+    return sizeof...(Arguments);
+}
+
 template <class Rule> void settle(void* scalars, double* memory, const double* sums) {
-    settle_with(*static_cast<Rule*>(scalars), memory, sums,
-                std::make_index_sequence<gathered<Rule>>());
+    constexpr int count = count_arguments(&Rule::settle) - (memory_count<Rule> > 0);
+    static_assert(count == gathered<Rule> || count == gathered<Rule> + 1,
+                  "settle takes the sums that are gathered, and perhaps their count");
+    settle_with(*static_cast<Rule*>(scalars), memory, sums, std::make_index_sequence<count>());
 }
 
 template <class Rule> constexpr int optional_states() {
@@ -477,7 +484,7 @@ template <template <class, unsigned> class Rule> constexpr RuleInfo rule_info() 
                   "Hyper is a double for each of hyper_names");
     static_assert(state_count<R> <= gradstep::max_states, "a rule has at most max_states states");
     static_assert(memory_count<R> <= gradstep::max_memory, "a rule has too much memory");
-    static_assert(gathered<R> <= gradstep::max_gathered, "a rule gathers too many sums");
+    static_assert(gathered<R> < gradstep::max_gathered, "a rule gathers too many sums");
     RuleInfo info = {};
     info.name = R::name;
     info.hyper_names = R::hyper_names;

@@ -23,10 +23,9 @@ template <class T, unsigned Options> struct Adafactor {
 
     // An eps[0] below 0 stands for None.
     Adafactor(const Hyper& h, const When& when)
-        : rate(least(h.lr, 1 / sqrt(double(when.t)))),
-          eps1(h.eps1 < 0 ? when.epsilon : h.eps1), eps2(h.eps2), d(h.d),
-          one_minus_beta2(T(pow(double(when.t), h.beta2_decay))), eps(T(eps1)),
-          decay(T(1 - h.lr * h.weight_decay)), has_rows(when.has_rows) {}
+        : rate(least(h.lr, 1 / sqrt(double(when.t)))), eps1(h.eps1 < 0 ? when.epsilon : h.eps1),
+          eps2(h.eps2), d(h.d), one_minus_beta2(T(pow(double(when.t), h.beta2_decay))),
+          eps(T(eps1)), decay(T(1 - h.lr * h.weight_decay)), has_rows(when.has_rows) {}
 
     // Of a row or column: the mean of its squared gradients into its variance.
     void average(T& variance, T mean) const { variance += one_minus_beta2 * (mean - variance); }
@@ -36,9 +35,9 @@ template <class T, unsigned Options> struct Adafactor {
 
     T update(T g, T v) const { return g / max(sqrt(v), eps); }
 
-    Summands<3> gather(T p, T g, T, T, T& v) const {
+    Summands<2> gather(T p, T g, T, T, T& v) const {
         if (!has_rows) average(v, g * g);
-        return {square(p), square(update(g, v)), 1};
+        return {square(p), square(update(g, v))};
     }
 
     // Where a sum is not a number, the least that a length may be stands for it, as in PyTorch.

@@ -40,9 +40,9 @@ template <class T, unsigned Options, bool spares> struct MaskedAdamW : AdamW<T, 
     T scale = 1;
     using AdamW<T, Options>::AdamW;
 
-    Summands<2> gather(T, T g, T& m, T& v, T& v_max) const {
+    Summands<1> gather(T, T g, T& m, T& v, T& v_max) const {
         this->add(g, m, v, v_max);
-        return {double(agree(m, g)), 1};
+        return {double(agree(m, g))};
     }
 
     void settle(double agreeing, double elements) {
@@ -80,7 +80,7 @@ template <class T, unsigned Options, bool spares> struct MaskedLion : Lion<T, Op
     MaskedLion(const Hyper& h, const When& when)
         : Lion<T, Options>(h, when), rate(h.lr), step(T(h.lr)) {}
 
-    Summands<2> gather(T, T g, T m) const { return {double(agree(this->direction(g, m), g)), 1}; }
+    Summands<1> gather(T, T g, T m) const { return {double(agree(this->direction(g, m), g))}; }
 
     void settle(double agreeing, double elements) { step = T(rate * (elements / (agreeing + 1))); }
 

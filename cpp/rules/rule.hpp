@@ -15,8 +15,8 @@
 //   gather(p, g, states...): a first pass over the whole tensor, in which the states that are
 //   marked `gathered` change and p does not. It returns Summands, which are added up in double over
 //   the tensor, its shards and processes; settle(sums...), or settle(Memory&, sums...) in a rule
-//   that has memory, takes them, and then operator() is the second pass, which reads the states as
-//   they were stored;
+//   that has memory, takes them, and behind them, if it has an argument more, how many elements
+//   that were; then operator() is the second pass, which reads the states as they were stored;
 //   common: names of hyperparameters that are the same in all groups of the rule, but for a rate
 //   that is 0. The sums are then added up over all tensors that take part in the step, in their
 //   order, and the memory is one for all of the rule's tensors: the constructor takes it as it is

@@ -28,10 +28,10 @@ template <class T, unsigned Options> struct StableAdamW {
         one_minus_beta2 = T(new_share);
     }
 
-    Summands<2> gather(T, T g, T& m, T& v) const {
+    Summands<1> gather(T, T g, T& m, T& v) const {
         m += one_minus_beta1 * (g - m);
         v = beta2 * v + one_minus_beta2 * g * g;
-        return {double(g * g / max(v, eps_squared)), 1};
+        return {double(g * g / max(v, eps_squared))};
     }
 
     void settle(double total, double elements) {
