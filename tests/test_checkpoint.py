@@ -276,7 +276,8 @@ def crc32(data):
 def test_resume_is_bit_identical(rule, options, path):
     """To never having stopped."""
     rng = np.random.default_rng(0)
-    start = [rng.standard_normal((5, 3)).astype(np.float32), rng.standard_normal(4)]
+    # matrices, which every rule steps
+    start = [rng.standard_normal((5, 4)).astype(np.float32), rng.standard_normal((2, 2))]
     grads = [[[rng.standard_normal(p.shape).astype(p.dtype)] for p in start] for _ in range(10)]
 
     def build(params):
