@@ -207,6 +207,7 @@ class Membership:
 class TensorPlan:
     threads: int
     advances: bool
+    loss: float
     add_up: Callable[[NDArray[np.float64]], object] | None
     looks: bool  # at what is kept where others can reach it, and at its counts
     @property
