@@ -223,6 +223,7 @@ class Membership:
 class TensorPlan:
     threads: int
     advances: bool
+    loss: float
     add_up: Callable[[NDArray[np.float64]], object] | None
     loss: float  # of the next step, for rules that take it
     redirect: Callable[[list[int]], object] | None
