@@ -13,5 +13,5 @@
 
 #define GRADSTEP_RULES(X)                                                                          \
     X(SGD)                                                                                         \
-    X(Adagrad) X(RMSprop) X(Adam) X(AdamW) X(LARS) X(LAMB) X(ScheduleFreeAdamW) X(Lion)            \
-        X(Adafactor)
+    X(Adagrad)                                                                                     \
+    X(RMSprop) X(Adam) X(AdamW) X(LARS) X(LAMB) X(ScheduleFreeAdamW) X(Lion) X(Adafactor)
