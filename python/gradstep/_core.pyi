@@ -225,7 +225,6 @@ class TensorPlan:
     advances: bool
     loss: float
     add_up: Callable[[NDArray[np.float64]], object] | None
-    loss: float  # of the next step, for rules that take it
     redirect: Callable[[list[int]], object] | None
     looks: bool  # at what is kept where others can reach it, and at its counts
     @property
