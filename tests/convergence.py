@@ -45,15 +45,18 @@ DIGITS = {
     "Adan": {"lr": 1e-2},
     "AdEMAMix": {"lr": 1e-2},
     "ADOPT": {"lr": 1e-2},
-    "SignSGD": {"lr": 3e-3},
+    "SignSGD": {"lr": 5e-3},
     "StableAdamW": {"lr": 1e-2},
     "ScheduleFreeSGD": {"lr": 1.0},
     "Prodigy": {},
     "DAdaptAdamW": {},
-    "DoG": {},
-    "DoWG": {},
+    "DoG": {"reps_rel": 1e-2},
+    "DoWG": {"lr": 0.3, "init_estim_sq_dist": 1.0},
     "PolyakSGD": {},
 }
+
+# Rates of their own magnify roundings from step to step: their reference computes in float32, too.
+IN_SINGLE = {"Prodigy", "DoG", "DoWG"}
 
 
 @functools.cache
@@ -159,7 +162,7 @@ def ours(rule, options):
 
 
 class Twin:
-    """A network in float64 that the reference trains."""
+    """A network that the reference trains."""
 
     def __init__(self, rule, options, arrays):
         opt = getattr(gs, rule)([array.copy() for array in arrays], **options)
@@ -182,8 +185,8 @@ class Twin:
 
 
 def reference_losses(rule, options):
-    """Those of networks in float64 that the reference trains."""
-    arrays = weights(np.float64, is_whole(rule))
+    """Those of networks that the reference trains, in float64 if not `IN_SINGLE`."""
+    arrays = weights(np.float32 if rule in IN_SINGLE else np.float64, is_whole(rule))
     twins = [Twin(rule, options, [a[i] for a in arrays]) for i in range(len(SEEDS))]
 
     def shown():
@@ -236,12 +239,12 @@ VALLEYS = {
     "Adamax": ({"lr": 0.3}, 0.5, 1e-3),
     "NAdam": ({"lr": 0.05}, 0.4, 0.02),
     # Its first updates are as long as the gradients, which are large here.
-    "RAdam": ({"lr": lambda k: 1e-5 if k < 6 else 0.1}, 0.2, 0.01),
+    "RAdam": ({"lr": lambda k: 1e-5 if k < 6 else 0.1}, 2.0, 0.01),
     "Rprop": ({"lr": 0.01}, 0.02, 1e-3),
     "ASGD": ({"lr": 1e-3}, 1.0, 0.3),
     "ScheduleFreeSGD": ({"lr": 1e-3}, 5.0, 0.5),
-    "Adan": ({"lr": 0.1}, 0.02, 0.02),
-    "AdEMAMix": ({"lr": 0.2}, 0.5, 0.01),
+    "Adan": ({"lr": 0.1}, 0.1, 0.02),
+    "AdEMAMix": ({"lr": 0.2}, 1.5, 0.01),
     "ADOPT": ({"lr": 0.2}, 0.8, 1e-3),
     "SignSGD": ({"lr": 3e-3}, 0.8, 0.02),
 }

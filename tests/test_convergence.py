@@ -23,7 +23,7 @@ def check(found, wanted):
 
 @pytest.mark.parametrize("rule", DIGITS)
 def test_digits_are_learned_as_by_the_reference(rule):
-    """Ours in float32, the reference in float64, from the same weights over the same batches."""
+    """Ours in float32, the reference mostly in float64, from the same weights and batches."""
     pytest.importorskip("sklearn")
     options = convergence.DIGITS[rule]
     check(convergence.ours(rule, options), convergence.reference_losses(rule, options))
