@@ -37,7 +37,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "Adadelta": {"lr": 3.0},
     "Adamax": {"lr": 0.1},
     "NAdam": {"lr": 0.1},
-    "RAdam": {"lr": 0.1},
+    "RAdam": {"lr": 0.005},
     "Rprop": {"lr": 0.01},
     "ASGD": {"lr": 0.01},
     "Adafactor": {"lr": 0.05},
@@ -126,7 +126,7 @@ def panel(rule: Rule, left: float, top: float) -> str:
     goal = place(*LOWEST)
     return (
         f'<g transform="translate({left:g},{top:g})"><text y="-4">{rule.name}'
-        f'<tspan fill="#555" font-size="8"> {options}</tspan></text>'
+        f'<tspan dx="4" fill="#555" font-size="8">{options}</tspan></text>'
         f'<svg width="{WIDTH:g}" height="{HEIGHT:g}"><use href="#ground"/>'
         f'<path d="M{goal}m-4,-4l8,8m0,-8l-8,8" stroke="#d55e00" stroke-width="2"/>'
         f'<polyline points="{" ".join(place(*point) for point in points)}" fill="none" '
