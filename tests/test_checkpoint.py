@@ -282,7 +282,9 @@ def test_resume_is_bit_identical(rule, options, path):
 
     def build(params):
         groups = [{"params": [p], "name": name} for p, name in zip(params, "ab", strict=True)]
-        return getattr(gs, rule)(groups, **{**options, "lr": schedules.cosine(0.1, total=9)})
+        constant = "lr" in gs.rule.RULES[rule].constant
+        lr = 0.1 if constant else schedules.cosine(0.1, total=9)
+        return getattr(gs, rule)(groups, **{**options, "lr": lr})
 
     def run(opt, steps):
         for k in steps:

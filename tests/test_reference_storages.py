@@ -309,6 +309,7 @@ def test_split_steps_as_float32_does():
     p, low = storages.split(start)
     hyper = {"maximize": False, "lr": 0.01, "weight_decay": 0.01}
     hyper |= {"betas": (0.9, 0.999), "eps": 1e-8, "amsgrad": False}
+    hyper |= {"cautious": False, "cautious_weight_decay": False}
     states = [{n: np.zeros_like(start) for n in ("exp_avg", "exp_avg_sq")} for _ in range(2)]
     for t in range(1, 50):
         g = special(rng, start.size, np.float32).reshape(start.shape)

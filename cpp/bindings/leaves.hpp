@@ -81,12 +81,13 @@ public:
         for (py::handle key : keys) keys_.push_back(py::reinterpret_borrow<py::object>(key));
     }
 
-    // These are the values now, and none of them changes in place. None: they may.
+    // These are the values now, an Ellipsis for each that is missing, and none of them changes in
+    // place. None: they may.
     void note(const py::object& values) {
         seen_.clear();
         if (values.is_none()) return;
         for (py::handle value : py::reinterpret_borrow<py::tuple>(values))
-            seen_.push_back(value.ptr());
+            seen_.push_back(value.is(py::ellipsis()) ? nullptr : value.ptr());
         if (seen_.size() != keys_.size()) throw py::value_error("Entry: a value for each key");
     }
 

@@ -57,6 +57,8 @@ def _make(rule: type[NumpyOptimizer]) -> type[Optimizer]:
         given = dict(bound.arguments)
         self, params = given.pop("self"), given.pop("params")
         own = {key: given.pop(key) for key in shared}
+        off = [key for key in rule.rule.switches if given[key] is False]  # see Group
+        given = {key: value for key, value in given.items() if key not in off}
         Optimizer.__init__(self, params, {**extra, **given}, **own)
 
     __init__.__signature__ = signature  # type: ignore[attr-defined]

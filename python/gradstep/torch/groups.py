@@ -94,9 +94,11 @@ class Group:
         self._shown: dict[str, Any] = {}  # what stands in the entry for what drives
         self._twin = {} if "rule" in source else dict(twin)
         self._keys = [key for key in rule.defaults if key != "frozen"]
-        watched = [*self._keys, *(key for key in self._twin if key not in EXECUTION)]
-        self._watched = tuple(watched)
-        self._getter = itemgetter(*watched)
+        always = [key for key in self._keys if key not in rule.switches]
+        always += [key for key in self._twin if key not in EXECUTION]
+        self._watched = (*always, *rule.switches)
+        self._getter = itemgetter(*always)
+        self._drop_what_is_off()
         self.entry = _core.Entry(source, self._watched)
         self._seen: Any = None  # the entry's values, when they were last taken
         self._is_live = False  # whether they are tensors or lists, which change in place
@@ -122,8 +124,22 @@ class Group:
     @source.setter
     def source(self, source: dict[str, Any]) -> None:
         self._source = source
+        self._drop_what_is_off()
         self.entry = _core.Entry(source, self._watched)
         self._seen = None
+
+    def _drop_what_is_off(self) -> None:
+        """Have no key for a switch that is off, as PyTorch's groups and checkpoints have none."""
+        for key in self.rule.switches:
+            if self._source.get(key) is False:
+                del self._source[key]
+
+    def _current(self) -> Any:
+        """The values that stand in the entry, in the order in which they are watched."""
+        values = self._getter(self._source)
+        if self.rule.switches:
+            values = (*values, *(self._source.get(key, ...) for key in self.rule.switches))
+        return values
 
     @property
     def prefix(self) -> str:
@@ -145,7 +161,7 @@ class Group:
     def hyperparameters(self, source: Mapping[str, Any]) -> dict[str, Any]:
         """The rule's hyperparameters in an entry, as numbers where they are tensors."""
         values = {key: plain(source[key]) for key in self._keys if key in source}
-        return {**values, "frozen": False}
+        return {**dict.fromkeys(self.rule.switches, False), **values, "frozen": False}
 
     def _check_execution(self) -> None:
         """Raise ValueError for a way to step that is not ours; a checkpoint may have been of it."""
@@ -211,7 +227,7 @@ class Group:
 
     def sync(self) -> None:
         """Bring what was assigned in the entry to the engine."""
-        values = self._getter(self.source)
+        values = self._current()
         try:
             if not self._is_live and values == self._seen:
                 return
@@ -220,7 +236,7 @@ class Group:
         except ValueError:  # an array of several numbers: likewise
             pass
         taken = self._taken()
-        self._note(self._getter(self.source))
+        self._note(self._current())
         if taken != self.values:
             self.values.replace(taken)
 
@@ -248,7 +264,7 @@ class Group:
         now = {one.key: used[one.key] for one in row.driven}
         self._shown.update(now)
         self.source.update(now)
-        self._note(self._getter(self.source))
+        self._note(self._current())
 
     # ---- checkpoints ----
 

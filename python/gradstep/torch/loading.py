@@ -39,9 +39,6 @@ def complete(saved: dict[str, Any], groups: Sequence[Group], engine: Engine) -> 
             entry[DRIVERS] = states
         if "rule" in entry:
             entry["rule"] = group.rule.name
-        for key in group.rule.switches:  # PyTorch's classes have none: as their checkpoints
-            if not entry.get(key):
-                entry.pop(key, None)
     if entries:
         # As PyTorch's own checkpoints, where nothing would be lost: distributed checkpoints of
         # either class load into the other only while they have the same entries.
