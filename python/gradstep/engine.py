@@ -27,7 +27,7 @@ from .hyperparameters import (
     number,
 )
 from .report import Report, Statistics, Sums, statistics
-from .rule import Rule
+from .rule import Rule, switched
 from .stages import CONTROLS, Stages, compile_stages
 from .turn import Turn
 from .watched import Changes, Watched
@@ -103,10 +103,7 @@ class Row:
         for key, value in self.fixed.items():
             if group[key] != value:
                 if key in self.rule.switches:
-                    raise ValueError(
-                        f"{prefix}{key}: got {group[key]!r}, but the group was built with "
-                        f"{value!r}, wanted a new optimizer to change it"
-                    )
+                    raise ValueError(switched(prefix + key, group[key], value))
                 raise ValueError(
                     f"{prefix}{key}: got {group[key]!r}, but the states started from "
                     f"{value!r}, wanted a new optimizer for another start"

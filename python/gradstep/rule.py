@@ -351,6 +351,14 @@ class Rule:
         return named, (self.name,)
 
 
+def switched(argument: str, given: Any, built: Any) -> str:
+    """What is wrong with another switch than a group was built with."""
+    return (
+        f"{argument}: got {given!r}, but the group was built with {built!r}, wanted a new "
+        "optimizer to change it"
+    )
+
+
 RULES: dict[str, Rule] = {}  # those whose class is there, in the order of their classes
 
 

@@ -341,8 +341,8 @@ def _check_groups(given: Any, groups: Sequence[Group]) -> list[dict[str, Any]]:
         if (rule := entry.get("rule", group.rule)) != group.rule:
             raise ValueError(f"{where}['rule']: got {rule!r}, wanted {group.rule!r}")
         kept = {k: v for k, v in entry.items() if k not in ("params", "name", "rule")}
-        # A switch that is not named, as in files from before it came, stays as it is.
-        values.append(kept | {k: group[k] for k in RULES[group.rule].switches if k not in kept})
+        # A switch that is not named, as in files from before it came, was off.
+        values.append(dict.fromkeys(RULES[group.rule].switches, False) | kept)
     return values
 
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from ..rule import Rule, switched
 from .groups import Group, load_state, portable, rule_of
 
 if TYPE_CHECKING:
     from ..engine import Engine
-    from ..rule import Rule
     from ..stages import Stages
     from .keeping import Keeping, Param
 
@@ -127,11 +127,14 @@ class Loading:
             raise ValueError(f"{where}['rule']: got {rule.name!r}, wanted {group.rule.name!r}")
         kept = {key: value for key, value in saved.items() if key not in OWN}
         defaults = {} if "rule" in own else self._optimizer.defaults
-        switches = {key: own[key] for key in rule.switches}  # missing where they are off
-        entry = {**defaults, **switches, **copy.deepcopy(kept), "params": own["params"]}
+        off = dict.fromkeys(rule.switches, False)  # missing, also in PyTorch's own checkpoints
+        entry = {**defaults, **off, **copy.deepcopy(kept), "params": own["params"]}
         if "param_names" in own:
             entry.setdefault("param_names", own["param_names"])
         group.check(entry, f"{where} ")
+        for key in rule.switches:
+            if entry[key] != (built := own.get(key, False)):
+                raise ValueError(switched(f"{where} {key}", entry[key], built))
         return entry
 
     def _read_state(self, given: Mapping[str, Any]) -> dict[Any, Any]:
