@@ -203,6 +203,10 @@ class Rule:
         """
         return " ".join([self.name, *(key for key in self.switches if group.get(key))])
 
+    def fixed(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        """The hyperparameters that a group keeps once its states have started."""
+        return {key: group[key] for key in (*self.constant, *self.switches)}
+
     def gathers_for(self, group: Mapping[str, Any]) -> bool:
         """Whether it looks at whole tensors of a group, with the switches that are on."""
         return self._gathers[self.kernels(group)]

@@ -14,7 +14,7 @@ from ..report import Report
 from ..rule import Rule
 from ..storages import StorageOptions, Use
 from ..turn import Turn, alone
-from . import layout, private
+from . import layout, private, starting
 from .bound import Bound
 from .groups import EXECUTION, Group, rule_of
 from .held import Held
@@ -93,6 +93,7 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
 
     def _bound_anew(self, only: torch.Tensor | None) -> Bound:
         self._sync_groups()
+        self._fix_groups()
         groups = self._groups
         params, waiting = [], []
         present = self.params(only)
@@ -114,6 +115,8 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
             else:
                 self._make_state(param, keeping)
             params.append(param)
+        starting.restart(groups, keepings, self.params(), state)
+        self._fix_groups()
         states = [state[param.tensor] for param in params]
         held = Held(keepings, groups, params, states, self._fresh)
         norm = Norm([param.tensor for param in params], self._norm_group)
@@ -143,12 +146,16 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
     def _start_states(self) -> None:
         """Give parameters a state at once where the rule's starts from a hyperparameter.
 
-        As PyTorch does, whose class expects it in a checkpoint that was saved before any step.
+        As PyTorch does, whose Adagrad expects it in a checkpoint that was saved before any step.
         """
         for param in self.params():
             group = self.groups[param.group]
             if group.rule.constant and not self._holder.state.get(param.tensor):
                 self._make_state(param, self.keeping(group.rule))
+        self._fix_groups()
+
+    def _fix_groups(self) -> None:
+        starting.fix(self.groups, self.params(), self._holder.state)
 
     # ---- groups ----
 

@@ -79,6 +79,8 @@ class Group:
         values: the hyperparameters as the engine compiles them; what drives one stands in it.
         driven: what drives hyperparameters, by their names.
         entry: tells a step at little cost whether the values are the same objects as they were.
+        fixed: what the states of its parameters started from, see :meth:`Rule.fixed`; empty while
+            there are none.
 
     Raises:
         TypeError, ValueError: a hyperparameter is refused.
@@ -91,6 +93,7 @@ class Group:
         self.index = index
         self.rule = rule
         self.driven: dict[str, Any] = {}
+        self.fixed: dict[str, Any] = {}
         self._shown: dict[str, Any] = {}  # what stands in the entry for what drives
         self._twin = {} if "rule" in source else dict(twin)
         self._keys = [key for key in rule.defaults if key != "frozen"]
@@ -111,7 +114,7 @@ class Group:
         return {**kept, "_seen": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
+        vars(self).update({"fixed": {}, **state})  # which older pickles lack
         self.entry = _core.Entry(self._source, self._watched)
 
     @property
@@ -278,6 +281,7 @@ class Group:
 
     def accept_loaded(self) -> None:
         """Take the values that stand in the entry as those that show what drives."""
+        self.fixed = {}
         values = self.hyperparameters(self.source)
         self._shown = {key: values[key] for key in self.driven}
         self._seen = None

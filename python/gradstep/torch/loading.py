@@ -170,6 +170,7 @@ class Loading:
         """Take it over."""
         optimizer, engine = self._optimizer, self._optimizer.engine
         entries = [(group.source, dict(group.source)) for group in optimizer.groups]
+        fixed = [(group, group.fixed) for group in optimizer.groups]
         before = (optimizer.state, optimizer.param_groups, engine.t, engine.sample.copy())
         undo: list[Callable[[], None]] = []
 
@@ -178,6 +179,8 @@ class Loading:
                 entry.clear()
                 entry.update(old)
             self._put(*before)
+            for group, old_start in fixed:
+                group.fixed = old_start
             for step in undo:
                 step()
 
