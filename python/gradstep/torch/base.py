@@ -16,7 +16,7 @@ from ..storages import StorageOptions, Use
 from ..turn import Turn, alone
 from . import layout, private, starting
 from .bound import Bound
-from .groups import EXECUTION, Group, rule_of
+from .groups import EXECUTION, Group, check_common, rule_of
 from .held import Held
 from .keeping import Keeping, Param
 from .loading import Loading, complete
@@ -218,6 +218,7 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
         ]
         for index, group in enumerate(now):
             group.index = index
+        check_common(now)
         self._groups = now
 
     def _new_group(self, index: int, source: dict[str, Any]) -> Group:

@@ -145,6 +145,10 @@ class Group:
         self.rule.compile(prefix, values, self.single)
         return values
 
+    def numbers(self, values: Mapping[str, Any]) -> list[float]:
+        """Hyperparameters in the kernels' order; NaN for what a function gives."""
+        return self.rule.compile(self.prefix, values, self.single).hyper
+
     def hyperparameters(self, source: Mapping[str, Any]) -> dict[str, Any]:
         """The rule's hyperparameters in an entry, as numbers where they are tensors."""
         values = {key: plain(source[key]) for key in self._keys if key in source}
@@ -287,3 +291,12 @@ class Group:
         self._seen = None
         self.entry.note(None)
         self.values.replace(self._taken())
+
+
+def check_common(groups: Sequence[Group]) -> None:
+    """Raise ValueError where groups of a rule differ in what they are to share."""
+    for rule in dict.fromkeys(group.rule for group in groups):
+        own = [group for group in groups if group.rule is rule] if rule.common else []
+        for group in own:
+            group.sync()
+        rule.check_common([(group.prefix, group.numbers(group.values)) for group in own])

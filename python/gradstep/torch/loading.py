@@ -113,7 +113,22 @@ class Loading:
         own = self._optimizer.param_groups
         if len(given) != len(own):
             raise ValueError(f"state_dict['param_groups']: got {len(given)}, wanted {len(own)}")
-        return [self._read_group(i, saved, own[i]) for i, saved in enumerate(given)]
+        entries = [self._read_group(i, saved, own[i]) for i, saved in enumerate(given)]
+        self._check_common(entries)
+        return entries
+
+    def _check_common(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        """Raise ValueError where groups of a rule would differ in what they are to share."""
+        groups = self._optimizer.groups
+        for rule in dict.fromkeys(group.rule for group in groups):
+            own = [group for group in groups if group.rule is rule]
+            values = [{**g.hyperparameters(entries[g.index]), **g.driven} for g in own]
+            rule.check_common(
+                [
+                    (f"state_dict['param_groups'][{group.index}] ", group.numbers(its))
+                    for group, its in zip(own, values, strict=True)
+                ]
+            )
 
     def _read_group(self, i: int, saved: Mapping[str, Any], own: dict[str, Any]) -> dict[str, Any]:
         where = f"state_dict['param_groups'][{i}]"
