@@ -86,9 +86,11 @@ def test_state_dict():
     assert plain.groups[0]["cautious"] is False
     for switch in SWITCHES:
         del saved["groups"][0][switch]
-    other.load_state_dict(saved)
     plain.load_state_dict(saved)
-    assert (other.groups[0]["cautious"], plain.groups[0]["cautious"]) == (True, False)
+    assert (plain.t, plain.groups[0]["cautious"]) == (2, False)
+    with pytest.raises(ValueError, match="cautious: got False, but the group was built with True"):
+        other.load_state_dict(saved)
+    assert (other.t, other.groups[0]["cautious"]) == (1, True)
 
 
 def test_deepcopy_goes_on():
@@ -130,16 +132,33 @@ def test_checkpoints_of_pytorch():
         theirs.state_dict()["param_groups"][0].keys()
     )
     theirs.load_state_dict(ours.state_dict())
-    for options in ({}, {"cautious": True}):
-        _, opt = tensors(torch, gt.AdamW, **options)
-        opt.load_state_dict(theirs.state_dict())
-        assert opt.param_groups[0]["cautious"] is options.get("cautious", False)
-        opt.step()
+    _, opt = tensors(torch, gt.AdamW)
+    opt.load_state_dict(theirs.state_dict())
+    assert opt.param_groups[0]["cautious"] is False
+    opt.step()
+    _, opt = tensors(torch, gt.AdamW, cautious=True)
     saved = opt.state_dict()
     assert saved["param_groups"][0]["cautious"] is True
     _, again = tensors(torch, gt.AdamW, cautious=True)
     again.load_state_dict(saved)
     again.step()
+
+
+@pytest.mark.parametrize("rule", ["AdamW", "Lion"])
+@pytest.mark.parametrize("switch", SWITCHES)
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_switch_of_tensors_is_not_loaded(rule, switch, saved):
+    """What is off is missing in a checkpoint of tensors, and counts as off in both directions."""
+    torch = pytest.importorskip("torch")
+    gt = pytest.importorskip("gradstep.torch")
+    _, opt = tensors(torch, getattr(gt, rule), **{switch: saved})
+    _, other = tensors(torch, getattr(gt, rule), steps=1, **{switch: not saved})
+    message = f"{switch}: got {saved}, but the group was built with {not saved}, wanted a new"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        other.load_state_dict(opt.state_dict())
+    assert other.param_groups[0][switch] is not saved
+    other.step()
+    assert other.report.t == 2
 
 
 def test_a_switch_of_tensors_cannot_be_changed():

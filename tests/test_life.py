@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import gradstep as gs
-from cases import OPTIONS, RULES, table_row
+from cases import OPTIONS, RULES, assert_same_bits, table_row
 from gradstep.rule import RULES as KNOWN
 from processes import environment, finished, run
 
@@ -159,6 +159,45 @@ def test_an_interrupted_load_is_whole_or_nothing(rule):
                 assert all(np.all(entry[key] == array) for key, array in wanted[name].items())
     finally:
         signal.signal(signal.SIGALRM, old)
+
+
+@pytest.mark.parametrize("way", ["dict", "file"])
+@pytest.mark.parametrize(
+    ("rule", "key"), [("Rprop", "lr"), ("Adagrad", "initial_accumulator_value")]
+)
+def test_what_states_started_from_is_loaded_with_them(rule, key, way, tmp_path):
+    w, twin, g = np.ones(5), np.ones(5), np.linspace(-1, 1, 5)
+    opt, other = getattr(gs, rule)(w, **{key: 0.01}), getattr(gs, rule)(twin, **{key: 0.1})
+    for _ in range(2):
+        opt.step(g)
+    twin[:] = w
+    if way == "file":
+        opt.save(tmp_path / "opt.safetensors")
+        other.load(tmp_path / "opt.safetensors")
+    else:
+        other.load_state_dict(opt.state_dict())
+    assert other.groups[0][key] == 0.01
+    opt.step(g)
+    other.step(g)
+    assert_same_bits(twin, w)
+    other.groups[0][key] = 0.1
+    with pytest.raises(ValueError, match=f"{key}: got 0.1, but the states started from 0.01"):
+        other.step(g)
+
+
+@pytest.mark.parametrize(
+    ("rule", "key"), [("Rprop", "lr"), ("Adagrad", "initial_accumulator_value")]
+)
+def test_what_states_started_from_stays_where_loading_fails(rule, key):
+    opt, other = (getattr(gs, rule)(np.ones(5), **{key: start}) for start in (0.01, 0.1))
+    saved = opt.state_dict()
+    saved["stages"]["clip_norm"] = -1  # found only as the last of all
+    with pytest.raises(ValueError, match="clip_norm: got -1"):
+        other.load_state_dict(saved)
+    assert other.step(np.ones(5)).t == 1
+    other.groups[0][key] = 0.01
+    with pytest.raises(ValueError, match=f"{key}: got 0.01, but the states started from 0.1"):
+        other.step(np.ones(5))
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -284,6 +284,60 @@ def test_a_step_in_the_backward_pass_comes_at_its_end(rule):
         assert_same_bits(q.detach().numpy(), p.detach().numpy())
 
 
+@pytest.mark.parametrize("rule", [*TOGETHER, *TAKING])
+@pytest.mark.parametrize("door", ["arrays", "tensors"])
+def test_a_group_that_differs_is_not_added(rule, door):
+    """Nor built, and the optimizer goes on without it."""
+    if door == "tensors":
+        import gradstep.torch as module  # noqa: PLC0415
+
+        params, more = tensors(), tensors(seed=1)
+        for p in params:
+            p.grad = p.detach().clone()
+    else:
+        module, params, more = gs, arrays(2), arrays(2, seed=1)
+    key = next(name for name in KNOWN[rule].common if name in OTHER)
+    bad = {"params": more, key: OTHER[key]}
+    at = "param_groups" if door == "tensors" else "groups"
+    message = re.escape(f"{at}[1] {key}: got {OTHER[key]}, but {at}[0] {key} is ")
+    with pytest.raises(ValueError, match=message):
+        getattr(module, rule)([{"params": params}, bad])
+    opt = getattr(module, rule)([{"params": params}])
+    add = opt.add_param_group if door == "tensors" else opt.add_group
+    for _ in range(2):
+        with pytest.raises(ValueError, match=message):
+            add(dict(bad))
+    loss = cases.given(rule)
+    if door == "tensors":
+        opt.step(**loss)
+        assert (len(opt.param_groups), opt.report.t) == (1, 1)
+    else:
+        assert opt.step([[p.copy() for p in params]], **loss).t == 1
+    add({"params": more})
+
+
+def test_checkpoints_of_tensors_whose_groups_differ_are_refused():
+    import gradstep.torch as gt  # noqa: PLC0415
+
+    params = tensors()
+    opt = gt.Prodigy([{"params": params[:1]}, {"params": params[1:]}])
+    saved = opt.state_dict()
+    saved["param_groups"][1]["lr"] = 0.5
+    with pytest.raises(ValueError, match=r"state_dict\['param_groups'\]\[1\] lr: got 0.5, but"):
+        opt.load_state_dict(saved)
+    assert opt.param_groups[1]["lr"] == 1
+
+
+def test_a_rate_that_was_assigned_is_that_of_a_group_that_comes():
+    import gradstep.torch as gt  # noqa: PLC0415
+
+    opt = gt.Prodigy(tensors())
+    opt.param_groups[0]["lr"] = 0.5
+    with pytest.raises(ValueError, match=r"param_groups\[1\] lr: got 1.0, but"):
+        opt.add_param_group({"params": tensors(seed=1)})
+    opt.add_param_group({"params": tensors(seed=1), "lr": 0.5})
+
+
 @pytest.mark.parametrize("rule", TOGETHER)
 @pytest.mark.parametrize("option", [{"clock": "round"}, {"norm_group": "world"}])
 def test_what_sees_a_part_of_the_parameters_is_refused(rule, option):

@@ -57,6 +57,7 @@ TORCH_ROOMS = [
     "trust",
     "groups",
     "keeping",
+    "starting",
     "held",
     "bound",
     "exchange",

@@ -2,6 +2,7 @@
 groups, hyperparameters and what drives them, stages, and what is refused.
 """
 
+import copy
 import importlib
 import inspect
 import sys
@@ -472,6 +473,61 @@ def test_a_rate_that_no_step_reads_is_refused_where_it_changes():
     own.groups[0]["lr"] = 0.5
     with pytest.raises(ValueError, match=r"^lr: got 0.5, but the states started from 0.01, wanted"):
         own.step(np.ones(3))
+
+
+def assigned(opt):
+    opt.param_groups[0]["lr"] = 0.05
+
+
+def by_a_scheduler(opt):
+    torch.optim.lr_scheduler.ConstantLR(opt, 0.5, total_iters=9)
+
+
+@pytest.mark.parametrize("change", [assigned, by_a_scheduler])
+@pytest.mark.parametrize("way", ["at once", "copied", "loaded"])
+def test_a_rate_before_the_first_step_is_what_states_start_from(change, way):
+    """As in torch's Rprop, which makes its states only then."""
+    params, twins = parameters(), parameters()
+    ours, theirs = gt.Rprop(params, lr=0.1), torch.optim.Rprop(twins, lr=0.1)
+    if way == "copied":
+        ours = copy.copy(ours)
+    if way == "loaded":
+        ours.load_state_dict(theirs.state_dict())
+    for opt in (ours, theirs):
+        change(opt)
+    for k in range(3):
+        give_grads(k, params, twins)
+        ours.step()
+        theirs.step()
+        for mine, its in zip(params, twins, strict=True):
+            assert_same(mine, its)
+    ours.param_groups[0]["lr"] = 0.3
+    with pytest.raises(ValueError, match=r"lr: got 0.3, but the states started from 0.05, wanted"):
+        ours.step()
+
+
+@pytest.mark.parametrize(
+    ("rule", "key", "value"),
+    [
+        ("Rprop", "lr", 0.5),
+        ("Adagrad", "initial_accumulator_value", 0.5),
+        ("AdamW", "cautious", True),
+    ],
+)
+def test_what_cannot_change_cannot_where_parameters_come_and_go(rule, key, value):
+    """The step is bound anew then, with the same states."""
+    params, later = parameters(), parameters()
+    opt = getattr(gt, rule)(params)
+    give_grads(0, params)
+    opt.step()
+    opt.param_groups[0][key] = value
+    opt.add_param_group({"params": later, key: value})
+    give_grads(1, params, later)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=rf"param_groups\[0\] {key}: got {value}, but the "):
+            opt.step()
+    opt.state.clear()  # begins anew, with any start
+    opt.step()
 
 
 @pytest.mark.parametrize("make", [tuple, list])

@@ -27,7 +27,7 @@ from .hyperparameters import (
     number,
 )
 from .report import Report, Statistics, Sums, statistics
-from .rule import Rule
+from .rule import Rule, switched
 from .stages import CONTROLS, Stages, compile_stages
 from .turn import Turn
 from .watched import Changes, Watched
@@ -55,6 +55,7 @@ class Row:
         index: the group's position.
         group: the hyperparameters by name.
         single: whether it has parameters that are stepped in float32.
+        fixed: what its states started from, see :meth:`Rule.fixed`; None: as it is now.
     """
 
     __slots__ = (
@@ -63,7 +64,13 @@ class Row:
     )  # fmt: skip
 
     def __init__(
-        self, rule: Rule, storages: Storages, index: int, group: Watched, single: bool
+        self,
+        rule: Rule,
+        storages: Storages,
+        index: int,
+        group: Watched,
+        single: bool,
+        fixed: Mapping[str, Any] | None = None,
     ) -> None:
         self.rule = rule
         self.storages = storages
@@ -72,7 +79,7 @@ class Row:
         self.present = rule.present(group)  # the states that it was built with
         self.kernels = rule.kernels(group)
         self.gathers = rule.gathers_for(group)
-        self.fixed = {key: group[key] for key in (*rule.constant, *rule.switches)}
+        self.fixed = rule.fixed(group) if fixed is None else fixed
         self.single = single
         self.driven: list[Driven] = []
         self.lr = 0.0
@@ -103,10 +110,7 @@ class Row:
         for key, value in self.fixed.items():
             if group[key] != value:
                 if key in self.rule.switches:
-                    raise ValueError(
-                        f"{prefix}{key}: got {group[key]!r}, but the group was built with "
-                        f"{value!r}, wanted a new optimizer to change it"
-                    )
+                    raise ValueError(switched(prefix + key, group[key], value))
                 raise ValueError(
                     f"{prefix}{key}: got {group[key]!r}, but the states started from "
                     f"{value!r}, wanted a new optimizer for another start"

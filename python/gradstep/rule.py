@@ -203,6 +203,10 @@ class Rule:
         """
         return " ".join([self.name, *(key for key in self.switches if group.get(key))])
 
+    def fixed(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        """The hyperparameters that a group keeps once its states have started."""
+        return {key: group[key] for key in (*self.constant, *self.switches)}
+
     def gathers_for(self, group: Mapping[str, Any]) -> bool:
         """Whether it looks at whole tensors of a group, with the switches that are on."""
         return self._gathers[self.kernels(group)]
@@ -349,6 +353,14 @@ class Rule:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return named, (self.name,)
+
+
+def switched(argument: str, given: Any, built: Any) -> str:
+    """What is wrong with another switch than a group was built with."""
+    return (
+        f"{argument}: got {given!r}, but the group was built with {built!r}, wanted a new "
+        "optimizer to change it"
+    )
 
 
 RULES: dict[str, Rule] = {}  # those whose class is there, in the order of their classes

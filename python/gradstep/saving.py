@@ -191,6 +191,7 @@ class Loading:
         self._check(optimizer.rule.name)
         self._watched = [*self._held.groups, self._engine.stages]
         self._before = [dict(values) for values in self._watched]
+        self._fixed = [row.fixed for row in self._held.rows]
         self._begun = [tensor.begun for tensor in self._held.tensors]
         self._loaded, self._plateaus = keep_plateaus(self._before, [*self._groups, given["stages"]])
         self._seen = [plateau.state_dict() for plateau, _ in self._plateaus]
@@ -205,6 +206,8 @@ class Loading:
             pairs = self._pairs(counts)
             for values, new in zip(self._watched, self._loaded, strict=True):
                 values.replace(new)
+            for row in held.rows:  # the states come with what they started from
+                row.fixed = {**row.fixed, **{key: row.group[key] for key in row.rule.constant}}
             optimizer._compiled.compile_changes()
             for plateau, saved in self._plateaus:
                 plateau.load_state_dict(saved.state_dict())
@@ -227,6 +230,8 @@ class Loading:
     def _undo(self) -> None:
         for values, old in zip(self._watched, self._before, strict=True):
             values.replace(old)
+        for row, fixed in zip(self._built.rows, self._fixed, strict=True):
+            row.fixed = fixed
         for (plateau, _), seen in zip(self._plateaus, self._seen, strict=True):
             plateau.load_state_dict(seen)
         for tensor, begun in zip(self._held.tensors, self._begun, strict=True):
@@ -341,8 +346,8 @@ def _check_groups(given: Any, groups: Sequence[Group]) -> list[dict[str, Any]]:
         if (rule := entry.get("rule", group.rule)) != group.rule:
             raise ValueError(f"{where}['rule']: got {rule!r}, wanted {group.rule!r}")
         kept = {k: v for k, v in entry.items() if k not in ("params", "name", "rule")}
-        # A switch that is not named, as in files from before it came, stays as it is.
-        values.append(kept | {k: group[k] for k in RULES[group.rule].switches if k not in kept})
+        # A switch that is not named, as in files from before it came, was off.
+        values.append(dict.fromkeys(RULES[group.rule].switches, False) | kept)
     return values
 
 

@@ -14,9 +14,9 @@ from ..report import Report
 from ..rule import Rule
 from ..storages import StorageOptions, Use
 from ..turn import Turn, alone
-from . import layout, private
+from . import layout, private, starting
 from .bound import Bound
-from .groups import EXECUTION, Group, rule_of
+from .groups import EXECUTION, Group, check_common, rule_of
 from .held import Held
 from .keeping import Keeping, Param
 from .loading import Loading, complete
@@ -93,6 +93,7 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
 
     def _bound_anew(self, only: torch.Tensor | None) -> Bound:
         self._sync_groups()
+        self._fix_groups()
         groups = self._groups
         params, waiting = [], []
         present = self.params(only)
@@ -114,6 +115,8 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
             else:
                 self._make_state(param, keeping)
             params.append(param)
+        starting.restart(groups, keepings, self.params(), state)
+        self._fix_groups()
         states = [state[param.tensor] for param in params]
         held = Held(keepings, groups, params, states, self._fresh)
         norm = Norm([param.tensor for param in params], self._norm_group)
@@ -143,12 +146,16 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
     def _start_states(self) -> None:
         """Give parameters a state at once where the rule's starts from a hyperparameter.
 
-        As PyTorch does, whose class expects it in a checkpoint that was saved before any step.
+        As PyTorch does, whose Adagrad expects it in a checkpoint that was saved before any step.
         """
         for param in self.params():
             group = self.groups[param.group]
             if group.rule.constant and not self._holder.state.get(param.tensor):
                 self._make_state(param, self.keeping(group.rule))
+        self._fix_groups()
+
+    def _fix_groups(self) -> None:
+        starting.fix(self.groups, self.params(), self._holder.state)
 
     # ---- groups ----
 
@@ -211,6 +218,7 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
         ]
         for index, group in enumerate(now):
             group.index = index
+        check_common(now)
         self._groups = now
 
     def _new_group(self, index: int, source: dict[str, Any]) -> Group:

@@ -79,6 +79,8 @@ class Group:
         values: the hyperparameters as the engine compiles them; what drives one stands in it.
         driven: what drives hyperparameters, by their names.
         entry: tells a step at little cost whether the values are the same objects as they were.
+        fixed: what the states of its parameters started from, see :meth:`Rule.fixed`; empty while
+            there are none.
 
     Raises:
         TypeError, ValueError: a hyperparameter is refused.
@@ -91,6 +93,7 @@ class Group:
         self.index = index
         self.rule = rule
         self.driven: dict[str, Any] = {}
+        self.fixed: dict[str, Any] = {}
         self._shown: dict[str, Any] = {}  # what stands in the entry for what drives
         self._twin = {} if "rule" in source else dict(twin)
         self._keys = [key for key in rule.defaults if key != "frozen"]
@@ -113,7 +116,7 @@ class Group:
         return {**kept, "_seen": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
+        vars(self).update({"fixed": {}, **state})  # which older pickles lack
         self.entry = _core.Entry(self._source, self._watched)
 
     @property
@@ -157,6 +160,10 @@ class Group:
         values = self.hyperparameters(source)
         self.rule.compile(prefix, values, self.single)
         return values
+
+    def numbers(self, values: Mapping[str, Any]) -> list[float]:
+        """Hyperparameters in the kernels' order; NaN for what a function gives."""
+        return self.rule.compile(self.prefix, values, self.single).hyper
 
     def hyperparameters(self, source: Mapping[str, Any]) -> dict[str, Any]:
         """The rule's hyperparameters in an entry, as numbers where they are tensors."""
@@ -294,8 +301,18 @@ class Group:
 
     def accept_loaded(self) -> None:
         """Take the values that stand in the entry as those that show what drives."""
+        self.fixed = {}
         values = self.hyperparameters(self.source)
         self._shown = {key: values[key] for key in self.driven}
         self._seen = None
         self.entry.note(None)
         self.values.replace(self._taken())
+
+
+def check_common(groups: Sequence[Group]) -> None:
+    """Raise ValueError where groups of a rule differ in what they are to share."""
+    for rule in dict.fromkeys(group.rule for group in groups):
+        own = [group for group in groups if group.rule is rule] if rule.common else []
+        for group in own:
+            group.sync()
+        rule.check_common([(group.prefix, group.numbers(group.values)) for group in own])

@@ -64,7 +64,9 @@ class Held:
         self.states = states
         self._fresh = fresh
         self.rows = [
-            Row(keeping.rule, keeping.storages, group.index, group.values, group.single)
+            Row(
+                keeping.rule, keeping.storages, group.index, group.values, group.single, group.fixed
+            )
             for keeping, group in zip(keepings, groups, strict=True)
         ]
         here = [layout.local(param.tensor.detach()) for param in params]

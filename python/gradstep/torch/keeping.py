@@ -110,6 +110,16 @@ class Keeping(NamedTuple):
                 if name in state:
                     state[name].copy_(layout.whole(param.tensor, state.get("low")))
 
+    def restart(
+        self, param: Param, group: Mapping[str, Any], state: Mapping[str, torch.Tensor]
+    ) -> None:
+        """Have what starts from a hyperparameter start from it as it is now."""
+        made = self.new_state(param, group)
+        with torch.no_grad():
+            for kept in self.rule.states:
+                if kept.initial and kept.name in made:
+                    state[kept.name].copy_(made[kept.name])
+
     def has_points(self) -> bool:
         """Whether something starts from a parameter."""
         return self.averaging or any(state.is_point for state in self.rule.states)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from ..rule import Rule, switched
 from .groups import Group, load_state, portable, rule_of
 
 if TYPE_CHECKING:
     from ..engine import Engine
-    from ..rule import Rule
     from ..stages import Stages
     from .keeping import Keeping, Param
 
@@ -110,7 +110,22 @@ class Loading:
         own = self._optimizer.param_groups
         if len(given) != len(own):
             raise ValueError(f"state_dict['param_groups']: got {len(given)}, wanted {len(own)}")
-        return [self._read_group(i, saved, own[i]) for i, saved in enumerate(given)]
+        entries = [self._read_group(i, saved, own[i]) for i, saved in enumerate(given)]
+        self._check_common(entries)
+        return entries
+
+    def _check_common(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        """Raise ValueError where groups of a rule would differ in what they are to share."""
+        groups = self._optimizer.groups
+        for rule in dict.fromkeys(group.rule for group in groups):
+            own = [group for group in groups if group.rule is rule]
+            values = [{**g.hyperparameters(entries[g.index]), **g.driven} for g in own]
+            rule.check_common(
+                [
+                    (f"state_dict['param_groups'][{group.index}] ", group.numbers(its))
+                    for group, its in zip(own, values, strict=True)
+                ]
+            )
 
     def _read_group(self, i: int, saved: Mapping[str, Any], own: dict[str, Any]) -> dict[str, Any]:
         where = f"state_dict['param_groups'][{i}]"
@@ -124,11 +139,14 @@ class Loading:
             raise ValueError(f"{where}['rule']: got {rule.name!r}, wanted {group.rule.name!r}")
         kept = {key: value for key, value in saved.items() if key not in OWN}
         defaults = {} if "rule" in own else self._optimizer.defaults
-        switches = {key: own[key] for key in rule.switches}  # missing where they are off
-        entry = {**defaults, **switches, **copy.deepcopy(kept), "params": own["params"]}
+        off = dict.fromkeys(rule.switches, False)  # missing, also in PyTorch's own checkpoints
+        entry = {**defaults, **off, **copy.deepcopy(kept), "params": own["params"]}
         if "param_names" in own:
             entry.setdefault("param_names", own["param_names"])
         group.check(entry, f"{where} ")
+        for key in rule.switches:
+            if entry[key] != (built := own.get(key, False)):
+                raise ValueError(switched(f"{where} {key}", entry[key], built))
         return entry
 
     def _read_state(self, given: Mapping[str, Any]) -> dict[Any, Any]:
@@ -164,6 +182,7 @@ class Loading:
         """Take it over."""
         optimizer, engine = self._optimizer, self._optimizer.engine
         entries = [(group.source, dict(group.source)) for group in optimizer.groups]
+        fixed = [(group, group.fixed) for group in optimizer.groups]
         before = (optimizer.state, optimizer.param_groups, engine.t, engine.sample.copy())
         undo: list[Callable[[], None]] = []
 
@@ -172,6 +191,8 @@ class Loading:
                 entry.clear()
                 entry.update(old)
             self._put(*before)
+            for group, old_start in fixed:
+                group.fixed = old_start
             for step in undo:
                 step()
 

@@ -1,0 +1,38 @@
+"""What the states of a group's parameters started from: it stays while they are there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .groups import Group
+from .keeping import Keeping, Param
+
+
+def fix(groups: Sequence[Group], params: Sequence[Param], state: Mapping[Any, Any]) -> None:
+    """Note for groups whose parameters have states now what those started from."""
+    begun = {param.group for param in params if state.get(param.tensor)}
+    for group in groups:
+        if group.index not in begun:
+            group.fixed = {}
+        elif not group.fixed:
+            group.fixed = group.rule.fixed(group.values)
+
+
+def restart(
+    groups: Sequence[Group],
+    keepings: Sequence[Keeping],
+    params: Sequence[Param],
+    state: Mapping[Any, Any],
+) -> None:
+    """Let states start from what was changed before the first step, such as Rprop's rate."""
+    for group, keeping in zip(groups, keepings, strict=True):
+        start = {key: group.values[key] for key in group.rule.constant}
+        if all(group.fixed.get(key, value) == value for key, value in start.items()):
+            continue
+        own = [param for param in params if param.group == group.index and state.get(param.tensor)]
+        if any(state[param.tensor].get("step") for param in own):
+            continue  # refused where it is compiled
+        for param in own:
+            keeping.restart(param, group.values, state[param.tensor])
+        group.fixed = {**group.fixed, **start}
