@@ -326,6 +326,44 @@ def test_a_product_that_fails_changes_nothing(first, monkeypatch):
     assert_same(opt, other)
 
 
+@pytest.mark.parametrize(
+    ("key", "bad", "message"),
+    [
+        ("splits", 5, r"params\[0\]\['params'\]\[0\]: got 24 rows with splits=5, wanted parts"),
+        ("splits", (12, 11), r"got 24 rows with splits=\(12, 11\)"),
+        ("transposed", True, r"params\[0\]\['params'\]\[0\]: got 36 columns with splits=24"),
+        ("dtype", "bfloat16", r"groups\[0\] dtype: got 'bfloat16' for arrays, wanted None, "),
+        ("dtype", "int8", r"groups\[0\] dtype: got 'int8', wanted one of"),
+    ],
+)
+def test_a_hyperparameter_that_does_not_fit_is_refused(key, bad, message, monkeypatch):
+    """As it is read, before anything changes, from a group and from a checkpoint."""
+    rng = np.random.default_rng(0)
+    params = [normal(rng, shape, np.float32) for shape in [(24, 36), (48, 24), (7,)]]
+    gradients = [np.ones_like(p) for p in params]
+    gradients = [gradients[:2], gradients[2:]]
+    opt, other = grouped(params), grouped([p.copy() for p in params])
+    for one in (opt, other):
+        one.groups[0]["splits"] = 24 if key == "transposed" else None
+        one.step(gradients)
+    good, saved = opt.groups[0][key], opt.state_dict()
+    with monkeypatch.context() as patched:
+        patched.setattr(gs.orthogonal.Redirection, "__call__", lambda *_: pytest.fail("too late"))
+        opt.groups[0][key] = bad
+        for _ in range(2):
+            with pytest.raises(ValueError, match=message):
+                opt.step(gradients)
+        opt.groups[0][key] = good
+        saved["groups"][0][key] = bad
+        with pytest.raises(ValueError, match=message.rpartition("]: ")[2]):
+            opt.load_state_dict(saved)
+    assert opt.groups[0][key] == good
+    assert_same(opt, other)
+    for one in (opt, other):
+        one.step(gradients)
+    assert_same(opt, other)
+
+
 def assert_same(opt, other):
     """Parameters, states and counts are the same."""
     assert opt.t == other.t

@@ -104,7 +104,9 @@ class Optimizer(Saved):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "rule" in vars(cls):
-            cls.rule.complete(cls, cls._ranges, cls._choices, cls._check, cls._check_param)
+            own = cls._check_param
+            check_param = None if own is Optimizer._check_param else own
+            cls.rule.complete(cls, cls._ranges, cls._choices, cls._check, check_param)
 
     @staticmethod
     def _check(prefix: str, group: Mapping[str, Any], storages: Mapping[str, str]) -> None:
