@@ -334,7 +334,8 @@ class Optimizer(Saved):
         Args:
             grads: gradients in the structure of ``params`` (for groups: a list with each group's
                 structure), each of its parameter's shape, float32, float64, bfloat16 or float16,
-                or :class:`Rows`. None leaves its parameter, state and own count untouched.
+                or :class:`Rows`. None leaves its parameter, state and own count untouched, except
+                for numbers that are the rule's, which all of its parameters show, as Prodigy's d.
             loss_scale: what the loss was multiplied by, > 0: gradients are divided by it.
             zero_grads: whether to set every gradient to 0 once it is used, also where the step is
                 skipped. They must be writable then, and share no byte. Otherwise they are only
