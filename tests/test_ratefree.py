@@ -107,7 +107,7 @@ def test_it_goes_on(rule, way, tmp_path):
 
 CLASHES = [
     (rule, key)
-    for rule in dict.fromkeys([*TOGETHER, *TAKING])
+    for rule in [*TOGETHER, *TAKING]
     for key in dict.fromkeys(name.partition("[")[0] for name in KNOWN[rule].common)
     if key in OTHER
 ]
