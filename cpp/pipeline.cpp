@@ -103,7 +103,7 @@ public:
           settings_(settings), scratch_(scratch),
           walk_(table, tensors, gradients, groups, settings, scratch) {}
 
-    // What each tensor's step is. factor: of all gradients.
+    // What each tensor's step is, but for its scalars. factor: of all gradients.
     void choose(double factor) {
         const bool everything = settings_.measure == Settings::everything;
         scratch_.segmented = everything;
@@ -113,14 +113,13 @@ public:
         scratch_.scalars.clear();
         scratch_.resolved.assign(groups_.size(), {});
         scratch_.choices.resize(tensors_.size());
-        for (const Group& group : groups_) take_memory_over(*group.rule);
         for (size_t i = 0; i < tensors_.size(); ++i) {
             const Tensor& tensor = tensors_[i];
             const Group& group = groups_[size_t(tensor.group)];
             // Without elements, as a shard may be, a tensor has its memory and its part in sums.
-            two_passes_ |= gradients_[i].data && !group.frozen && group.rule->gathered > 0;
+            if (takes_part(i)) note_passes(*group.rule);
             if (tensor.n == 0 && group.rule->memory_count == 0) continue;
-            if (gradients_[i].data && !group.frozen)
+            if (takes_part(i))
                 add_update(i, factor);
             else if (tensor.average)
                 add_average(i);
@@ -129,26 +128,33 @@ public:
             scratch_.sums.assign(everything ? segment_count_ : size_t(sample_blocks), {});
     }
 
-    // The first pass of those rules that have two, and what its sums make of the second.
-    void gather(const AddUp& add_up) {
-        if (!two_passes_) return;
-        FactoredPass(table_, tensors_, gradients_, settings_, scratch_).run();
-        scratch_.gathered.assign(segment_count_, {});
-        walk(Pass::gather);
-        scratch_.totals.assign(tensors_.size(), {});
-        for (const Scratch::Active& active : scratch_.active)
-            if (active.kernel && active.kernel->gather) sum_up(active);
-        if (add_up) add_up(scratch_.totals[0].sum);
-        share_keys();
-        share_rules();
-        for (const Scratch::Active& active : scratch_.active)
-            if (active.kernel && active.kernel->settle) settle(active);
-        for (const Scratch::Active& active : scratch_.active)
-            if (active.kernel && rule_of(active.tensor).settles_together())
-                spread_memory(rule_of(active.tensor), tensors_[active.tensor]);
+    // The first pass of rules with a direction, up to what replaces it. That may fail: nothing else
+    // has changed by then, and nothing may in these rules.
+    void direct(const Between& between) {
+        if (!directs_) return;
+        resolve(Part::directed);
+        sum_up(Part::directed, between.add_up);
+        if (between.redirect) between.redirect(scratch_.totals[0].sum);
+        settle(Part::directed);
     }
 
-    void update() { walk(Pass::update); }
+    // The scalars of all other rules, the first pass of those that have two, and what its sums make
+    // of the second.
+    void gather(const Between& between) {
+        for (const RuleInfo* rule : together_) take_memory_over(*rule);
+        resolve(Part::others);
+        if (!gathers_) return;
+        FactoredPass(table_, tensors_, gradients_, settings_, scratch_).run();
+        sum_up(Part::others, between.add_up);
+        share_keys();
+        share_rules();
+        settle(Part::others);
+        for (const RuleInfo* rule : together_) share_memory(*rule);
+    }
+
+    void update() const {
+        walk(Pass::update, [](const Scratch::Active&) { return true; });
+    }
 
     // Notes whose states have been used.
     void note_first() {
@@ -170,7 +176,11 @@ private:
     const Walk walk_;
     size_t segment_count_ = 0;
     int64_t bytes_ = 0;
-    bool two_passes_ = false;
+    bool directs_ = false, gathers_ = false;    // whether a tensor that takes part has such a rule
+    std::vector<const RuleInfo*> together_;     // such rules that settle together, once each
+
+    // Which rules: those whose direction is replaced between the passes come before all others.
+    enum class Part { directed, others };
 
     const RuleInfo& rule_of(size_t tensor) const {
         return *groups_[size_t(tensors_[tensor].group)].rule;
@@ -178,6 +188,18 @@ private:
 
     bool takes_part(size_t tensor) const {
         return gradients_[tensor].data && !groups_[size_t(tensors_[tensor].group)].frozen;
+    }
+
+    bool is_in(const Scratch::Active& active, Part part) const {
+        return (rule_of(active.tensor).direction >= 0) == (part == Part::directed);
+    }
+
+    void note_passes(const RuleInfo& rule) {
+        directs_ |= rule.direction >= 0;
+        gathers_ |= rule.direction < 0 && rule.gathered > 0;
+        if (rule.settles_together() &&
+            std::find(together_.begin(), together_.end(), &rule) == together_.end())
+            together_.push_back(&rule);
     }
 
     void read_memory(size_t tensor, double* memory) const {
@@ -193,7 +215,6 @@ private:
     // Where a rule has one memory for all tensors, it is in each of them, whether it takes part or
     // not; a new one takes over what the first has that has any.
     void take_memory_over(const RuleInfo& rule) {
-        if (!rule.settles_together() || rule.memory_count == 0) return;
         for (size_t i = 0; i < tensors_.size(); ++i) {
             if (&rule_of(i) != &rule) continue;
             for (int k = 0; k < rule.memory_count; ++k)
@@ -207,12 +228,22 @@ private:
                 *tensors_[i].memory[k] = *from.memory[k];
     }
 
-    void settle(const Scratch::Active& active) {
-        double memory[max_memory];
-        read_memory(active.tensor, memory);
-        active.kernel->settle(scratch_.scalars[active.scalars].bytes, memory,
-                              scratch_.totals[active.tensor].sum);
-        write_memory(active.tensor, memory);
+    // The same once it has settled.
+    void share_memory(const RuleInfo& rule) {
+        for (const Scratch::Active& active : scratch_.active)
+            if (active.kernel && &rule_of(active.tensor) == &rule)
+                return spread_memory(rule, tensors_[active.tensor]);
+    }
+
+    void settle(Part part) {
+        for (const Scratch::Active& active : scratch_.active) {
+            if (!active.kernel || !active.kernel->settle || !is_in(active, part)) continue;
+            double memory[max_memory];
+            read_memory(active.tensor, memory);
+            active.kernel->settle(scratch_.scalars[active.scalars].bytes, memory,
+                                  scratch_.totals[active.tensor].sum);
+            write_memory(active.tensor, memory);
+        }
     }
 
     void add_update(size_t i, double factor) {
@@ -232,7 +263,6 @@ private:
         Scratch::Active& active = scratch_.active.back();
         active.tensor = i;
         active.kernel = choice.kernel;
-        active.scalars = resolve(i, choice);
         active.used = used_states(*group.rule, tensor, options);
         active.direct = choice.direct;
         active.publish = choice.publish;
@@ -269,6 +299,12 @@ private:
         scratch_.flat.add(n, start);
     }
 
+    void resolve(Part part) {
+        for (Scratch::Active& active : scratch_.active)
+            if (active.kernel && is_in(active, part))
+                active.scalars = resolve(active.tensor, scratch_.choices[active.tensor]);
+    }
+
     // Where the scalars of a tensor's update are: those of a group are the same at the same count,
     // unless the tensor has a say in them.
     size_t resolve(size_t i, const Choice& choice) {
@@ -292,15 +328,27 @@ private:
         return last.scalars;
     }
 
-    void walk(Pass pass) const {
+    template <class Takes> void walk(Pass pass, const Takes& takes) const {
         const int64_t chunks = parallel::chunks_for(bytes_);
         parallel::for_chunks(chunks, bytes_, [&](int64_t chunk) {
             scratch_.flat.each(chunk, chunks, [&](size_t item, int64_t first, int64_t end) {
                 const Scratch::Active& active = scratch_.active[item];
-                if (pass == Pass::update || (active.kernel && active.kernel->gather))
-                    walk_.run(active, first, end, pass);
+                if (takes(active)) walk_.run(active, first, end, pass);
             });
         });
+    }
+
+    // The first pass, and what each tensor has gathered in all processes.
+    void sum_up(Part part, const std::function<void(double*)>& add_up) {
+        const auto takes = [&](const Scratch::Active& active) {
+            return active.kernel && active.kernel->gather && is_in(active, part);
+        };
+        scratch_.gathered.assign(segment_count_, {});
+        walk(Pass::gather, takes);
+        scratch_.totals.assign(tensors_.size(), {});
+        for (const Scratch::Active& active : scratch_.active)
+            if (takes(active)) sum_up(active);
+        if (add_up) add_up(scratch_.totals[0].sum);
     }
 
     void sum_up(const Scratch::Active& active) {
@@ -317,7 +365,7 @@ private:
     void share_keys() {
         std::vector<std::pair<uint64_t, size_t>> order;
         for (const Scratch::Active& active : scratch_.active)
-            if (active.kernel && active.kernel->gather &&
+            if (active.kernel && active.kernel->gather && is_in(active, Part::others) &&
                 !rule_of(active.tensor).settles_together())
                 order.emplace_back(tensors_[active.tensor].key, active.tensor);
         std::sort(order.begin(), order.end());
@@ -371,7 +419,7 @@ double gather_norm(const Table& table, const std::vector<Tensor>& tensors, const
 
 Result step(const Table& table, std::vector<Tensor>& tensors, std::vector<Gradient>& gradients,
             const int64_t* counts, const std::vector<Group>& groups, const Settings& settings,
-            Scratch& scratch, Sums* group_sums, const AddUp& add_up) {
+            Scratch& scratch, Sums* group_sums, const Between& between) {
     Result result = {-1, std::nan("")};
     coalesce(table, tensors, gradients);
     Spans spans;
@@ -387,7 +435,8 @@ Result step(const Table& table, std::vector<Tensor>& tensors, std::vector<Gradie
     }
     Step step(table, tensors, gradients, counts, groups, settings, scratch);
     step.choose(factor);
-    step.gather(add_up);
+    step.direct(between);
+    step.gather(between);
     step.update();
     step.note_first();
     if (settings.zero_gradients) zero(table, spans.idle);

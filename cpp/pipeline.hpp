@@ -8,8 +8,15 @@
 
 namespace gradstep::pipeline {
 
-// Adds up over processes, in place: a row of max_gathered sums for each tensor.
-using AddUp = std::function<void(double* sums)>;
+// What is called between the passes of rules that have two, if it is there. Each gets a row of
+// max_gathered sums for each tensor, to be changed in place.
+struct Between {
+    // Over processes: once for the rules with a direction, and once for all others that have two
+    // passes, where a tensor of such has a gradient and is not frozen.
+    std::function<void(double* sums)> add_up;
+    // After the first of these: replaces the directions. What it throws leaves all as it was.
+    std::function<void(double* sums)> redirect;
+};
 
 struct Result {
     int64_t not_finite;      // the first tensor with such a gradient: nothing was written; -1: none
@@ -19,11 +26,10 @@ struct Result {
 // One update of every tensor that has a gradient and whose group is not frozen.
 // counts: the updates each tensor has had so far. group_sums: one entry per group, filled if
 // settings.measure is set. For a sample, all sums except ratio and count are extrapolated to all
-// blocks. gradients: those of some rows are coalesced. add_up: between the passes of rules that
-// have two; may be empty.
+// blocks. gradients: those of some rows are coalesced.
 Result step(const Table& table, std::vector<Tensor>& tensors, std::vector<Gradient>& gradients,
             const int64_t* counts, const std::vector<Group>& groups, const Settings& settings,
-            Scratch& scratch, Sums* group_sums, const AddUp& add_up = {});
+            Scratch& scratch, Sums* group_sums, const Between& between = {});
 
 // The point to evaluate of a tensor, rounded to nearest, into memory as its parameter has it (its
 // upper half, where it is split). The tensor's rule must have one.

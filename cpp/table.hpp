@@ -141,8 +141,9 @@ struct RuleInfo {
     int state_count;
     const char* const* memory_names;
     int memory_count;
-    int gathered;    // how many sums its first pass has; 0: it has one pass
-    int factored;    // the state that rows and columns stand for; -1: none
+    int gathered;     // how many sums its first pass has; 0: it has one pass
+    int factored;     // the state that rows and columns stand for; -1: none
+    int direction;    // the state that is replaced between the passes; -1: none
     // The hyperparameters that are the same in all groups, since sums are settled once for all
     // tensors of the rule; none: they are of each tensor.
     const char* const* common;

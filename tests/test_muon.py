@@ -286,30 +286,93 @@ def test_a_step_that_is_skipped_changes_nothing(how):
     assert opt.t == 0
 
 
-def test_a_product_that_fails_changes_nothing(monkeypatch):
+# They change numbers in a first pass of their own, or as their scalars are made.
+BESIDE = [
+    {"rule": "LAMB"},
+    {"rule": "NAdam"},
+    {"rule": "Adafactor"},
+    {"rule": "AdamW", "cautious": True},
+    {"rule": "Prodigy"},
+]
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first", "later"])
+def test_a_product_that_fails_changes_nothing(first, monkeypatch):
+    """Of any rule; and then the run goes on as if the step had not been tried."""
     rng = np.random.default_rng(0)
-    params = matrices(rng)
-    before = [p.copy() for p in params]
-    opt = grouped(params)
-    gradients = [[np.ones_like(p) for p in params[:2]], [np.ones_like(params[2])]]
+    shapes = [(24, 36), (36, 24), *[(5, 7)] * len(BESIDE)]
+    start = [normal(rng, shape, np.float32) for shape in shapes]
+    gradients = [[normal(rng, shape, np.float32) for shape in shapes] for _ in range(2)]
+    gradients = [[g[:2], *([one] for one in g[2:])] for g in gradients]
+
+    def build(params):
+        beside = [{"params": [p], **group} for p, group in zip(params[2:], BESIDE, strict=True)]
+        return gs.Muon([{"params": params[:2]}, *beside])
 
     def fails(*_):
         raise MemoryError
 
+    opt, other = build([p.copy() for p in start]), build([p.copy() for p in start])
+    if not first:
+        for one in (opt, other):
+            one.step(gradients[0])
     with monkeypatch.context() as patched:
         patched.setattr(gs.orthogonal.Redirection, "orthogonalise", fails)
         with pytest.raises(MemoryError):
-            opt.step(gradients)
-    for p, q in zip(params, before, strict=True):
-        assert_same_bits(p, q)
-    assert not any(own["step"] for own in opt.state.values())
-    assert not opt.state["0.0"]["momentum_buffer"].any()
-    opt.groups[0]["splits"] = 5
-    with pytest.raises(ValueError, match="24 rows with splits=5"):
-        opt.step(gradients)
-    opt.groups[0]["splits"] = None
-    opt.step(gradients)
-    assert opt.t == 1
+            opt.step(gradients[1])
+    assert_same(opt, other)
+    for one in (opt, other):
+        one.step(gradients[1])
+    assert_same(opt, other)
+
+
+@pytest.mark.parametrize(
+    ("key", "bad", "message"),
+    [
+        ("splits", 5, r"params\[0\]\['params'\]\[0\]: got 24 rows with splits=5, wanted parts"),
+        ("splits", (12, 11), r"got 24 rows with splits=\(12, 11\)"),
+        ("transposed", True, r"params\[0\]\['params'\]\[0\]: got 36 columns with splits=24"),
+        ("dtype", "bfloat16", r"groups\[0\] dtype: got 'bfloat16' for arrays, wanted None, "),
+        ("dtype", "int8", r"groups\[0\] dtype: got 'int8', wanted one of"),
+    ],
+)
+def test_a_hyperparameter_that_does_not_fit_is_refused(key, bad, message, monkeypatch):
+    """As it is read, before anything changes, from a group and from a checkpoint."""
+    rng = np.random.default_rng(0)
+    params = [normal(rng, shape, np.float32) for shape in [(24, 36), (48, 24), (7,)]]
+    gradients = [np.ones_like(p) for p in params]
+    gradients = [gradients[:2], gradients[2:]]
+    opt, other = grouped(params), grouped([p.copy() for p in params])
+    for one in (opt, other):
+        one.groups[0]["splits"] = 24 if key == "transposed" else None
+        one.step(gradients)
+    good, saved = opt.groups[0][key], opt.state_dict()
+    with monkeypatch.context() as patched:
+        patched.setattr(gs.orthogonal.Redirection, "__call__", lambda *_: pytest.fail("too late"))
+        opt.groups[0][key] = bad
+        for _ in range(2):
+            with pytest.raises(ValueError, match=message):
+                opt.step(gradients)
+        opt.groups[0][key] = good
+        saved["groups"][0][key] = bad
+        with pytest.raises(ValueError, match=message.rpartition("]: ")[2]):
+            opt.load_state_dict(saved)
+    assert opt.groups[0][key] == good
+    assert_same(opt, other)
+    for one in (opt, other):
+        one.step(gradients)
+    assert_same(opt, other)
+
+
+def assert_same(opt, other):
+    """Parameters, states and counts are the same."""
+    assert opt.t == other.t
+    for mine, theirs in zip(opt.groups, other.groups, strict=True):
+        for p, q in zip(mine.params, theirs.params, strict=True):
+            assert_same_bits(p, q)
+    for name, own in other.state.items():
+        for key, value in own.items():
+            assert_same_bits(np.asarray(opt.state[name][key]), np.asarray(value), f"{name} {key}")
 
 
 def test_frozen_groups_and_missing_gradients_are_left_alone():

@@ -232,5 +232,12 @@ def test_refused():
         opt.step()
     assert not w.any()
     opt.param_groups[0]["splits"] = 2
-    opt.step()
-    assert w.all()
+    for stepped in (False, True):
+        saved = opt.state_dict()
+        saved["param_groups"][0]["splits"] = 5
+        with pytest.raises(ValueError, match="got 6 rows with splits=5"):
+            opt.load_state_dict(saved)
+        assert opt.param_groups[0]["splits"] == 2
+        if not stepped:
+            opt.step()
+            assert w.all()

@@ -60,9 +60,11 @@ public:
     int without_gradient = 0;    // how many parameters had none in the last step
     double gradient_norm = 0;    // of the last step; NaN where nothing wanted it
     int64_t not_finite = -1;     // the first gradient that was not in the last step; -1: none
-    py::object add_up = py::none();    // over processes: gets `gathered` between the passes
-    // Between the passes, after that: gets the list of tensors in this step whose rule has a
-    // direction, replaces those, and puts into `gathered` what settle is to get for them.
+    // Between the passes, over processes: gets `gathered`; see pipeline::Between for how often.
+    py::object add_up = py::none();
+    // Between the passes, before anything else has changed: gets the list of tensors in this step
+    // whose rule has a direction, replaces those, and puts into `gathered` what settle is to get
+    // for them.
     py::object redirect = py::none();
     std::string refusal;    // in words: of a gradient of some rows that has the form of one
 
@@ -105,8 +107,7 @@ public:
         const pipeline::Settings settings = settings_of(loss_scale, zero_gradients, measure);
         int64_t* const counts = counts_.mutable_data();
         Sums* const sums = reinterpret_cast<Sums*>(sums_.mutable_data());
-        const pipeline::AddUp between =
-            add_up.is_none() && directed_.empty() ? pipeline::AddUp() : visit_python();
+        const pipeline::Between between = visits_of_python();
         const Unlocked unlocked;
         const parallel::ThreadCount own_threads(threads);
         const pipeline::Result result = pipeline::step(table, tensors_, gradients_, counts, groups_,
@@ -494,28 +495,29 @@ private:
         directed_ = py::list();
         for (size_t i = 0; i < tensors_.size(); ++i) {
             const pipeline::Group& group = groups_[size_t(tensors_[i].group)];
-            if (gradients_[i].data && !group.frozen && has_direction(*group.rule))
+            if (gradients_[i].data && !group.frozen && group.rule->direction >= 0)
                 directed_.append(i);
         }
     }
 
-    static bool has_direction(const RuleInfo& rule) {
-        return std::any_of(rule.states, rule.states + rule.state_count,
-                           [](const State& state) { return state.role == Role::direction; });
+    // Between the passes the sums go to Python and come back.
+    pipeline::Between visits_of_python() {
+        pipeline::Between between;
+        if (!add_up.is_none())
+            between.add_up = [this](double* sums) { visit(sums, [&] { add_up(gathered_); }); };
+        if (!directed_.empty())
+            between.redirect = [this](double* sums) { visit(sums, [&] { redirect(directed_); }); };
+        return between;
     }
 
-    // Between the passes the sums go to Python and come back.
-    pipeline::AddUp visit_python() {
-        return [this](double* sums) {
-            double* const shared = gathered_.mutable_data();
-            std::copy(sums, sums + gathered_.size(), shared);
-            {
-                const py::gil_scoped_acquire locked;
-                if (!add_up.is_none()) add_up(gathered_);
-                if (!directed_.empty()) redirect(directed_);
-            }
-            std::copy(shared, shared + gathered_.size(), sums);
-        };
+    template <class Call> void visit(double* sums, const Call& call) {
+        double* const shared = gathered_.mutable_data();
+        std::copy(sums, sums + gathered_.size(), shared);
+        {
+            const py::gil_scoped_acquire locked;
+            call();
+        }
+        std::copy(shared, shared + gathered_.size(), sums);
     }
 
     bool is_still(const View& array, const void* data, size_t i, int type) const {

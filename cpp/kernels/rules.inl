@@ -9,6 +9,11 @@ template <class Rule> constexpr int state_of(Shape shape) {
         if (Rule::states[s].shape == shape) return s;
     return -1;
 }
+template <class Rule> constexpr int direction_of() {
+    for (int s = 0; s < state_count<Rule>; ++s)
+        if (Rule::states[s].role == Role::direction) return s;
+    return -1;
+}
 template <class Rule> constexpr bool has_rows = state_of<Rule>(Shape::rows) >= 0;
 
 // Whether state s exists element by element under these options: bit j stands for the j-th optional
@@ -348,6 +353,18 @@ template <class Rule> void settle(void* scalars, double* memory, const double* s
     settle_with(*static_cast<Rule*>(scalars), memory, sums, std::make_index_sequence<count>());
 }
 
+// A direction, which Python does not count as a state, comes last. Until it is replaced, which may
+// fail, nothing else changes.
+template <class Rule> constexpr bool direction_is_safe() {
+    constexpr int direction = direction_of<Rule>();
+    if (direction < 0) return true;
+    for (int s = 0; s < direction; ++s)
+        if (Rule::states[s].gathered) return false;
+    return direction == state_count<Rule> - 1 && Rule::states[direction].gathered &&
+           gathered<Rule> > 0 && memory_count<Rule> == 0 && common_count<Rule> == 0 &&
+           !has_rows<Rule>;
+}
+
 template <class Rule> constexpr int optional_states() {
     int count = 0;
     for (const State& s : Rule::states) count += s.option != nullptr;
@@ -495,6 +512,9 @@ template <template <class, unsigned> class Rule> constexpr RuleInfo rule_info() 
     info.memory_count = memory_count<R>;
     info.gathered = gathered<R>;
     info.factored = state_of<R>(Shape::vector);
+    info.direction = direction_of<R>();
+    static_assert(direction_is_safe<R>(),
+                  "a direction is the last state and all that its rule's first pass changes");
     static_assert(has_rows<R> == (state_of<R>(Shape::columns) >= 0) &&
                       has_rows<R> == (state_of<R>(Shape::vector) >= 0) &&
                       (!has_rows<R> || gathered<R> > 0),

@@ -25,7 +25,8 @@ template <class T, unsigned Options> struct Muon {
 
     T averaged(T g, T b) const { return b + one_minus_momentum * (g - b); }
 
-    // The momentum itself changes in the second pass: if the product fails, nothing has.
+    // The momentum itself changes in the second pass: if the product fails, nothing has changed, of
+    // other rules either.
     Summands<1> gather(T, T g, T b, T& direction) const {
         b = averaged(g, b);
         direction = nesterov ? g + momentum * (b - g) : b;

@@ -26,9 +26,10 @@
 //   average(state, mean) then takes the mean of a row or column, relative(row, mean) a row and the
 //   mean of all rows, and the product of what it returns and the column is what the other passes
 //   get as the state of Shape::vector. (As the states of rows and columns they get 0.)
-//   a state of Role::direction, which is none: gather writes it, Python's part of the rule replaces
-//   it before operator() reads it (see python/gradstep/orthogonal.py), and the number that it gives
-//   for it is settle's first;
+//   a state of Role::direction, which is none, the last one: gather writes it and nothing else,
+//   Python's part of the rule replaces it before operator() reads it, and before the first pass of
+//   any other rule (see python/gradstep/orthogonal.py), and the number that it gives for it is
+//   settle's first;
 //   takes_loss: true if When::loss is used, which a step is then to be given;
 //   Shown: built from Hyper, gives by operator()(p, states...) the point to evaluate, where that is
 //   not p; takes_sign: true if a step's size does not depend on the gradient's; scales_moment: true

@@ -36,9 +36,8 @@ struct State {
     Role role;
     const char* option = nullptr;     // the hyperparameter that it is used with; none: always
     const char* initial = nullptr;    // the hyperparameter it starts from; none: zero
-    bool gathered =
-        false;             // in a rule of two passes: changes in the first, is read in the second
-    bool fixed = false;    // no step changes it, such as where the parameter began
+    bool gathered = false;            // changes in the first of two passes, is read in the second
+    bool fixed = false;               // no step changes it, such as where the parameter began
     Shape shape = Shape::same;
 };
 

@@ -109,7 +109,8 @@ class Plan:
     advances: bool  # the clock: whether a step is one of the optimizer
     loss: float  # of the next step, for rules that take it
     add_up: Callable[[NDArray[np.float64]], object] | None  # over processes, between two passes
-    redirect: Callable[[list[int]], object] | None  # of these tensors' directions, after that
+    # Of these tensors' directions, after their sums and before any other rule changes anything.
+    redirect: Callable[[list[int]], object] | None
     @property
     def without_gradient(self) -> int: ...  # how many parameters had none in the last step
     @property

@@ -60,7 +60,7 @@ class Row:
 
     __slots__ = (
         "driven", "fixed", "gathers", "group", "index", "kernels", "lr", "present", "rule",
-        "single", "storages", "version",
+        "single", "storages", "values", "version",
     )  # fmt: skip
 
     def __init__(
@@ -81,6 +81,7 @@ class Row:
         self.gathers = rule.gathers_for(group)
         self.fixed = rule.fixed(group) if fixed is None else fixed
         self.single = single
+        self.values: dict[str, Any] = {}  # the hyperparameters, once they were checked
         self.driven: list[Driven] = []
         self.lr = 0.0
         self.version = 0  # of the group, when it was compiled
@@ -138,6 +139,9 @@ class Held(Protocol):
 
     def extend(self, row: Row, missing: Sequence[str]) -> None:
         """Make states that a group was built without."""
+
+    def check_params(self, row: Row, group: Mapping[str, Any]) -> None:
+        """Raise ValueError for a parameter that the rule cannot step by such hyperparameters."""
 
     @property
     def has_fresh(self) -> bool:
@@ -347,8 +351,10 @@ class Compiled:
     def _compile(self, row: Row) -> None:
         """Bring a group into the core's settings."""
         group, prefix = row.group, self.held.prefix(row.index)
-        version = group.version
-        numbers = row.rule.compile(prefix, group, row.single)
+        version, values = group.version, dict(group)
+        numbers = row.rule.compile(prefix, values, row.single)
+        if row.rule.checks_params:
+            self.held.check_params(row, values)
         if missing := row.missing(prefix):
             self.held.extend(row, missing)
             self.plan = self._new_plan()
@@ -358,6 +364,7 @@ class Compiled:
         for key, value in group.items():
             if isinstance(value, list):
                 dict.__setitem__(group, key, tuple(value))  # a change within would go unnoticed
+        row.values = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
         row.driven = numbers.driven
         row.lr = numbers.hyper[row.rule.lr_column]
         row.version = version

@@ -104,7 +104,8 @@ class Optimizer(Saved):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "rule" in vars(cls):
-            cls.rule.complete(cls, cls._ranges, cls._choices, cls._check, cls._check_param)
+            own = None if cls._check_param is Optimizer._check_param else cls._check_param
+            cls.rule.complete(cls, cls._ranges, cls._choices, cls._check, own)
 
     @staticmethod
     def _check(prefix: str, group: Mapping[str, Any], storages: Mapping[str, str]) -> None:
@@ -332,7 +333,8 @@ class Optimizer(Saved):
         Args:
             grads: gradients in the structure of ``params`` (for groups: a list with each group's
                 structure), each of its parameter's shape, float32, float64, bfloat16 or float16,
-                or :class:`Rows`. None leaves its parameter, state and own count untouched.
+                or :class:`Rows`. None leaves its parameter, state and own count untouched, but for
+                numbers that a rule has once for all of its parameters, such as Prodigy's ``d``.
             loss_scale: what the loss was multiplied by, > 0: gradients are divided by it.
             zero_grads: whether to set every gradient to 0 once it is used, also where the step is
                 skipped. They must be writable then, and share no byte. Otherwise they are only

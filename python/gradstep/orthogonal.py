@@ -16,7 +16,7 @@ from .hyperparameters import EPSILON, FINITE, Choice, number, whole
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .engine import Held, Row
+    from .engine import Held
 
 Polynomial = tuple[float, float, float]
 
@@ -135,12 +135,7 @@ class Redirection:
         directions: of each tensor its direction, or None.
         gathered: a row for each tensor: the sum of squares of its direction first, which what its
             rate is multiplied by replaces.
-
-    Raises:
-        ValueError: a group's products are none of this framework's.
     """
-
-    dtypes: tuple[str | None, ...] = (None, "float32", "float64")
 
     def __init__(
         self,
@@ -153,17 +148,6 @@ class Redirection:
         self.groups = groups
         self.directions = directions
         self.gathered = gathered
-        for row in held.rows:
-            if row.rule.has_direction:
-                self._check(row)
-
-    def _check(self, row: Row) -> None:
-        if (dtype := row.group["dtype"]) not in self.dtypes:
-            argument, wanted = (
-                f"{self.held.prefix(row.index)}dtype",
-                " or ".join(map(repr, self.dtypes)),
-            )
-            raise ValueError(f"{argument}: got {dtype!r} for arrays, wanted {wanted}")
 
     def __call__(self, indices: Sequence[int]) -> None:
         """Redirect these tensors' steps.
@@ -185,15 +169,13 @@ class Redirection:
 
     def _batches(self, indices: Sequence[int]) -> Iterator[tuple[Orthogonal, list[int]]]:
         """Tensors of one shape whose products are made at once."""
-        rows, arguments = self.held.rows, self.held.arguments("params")
+        rows = self.held.rows
         found: dict[int, Orthogonal] = {}
         alike: dict[Any, list[int]] = {}
         for i in indices:
             row, shape = rows[self.groups[i]], self.shape(i)
             if row.index not in found:
-                self._check(row)
-                found[row.index] = Orthogonal.of(row.group)
-            row.rule.check_param(arguments[i], shape, 0, row.group)  # groups may have changed
+                found[row.index] = Orthogonal.of(row.values)
             alike.setdefault((found[row.index], shape, self.kind(i)), []).append(i)
         for (how, shape, _), some in alike.items():
             count = max(1, BATCH // max(1, math.prod(shape)))
@@ -297,6 +279,14 @@ CHOICES: dict[str, Choice] = {
     "splits": Choice("None, a number of parts, or the outputs of each", _check_splits),
     "transposed": Choice("True or False", _check_transposed),
 }
+
+
+def check_dtype(prefix: str, group: Mapping[str, Any]) -> None:
+    """Raise ValueError for products that NumPy does not have."""
+    if (dtype := group["dtype"]) == "bfloat16":
+        raise ValueError(
+            f"{prefix}dtype: got {dtype!r} for arrays, wanted None, 'float32' or 'float64'"
+        )
 
 
 def check_matrix(

@@ -11,7 +11,7 @@ import numpy as np
 from . import _core, arrays
 from .engine import Row
 from .groups import Group, read_group, some
-from .orthogonal import Redirection
+from .orthogonal import Redirection, check_dtype
 from .rows import Rows, check_rows, parts
 from .rule import Rule, named
 from .storages import Shard, StorageOptions, Use, compute_type, new_state, zeros
@@ -243,6 +243,16 @@ class Parameters:
                     tensor.states[s] = own[state.name]
             tensor.stochastic = row.storages.stochastic(tensor.param.dtype.name, present)
         row.present = present
+
+    def check_params(self, row: Row, group: Mapping[str, Any]) -> None:
+        """Raise ValueError for a parameter that the rule cannot step by such hyperparameters."""
+        if row.rule.has_direction:
+            check_dtype(self.prefix(row.index), group)
+        span = self.span(row)
+        for argument, tensor in zip(
+            self.arguments("params")[span], self.tensors[span], strict=True
+        ):
+            row.rule.check_param(argument, tensor.param.shape, tensor.start, group)
 
     def check_disjoint(self) -> None:
         """Raise ValueError if arrays that came from outside share a byte."""

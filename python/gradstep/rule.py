@@ -106,6 +106,7 @@ class Rule:
         scales_moment: whether its second moment is of something else than the gradients.
         shows: whether the point to evaluate is not the parameter.
         factors: whether it keeps numbers for rows and columns, where a parameter has such.
+        checks_params: whether it demands something of a parameter, by its group's hyperparameters.
         has_direction: whether its part in Python redirects a step between the two passes.
         family: in which row of the pages it stands, one of ``FAMILIES``.
         defaults: each hyperparameter's default, ``maximize`` and ``frozen`` included.
@@ -156,7 +157,7 @@ class Rule:
         ranges: Mapping[str, Range],
         choices: Mapping[str, Choice],
         check: Check,
-        check_param: CheckParam,
+        check_param: CheckParam | None,
     ) -> None:
         """Take what the rule's class knows: the defaults of its signature, and its own checks.
 
@@ -165,7 +166,7 @@ class Rule:
             ranges: of hyperparameters whose name does not say which numbers they may be.
             choices: of hyperparameters that only the rule's part in Python reads.
             check: what the rule demands of several hyperparameters together.
-            check_param: what it demands of a parameter.
+            check_param: what it demands of a parameter; None: nothing.
         """
         if not self.is_compiled(self.name):
             return
@@ -210,6 +211,10 @@ class Rule:
     def gathers_for(self, group: Mapping[str, Any]) -> bool:
         """Whether it looks at whole tensors of a group, with the switches that are on."""
         return self._gathers[self.kernels(group)]
+
+    @property
+    def checks_params(self) -> bool:
+        return self._check_param is not None
 
     def check_param(
         self, argument: str, shape: tuple[int, ...], start: int, group: Mapping[str, Any]

@@ -193,6 +193,12 @@ class Held:
         del row, missing
         raise Moved  # it is made when the plan is made anew
 
+    def check_params(self, row: Row, group: Mapping[str, Any]) -> None:
+        """Raise ValueError for a parameter that the rule cannot step by such hyperparameters."""
+        for param in self.params:
+            if param.group == row.index:
+                row.rule.check_param(param.argument, tuple(param.tensor.shape), 0, group)
+
     @property
     def has_fresh(self) -> bool:
         """Whether no step has moved yet what starts from a parameter, such as an average."""

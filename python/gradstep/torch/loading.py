@@ -102,6 +102,7 @@ class Loading:
         self._optimizer = optimizer
         self._own = [{key: g[key] for key in OWN if key in g} for g in given["param_groups"]]
         self._groups = self._read_groups(given["param_groups"])
+        self._check_params()
         self._state = self._read_state(given)
         self._clock = self._read_clock()
 
@@ -148,6 +149,13 @@ class Loading:
             if entry[key] != (built := own.get(key, False)):
                 raise ValueError(switched(f"{where} {key}", entry[key], built))
         return entry
+
+    def _check_params(self) -> None:
+        """Raise ValueError for a parameter of ours that a group's rule cannot step."""
+        for param in self._optimizer.params():
+            group = self._optimizer.groups[param.group]
+            values = group.hyperparameters(self._groups[param.group])
+            group.rule.check_param(param.argument, tuple(param.tensor.shape), 0, values)
 
     def _read_state(self, given: Mapping[str, Any]) -> dict[Any, Any]:
         saved_ids = [key for group in given["param_groups"] for key in group["params"]]

@@ -25,8 +25,6 @@ class TensorRedirection(Redirection):
         params: the parameters; directions of DTensors are of the parts here.
     """
 
-    dtypes = (None, "float32", "float64", "bfloat16")
-
     def __init__(
         self,
         held: Held,
@@ -96,6 +94,7 @@ class TensorRedirection(Redirection):
             add(gram, gram, gram, beta=b, alpha=c, out=update)
             x, other = add(x, update, x, beta=a, out=other), x
         for one, part in zip(x[None] if is_one else x, parts, strict=True):
-            torch.mul(one, part.scale, out=part.matrix) if part.scale != 1 else (
+            if part.scale == 1:
                 part.matrix.copy_(one)
-            )
+            else:
+                torch.mul(one, part.scale, out=part.matrix)
