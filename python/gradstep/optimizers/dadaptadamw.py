@@ -31,10 +31,9 @@ class DAdaptAdamW(Optimizer):
     When: whatever AdamW trains, where no rate is known; its successor :class:`Prodigy` finds the
     rate sooner. Leave the rate at 1, with a schedule from 1 to 0 if you like one.
 
-    n and the norm of s are
-    of all parameters together, those without a gradient at a step left out; where they
-    lie in several processes as DTensors, of all of those. An optimizer that holds a part of the
-    parameters alone, as in ``ZeroRedundancyOptimizer``, sees no others: do not use it there.
+    n and the norm of s are of all parameters together, those without a gradient at a step left out;
+    where they lie in several processes as DTensors, of all of those. An optimizer that holds a part
+    of the parameters alone, as in ``ZeroRedundancyOptimizer``, sees no others: do not use it there.
 
     Args:
         params: see :class:`Optimizer`.
@@ -51,8 +50,8 @@ class DAdaptAdamW(Optimizer):
     numbers ``estim_lr`` (d), ``numerator_weighted`` (n) and ``k``, the steps behind them, which are
     the same for all parameters.
 
-    Where frameworks differ: this is ``optax.contrib.dadapt_adamw``, except that d stays where no
-    gradient was other than 0. The package dadaptation corrects the bias on request alone.
+    Where frameworks differ: this is ``optax.contrib.dadapt_adamw``, except that nothing moves
+    before a gradient is other than 0. The package dadaptation corrects the bias on request alone.
 
     Source: Defazio & Mishchenko, "Learning-rate-free learning by D-adaptation", ICML 2023; optax
     0.2.8.
