@@ -159,7 +159,6 @@ ANY_SHAPE = [rule for rule in EVERY if not gs.rule.RULES[rule].has_direction]
 RULES = [rule for rule in ANY_SHAPE if not given(rule)]
 CASES = [(rule, options) for rule in ANY_SHAPE for options in OPTIONS[rule]]
 CASES += [(rule, {**OPTIONS[rule][-1], "maximize": True}) for rule in ANY_SHAPE]
-RULES = [rule for rule in OPTIONS if rule in gs.rule.RULES and rule in reference.RULES]
 # Those whose rate may change from step to step: Rprop's is only what its steps start from.
 DRIVEN = [rule for rule in RULES if "lr" not in gs.rule.RULES[rule].constant]
 # Those that keep nothing but what is as exact as the parameter, and so refuse q8 and q4.
@@ -168,8 +167,6 @@ EXACT = [
     for rule in RULES
     if {state.role for state in gs.rule.RULES[rule].states} <= {"parameter", "rate"}
 ]
-CASES = [(rule, options) for rule in RULES for options in OPTIONS[rule]]
-CASES += [(rule, {**OPTIONS[rule][-1], "maximize": True}) for rule in RULES]
 
 DTYPES = [np.float32, np.float64]
 
