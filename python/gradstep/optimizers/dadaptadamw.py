@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..hyperparameters import LENGTH
+from ..hyperparameters import LENGTH, POSITIVE
 from ..optimizer import Optimizer
 from ..rule import Rule
 
@@ -40,7 +40,7 @@ class DAdaptAdamW(Optimizer):
         lr: η ≥ 0, what d is multiplied by. One for all groups, or 0: a group of that has no part
             in d.
         betas: β₁ and β₂ in [0, 1), the same for all groups.
-        eps: ε ≥ 0.
+        eps: ε > 0: s / (√v + ε) begins as 0 / ε.
         estim_lr0: d at first, > 0; too high is never taken back.
         weight_decay: λ ≥ 0, apart from the gradient.
         maximize: go up the gradient.
@@ -72,6 +72,7 @@ class DAdaptAdamW(Optimizer):
     rule = Rule("DAdaptAdamW")
     _family = "without a rate"
     _ranges = {  # noqa: RUF012
+        "eps": POSITIVE._replace(never_to_zero=True),
         "estim_lr0": LENGTH,
     }
 
