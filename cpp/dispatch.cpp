@@ -57,3 +57,13 @@ bool force(const std::string& name) {
 }
 
 }    // namespace gradstep::dispatch
+
+namespace gradstep {
+
+int find_storage(const Table& table, std::string_view name) {
+    for (int i = 0; i < table.storage_count; ++i)
+        if (name == table.storages[i].name) return i;
+    return -1;
+}
+
+}    // namespace gradstep

@@ -1,6 +1,8 @@
-// Which target runs: the best one this processor has, or the one that was asked for by name.
+// Which target runs: the best one this processor has, or the one that was asked for by name. And
+// what is found in a target's table by name.
 #pragma once
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "table.hpp"
@@ -12,3 +14,9 @@ std::vector<std::string> available();    // from the slowest to the fastest
 bool force(const std::string& name);     // false, and nothing changes, if it is not available
 
 }    // namespace gradstep::dispatch
+
+namespace gradstep {
+
+int find_storage(const Table& table, std::string_view name);    // its index; -1: there is none
+
+}    // namespace gradstep

@@ -19,6 +19,7 @@ inline double from_bits(uint64_t bits) {
     return x;
 }
 
+// Of two numbers, where a second one that is NaN is passed over.
 inline double least(double a, double b) { return b < a ? b : a; }
 inline double greatest(double a, double b) { return b > a ? b : a; }
 

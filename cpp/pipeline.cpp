@@ -5,6 +5,7 @@
 #include <cstring>
 #include <utility>
 
+#include "dispatch.hpp"
 #include "factored.hpp"
 #include "measure.hpp"
 #include "parallel.hpp"
@@ -446,12 +447,6 @@ Result step(const Table& table, std::vector<Tensor>& tensors, std::vector<Gradie
 
 namespace {
 
-const StorageInfo& storage_named(const Table& table, const char* name) {
-    int i = 0;
-    while (std::strcmp(table.storages[i].name, name) != 0) ++i;
-    return table.storages[i];
-}
-
 // Numbers as double, multiplied by a scale, a block at a time; then squared and added.
 double sum_scaled(const Table& table, const Span& span, int64_t at, int64_t n, double scale) {
     const StorageInfo& storage = table.storages[span.storage];
@@ -459,7 +454,7 @@ double sum_scaled(const Table& table, const Span& span, int64_t at, int64_t n, d
     char* const data = static_cast<char*>(const_cast<void*>(span.data)) + storage.offset(at);
     storage.decode[double_precision](data, nullptr, Role::momentum, n, numbers);
     for (int64_t i = 0; i < n; ++i) numbers[i] *= scale;
-    return storage_named(table, "float64").sum_squares(numbers, n);
+    return table.storages[find_storage(table, "float64")].sum_squares(numbers, n);
 }
 
 }    // namespace
@@ -505,7 +500,8 @@ double norm(const Table& table, const std::vector<Span>& spans) {
 void show(const Table& table, const Tensor& tensor, const Group& group, void* out) {
     const StorageInfo& storage = table.storages[tensor.storage];
     const Compute compute = storage.compute;
-    const StorageInfo& shown = tensor.low ? storage_named(table, "bfloat16") : storage;
+    const StorageInfo& shown =
+        tensor.low ? table.storages[find_storage(table, "bfloat16")] : storage;
     alignas(64) double numbers[2 + max_states][block_elements];    // of either type
     const char* const bytes = static_cast<const char*>(tensor.p);
     for (int64_t at = 0; at < tensor.n; at += block_elements) {

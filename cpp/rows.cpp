@@ -1,8 +1,8 @@
 #include "rows.hpp"
 
 #include <algorithm>
-#include <cstring>
 
+#include "dispatch.hpp"
 #include "parallel.hpp"
 
 namespace gradstep {
@@ -66,9 +66,7 @@ Rows::Values Rows::coalesce(const Table& table, Compute compute) {
     else
         add_up(table.storages[storage], reinterpret_cast<float*>(sums_.data()));
     const char* const plain = compute == double_precision ? "float64" : "float32";
-    int i = 0;
-    while (std::strcmp(table.storages[i].name, plain) != 0) ++i;
-    return {sums_.data(), i};
+    return {sums_.data(), find_storage(table, plain)};
 }
 
 Rows::Run Rows::run(int64_t at, int64_t end) const {

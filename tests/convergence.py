@@ -176,7 +176,12 @@ class Twin:
         self.count += 1
         known = self.group | extra(self.rule, loss)
         for p, g, state in zip(self.arrays, grads, self.states, strict=True):
-            reference.step(self.rule, p, g, state, self.count, known)
+            passes = reference.passes(self.rule, p, g, state, self.count, known)
+            found = next(passes)
+            if gs.rule.RULES[self.rule].has_direction:
+                found = reference.expected_direction(found, known)
+            with contextlib.suppress(StopIteration):
+                passes.send(found)
 
     def shown(self):
         show = reference.SHOWN[self.rule]

@@ -281,19 +281,19 @@ def prodigy(
         way = weight * (g.astype(float) * (p0 - p).astype(float))
         own = lane_total(way), lane_total(np.abs(s))
     way, length = yield own
-    old_d = d
     if length == 0:
-        dlr = 0.0
-    else:
-        numerator = beta3 * numerator + way
-        d_hat = divided(d_coef * numerator, length)
-        d = larger(d, d_hat) if d == d0 else d
-        d_max = larger(d_max, d_hat)
-        d = smaller(d_max, d * growth_rate)
-        remember(state, d=d, d_max=d_max, d_numerator=numerator, k=k + 1)
+        return
+    numerator = beta3 * numerator + way
+    d_hat = divided(d_coef * numerator, length)
+    d = larger(d, d_hat) if d == d0 else d
+    d_max = larger(d_max, d_hat)
+    d = smaller(d_max, d * growth_rate)
+    remember(state, d=d, d_max=d_max, d_numerator=numerator, k=k + 1)
+    if not lr > 0:
+        return
     if decouple:
         p -= T(weight_decay * dlr) * p
-    p -= T(dlr) * m / (np.sqrt(v) + T((d if length else old_d) * eps))
+    p -= T(dlr) * m / (np.sqrt(v) + T(d * eps))
 
 
 def polyak_sgd(p, g, state, t, *, lr, max_learning_rate, f_min, eps, positive, loss=0.0):
@@ -314,7 +314,8 @@ def dog(p, g, state, t, *, lr, reps_rel, eps, weight_decay):
         distance = reps_rel * (1 + root(param))
     distance, squares = float(maximum(distance, root(way))), squares + gradient
     remember(state, max_dist=distance, sum_sq_norm_grads=squares)
-    p -= T(lr * divided(distance, root(squares + eps))) * u
+    norm = root(squares + eps)
+    p -= T(lr * divided(distance, norm) if norm else 0) * u
 
 
 def dowg(p, g, state, t, *, lr, init_estim_sq_dist, eps, weight_decay):
@@ -327,7 +328,8 @@ def dowg(p, g, state, t, *, lr, init_estim_sq_dist, eps, weight_decay):
     distance = float(maximum(distance, way))
     squares += distance * gradient
     remember(state, estim_sq_dist=distance, weighted_sq_norm_grads=squares)
-    p -= T(lr * divided(distance, root(squares) + eps)) * u
+    norm = root(squares) + eps
+    p -= T(lr * divided(distance, norm) if norm else 0) * u
 
 
 def dadapt_adamw(p, g, state, t, *, lr, betas, eps, estim_lr0, weight_decay):
@@ -348,6 +350,8 @@ def dadapt_adamw(p, g, state, t, *, lr, betas, eps, estim_lr0, weight_decay):
         s[...] = T(kept) * s + T(weight) * g
         own = lane_total(weight * product), lane_total(np.abs(s))
     product, length = yield own
+    if length == 0:
+        return
     numerator = kept * numerator + product
     d = larger(d, divided(numerator, (1 - kept) * length))
     remember(state, estim_lr=d, numerator_weighted=numerator, k=k + 1)
@@ -601,6 +605,37 @@ def muon(p, g, state, t, *, lr, weight_decay, momentum, nesterov, **of_the_produ
     b[...] = new
     p *= T(1 - lr * weight_decay)
     p -= T(lr * factor) * direction
+
+
+def newton_schulz(u, group):
+    """The formula in float64."""
+    x = u.astype(float)
+    if x.shape[0] > x.shape[1]:
+        x = x.T
+    x = x / max(np.linalg.norm(x), group["eps"])
+    given = group["ns_coefficients"]
+    for k in range(group["ns_steps"]):
+        a, b, c = gs.orthogonal.POLYNOMIALS[min(k, 7)] if isinstance(given, str) else given
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if u.shape[0] > u.shape[1] else x
+
+
+def expected_direction(u, group):
+    """What Muon's products are to give, and the factor of the rate."""
+    axis = int(group["transposed"])
+    splits = group["splits"]
+    if splits is None:
+        parts = [u]
+    elif isinstance(splits, int):
+        parts = np.split(u, splits, axis)
+    else:
+        parts = np.split(u, np.cumsum(splits)[:-1], axis)
+    out, inner = parts[0].shape[::-1] if axis else parts[0].shape
+    factor = math.sqrt(max(1.0, out / inner))
+    if group["adjust_lr_fn"] == "match_rms_adamw":
+        factor = 0.2 * math.sqrt(max(out, inner))
+    return np.concatenate([newton_schulz(part, group) for part in parts], axis), factor
 
 
 RULES = {

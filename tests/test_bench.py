@@ -56,7 +56,8 @@ def test_every_rule_of_the_catalogue_races() -> None:
     assert {rule.name for rule in bench.RULES.values()} == set(RULES)
     for rule in bench.RULES.values():
         states = [i for changed, _ in rule.passes for i in changed if i > 1]
-        assert sorted(states) == list(range(2, 2 + rule.states))  # each changes once
+        fixed = [i for i, state in enumerate(rule.kept(), start=2) if state.fixed]
+        assert sorted(states + fixed) == list(range(2, 2 + rule.states))  # each changes once
         assert 0 in rule.passes[-1][0]
 
 
@@ -64,6 +65,24 @@ def test_two_passes_read_again_what_they_have_to() -> None:
     """LAMB: p, g, m, v and then p, m, v; LARS: p, g and then p, g, b."""
     assert bench.RULES["LAMB"].bytes_moved == (2 + 4) * 4 + (3 + 1) * 4
     assert bench.RULES["LARS"].bytes_moved == 2 * 4 + (3 + 2) * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "second"),
+    [
+        ("StableAdamW", 1 + 4, 2 + 2),  # g, m, v; p, m, v
+        ("Adafactor", 1 + 2, 2 + 1),  # g for its rows, p, g; p, g
+        ("Muon", 3, 4 + 2),  # g, b, direction; p, b, g, direction
+        ("Prodigy", 3 + 6, 2 + 2),  # p, g, p0, m, v, s; p, m, v
+        ("DAdaptAdamW", 1 + 6, 2 + 2),  # g, m, v, s; p, m, v
+        ("DoG", 3, 2 + 1),  # p, g, p0; p, g
+        ("DoWG", 3, 2 + 1),
+        ("PolyakSGD", 1, 2 + 1),  # g; p, g
+    ],
+)
+def test_each_pass_moves_what_its_equations_name(name: str, first: int, second: int) -> None:
+    assert bench.RULES[name].bytes_moved == 4 * (first + second)
+    bench.moving(bench.RULES[name], 10).step(None)
 
 
 def test_rules_for_matrices_get_matrices(monkeypatch: pytest.MonkeyPatch) -> None:

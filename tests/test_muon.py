@@ -63,37 +63,6 @@ class Twin:
             passes.send((orthogonal, factor))
 
 
-def newton_schulz(u, group):
-    """The formula in float64."""
-    x = u.astype(float)
-    if x.shape[0] > x.shape[1]:
-        x = x.T
-    x = x / max(np.linalg.norm(x), group["eps"])
-    given = group["ns_coefficients"]
-    for k in range(group["ns_steps"]):
-        a, b, c = gs.orthogonal.POLYNOMIALS[min(k, 7)] if isinstance(given, str) else given
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if u.shape[0] > u.shape[1] else x
-
-
-def expected_direction(u, group):
-    """What the products are to give, and the factor of the rate."""
-    axis = int(group["transposed"])
-    splits = group["splits"]
-    if splits is None:
-        parts = [u]
-    elif isinstance(splits, int):
-        parts = np.split(u, splits, axis)
-    else:
-        parts = np.split(u, np.cumsum(splits)[:-1], axis)
-    out, inner = parts[0].shape[::-1] if axis else parts[0].shape
-    factor = math.sqrt(max(1.0, out / inner))
-    if group["adjust_lr_fn"] == "match_rms_adamw":
-        factor = 0.2 * math.sqrt(max(out, inner))
-    return np.concatenate([newton_schulz(part, group) for part in parts], axis), factor
-
-
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.__name__)
 @pytest.mark.parametrize("options", CASES, ids=str)
 def test_equals_reference(options, dtype, target, threads):
@@ -115,7 +84,7 @@ def test_equals_reference(options, dtype, target, threads):
             twin.step(g, hyper, recorded.found[i])
             direction, orthogonal, factor = recorded.found[i]
             if direction.size:
-                wanted, wanted_factor = expected_direction(direction, hyper)
+                wanted, wanted_factor = reference.expected_direction(direction, hyper)
                 tolerance = 2e-5 if dtype == np.float32 else 1e-9
                 np.testing.assert_allclose(orthogonal, wanted, atol=tolerance)
                 assert factor == wanted_factor

@@ -8,6 +8,7 @@ import pytest
 
 import cases
 import gradstep as gs
+import reference
 from cases import EVERY, RULES, assert_same_bits
 from gradstep.rule import RULES as KNOWN
 
@@ -160,6 +161,79 @@ def test_prodigy_without_gradients_does_not_count():
     opt.step(np.zeros(3))
     assert (p == 1).all()
     assert numbers(opt, "Prodigy") == [[0, 0, 0, 0]]
+
+
+WITHOUT_EPSILON = {
+    "DoWG": {"eps": 0.0, "init_estim_sq_dist": 1e-4},
+    "DAdaptAdamW": {"eps": 1e-30},  # it has to have one, by which a sum begins as 0 / ε
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1, "eps": 0.0}], ids=["plain", "eps 0"])
+@pytest.mark.parametrize("rest", [0, 5])
+@pytest.mark.parametrize("rule", TOGETHER)
+def test_a_step_at_rate_0_moves_nothing_and_is_not_counted(rule, rest, options):
+    """The first one or a later one: in the end it is as if it had not been."""
+    if "eps" in options:
+        options = options | WITHOUT_EPSILON.get(rule, {"eps": 0.0})
+    ours, twin = arrays(2), arrays(2)
+    opt = getattr(gs, rule)(ours, lr=lambda k: float(k != rest), **options)
+    group = dict(getattr(gs, rule)(arrays(2), **options).groups[0])
+    states = [
+        {name: kept.copy() for name, kept in own.items() if name != "step"}
+        for own in getattr(gs, rule)(twin, **options).state.values()
+    ]
+    for k in range(8):
+        g, before = arrays(2, seed=k), copy.deepcopy(ours)
+        opt.step(g)
+        known = [*zip(twin, g, states, [k + 1] * 2, strict=True)]
+        reference.step_together(rule, known, group | {"lr": float(k != rest)})
+        for p, q, old in zip(ours, twin, before, strict=True):
+            assert np.isfinite(p).all()
+            assert_same_bits(p, q)
+            assert np.array_equal(p, old) == (k == rest)
+    names = KNOWN[rule].memory_names
+    assert numbers(opt, rule) == [[float(own[name][0]) for name in names] for own in states]
+    if "k" in names:
+        assert numbers(opt, rule)[0][names.index("k")] == 7
+
+
+@pytest.mark.parametrize("rule", TOGETHER)
+def test_a_group_of_rate_0_without_an_epsilon_stays(rule):
+    options = WITHOUT_EPSILON.get(rule, {"eps": 0.0})
+    params = arrays(2)
+    groups = [{"params": params[:1]}, {"params": params[1:], "lr": 0.0, "weight_decay": 0.1}]
+    opt = getattr(gs, rule)(groups, **options)
+    for k in range(3):
+        g = arrays(2, seed=k + 1)
+        opt.step([g[:1], g[1:]])
+    assert np.isfinite(params[0]).all()
+    assert not np.array_equal(params[0], arrays(2)[0])
+    assert_same_bits(params[1], arrays(2)[1])
+
+
+@pytest.mark.parametrize("rule", [*TOGETHER, *TAKING])
+def test_gradients_of_0_without_an_epsilon_move_nothing(rule):
+    """And the step after them is one."""
+    p = np.ones(3)
+    opt = getattr(gs, rule)(p, **WITHOUT_EPSILON.get(rule, {"eps": 0.0}))
+    opt.step(np.zeros(3), **cases.given(rule))
+    assert (p == 1).all()
+    opt.step(np.ones(3), **cases.given(rule))
+    assert np.isfinite(p).all()
+    assert (p < 1).all()
+
+
+def test_d_adaptation_without_an_epsilon_is_refused():
+    with pytest.raises(ValueError, match=r"eps: got 0.0, wanted a finite number > 0"):
+        gs.DAdaptAdamW(np.ones(3), eps=0.0)
+
+
+def test_a_distance_that_starts_from_an_epsilon_of_0_is_refused():
+    message = "eps: got 0.0 with init_estim_sq_dist=None, which starts from it, wanted a finite"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        gs.DoWG(np.ones(3), eps=0.0)
+    gs.DoWG(np.ones(3), eps=0.0, init_estim_sq_dist=1.0)
 
 
 def test_g2_over_v_of_a_scaled_moment_is_not_said():

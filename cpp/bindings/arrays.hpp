@@ -7,16 +7,10 @@
 #include <algorithm>
 #include <string>
 
-#include "../table.hpp"
+#include "../dispatch.hpp"
 
 namespace gradstep::bindings {
 namespace py = pybind11;
-
-inline int find_storage(const Table& table, const std::string& name) {
-    for (int i = 0; i < table.storage_count; ++i)
-        if (name == table.storages[i].name) return i;
-    return -1;
-}
 
 // A plain view of an array object, valid as long as the object.
 class ArrayView {
@@ -60,8 +54,6 @@ public:
         for (int i = 0; i < array_->nd; ++i) n *= array_->dimensions[i];
         return n;
     }
-
-    int64_t dimension(int i) const { return array_->dimensions[i]; }
 
     // The bits of a signed integer; 0: of no such type.
     int integer_bits() const {

@@ -32,6 +32,7 @@ py::dict describe(const RuleInfo& rule) {
         described["initial"] = text_or_none(state.initial);
         described["shape"] = shape_names[int(state.shape)];
         described["gathered"] = state.gathered;
+        described["fixed"] = state.fixed;
         states.append(described);
     }
     py::dict described;

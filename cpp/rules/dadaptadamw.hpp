@@ -51,9 +51,13 @@ template <class T, unsigned Options> struct DAdaptAdamW {
 
     // The step has the old estimate.
     void settle(Memory& memory, double product, double length) {
+        if (length == 0) {    // no gradient yet, or no rate: nothing moves
+            moves = false;
+            return;
+        }
         memory.numerator_weighted = root_beta2 * memory.numerator_weighted + product;
         const double estimate = memory.numerator_weighted / ((1 - root_beta2) * length);
-        memory.estim_lr = larger(memory.k > 0 ? memory.estim_lr : estim_lr0, estimate);
+        memory.estim_lr = greatest(memory.k > 0 ? memory.estim_lr : estim_lr0, estimate);
         memory.k += 1;
     }
 

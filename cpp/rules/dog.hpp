@@ -33,7 +33,8 @@ template <class T, unsigned Options> struct DoG {
         if (memory.max_dist == 0) memory.max_dist = reps_rel * (1 + sqrt(param));    // the start
         memory.max_dist = max(memory.max_dist, sqrt(way));
         memory.sum_sq_norm_grads += gradient;
-        step = T(lr * (memory.max_dist / sqrt(memory.sum_sq_norm_grads + eps)));
+        const double norm = sqrt(memory.sum_sq_norm_grads + eps);
+        step = T(norm == 0 ? 0 : lr * (memory.max_dist / norm));
     }
 
     void operator()(T& p, T g, T) const { p -= step * decayed(p, g); }

@@ -34,7 +34,8 @@ template <class T, unsigned Options> struct DoWG {
         const double distance = max(memory.estim_sq_dist > 0 ? memory.estim_sq_dist : least, way);
         memory.estim_sq_dist = distance;
         memory.weighted_sq_norm_grads += distance * gradient;
-        step = T(lr * (distance / (sqrt(memory.weighted_sq_norm_grads) + eps)));
+        const double norm = sqrt(memory.weighted_sq_norm_grads) + eps;
+        step = T(norm == 0 ? 0 : lr * (distance / norm));
     }
 
     void operator()(T& p, T g, T) const { p -= step * decayed(p, g); }

@@ -27,7 +27,7 @@ template <class T, unsigned Options> struct PolyakSGD {
     // optax takes so small a gradient for none.
     void settle(double squares) {
         const double length = squares + eps;
-        step = T(length <= 0x1p-52 ? 0 : lr * smaller(gap / length, most));
+        step = T(length <= 0x1p-52 ? 0 : lr * least(gap / length, most));
     }
 
     void operator()(T& p, T g) const { p -= step * g; }

@@ -70,22 +70,23 @@ template <class T, unsigned Options> struct Prodigy {
     }
 
     void settle(Memory& memory, double way, double length) {
-        if (length == 0) {    // no gradient yet: nothing moves
-            rate = decay = 0;
+        if (length == 0) {    // no gradient yet, or no rate: nothing moves
+            moves = false;
             return;
         }
         const bool first = memory.k == 0;
         double d = first ? d0 : memory.d;
         memory.d_numerator = beta3 * memory.d_numerator + way;
         const double d_hat = d_coef * memory.d_numerator / length;
-        if (d == d0) d = larger(d, d_hat);
-        memory.d_max = larger(first ? d0 : memory.d_max, d_hat);
-        memory.d = smaller(memory.d_max, d * growth_rate);
+        if (d == d0) d = greatest(d, d_hat);
+        memory.d_max = greatest(first ? d0 : memory.d_max, d_hat);
+        memory.d = least(memory.d_max, d * growth_rate);
         memory.k += 1;
         d_eps = T(memory.d * eps);
     }
 
     void operator()(T& p, T, T m, T v, T, T) const {
+        if (!moves) return;
         p -= coupled ? T(0) : decay * p;
         p -= rate * m / (sqrt(v) + d_eps);
     }

@@ -56,10 +56,6 @@ template <class T> inline T sign(T x) { return x != x ? x : T(x > 0) - T(x < 0);
 inline float magnitude(float x) { return __builtin_fabsf(x); }
 inline double magnitude(double x) { return __builtin_fabs(x); }
 
-// Of two numbers, where a second one that is NaN is passed over.
-inline double larger(double a, double b) { return b > a ? b : a; }
-inline double smaller(double a, double b) { return b < a ? b : a; }
-
 // The states of a rule that has none.
 struct NoStates {
     constexpr const State* begin() const { return nullptr; }

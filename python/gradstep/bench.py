@@ -96,15 +96,18 @@ class Rule:
     `name` and `arguments` are the class and its arguments here and in torch, which share them.
     `plain` is the update as people write it in NumPy; without one the check is against ours in
     float64, which the tests hold against NumPy to the last bit. `optax` is a constructor's path and
-    its arguments. `gathers_param` says of a rule of two passes whether the first reads the
-    parameter; `tolerance` by how much of an update others may differ from ours.
+    its arguments. Of a rule of two passes `gathers` names what the first reads besides the
+    gradient and the states that only it changes or reads (p: the parameter), and `leaves` those of
+    the former that the second does not read. `tolerance`: by how much of an update others may
+    differ from ours.
     """
 
     name: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     plain: Callable[..., None] | None = None
     optax: tuple[str, Mapping[str, Any]] | None = None
-    gathers_param: bool = True
+    gathers: tuple[str, ...] = ("p",)
+    leaves: tuple[str, ...] = ()
     tolerance: float = TOLERANCE
 
     @property
@@ -116,7 +119,7 @@ class Rule:
         """The states that have a number for each of the parameter's."""
         group = {**self.value.defaults, **self.arguments}
         on = [state for state in self.value.states if state.is_on(group)]
-        return [state for state in on if getattr(state, "shape", "same") == "same"]
+        return [state for state in on if state.shape == "same"]
 
     @property
     def states(self) -> int:
@@ -127,19 +130,26 @@ class Rule:
     def passes(self) -> list[tuple[list[int], list[int]]]:
         """Of each pass what it changes and what it reads; 0: parameter, 1: gradient, 2 on: states.
 
-        What a rule of two passes has to read again counts again: the first reads parameter and
-        gradient and changes the states that it gathers, the second reads those and changes the
-        others, for which (or where there are none) it reads the gradient again.
+        What a rule of two passes has to read again counts again: the first reads the gradient and
+        what the rule `gathers`, and changes the states that it gathers; the second reads those and
+        changes the others, for which (or where there are none) it reads the gradient again. States
+        that are fixed are read in the first alone. A direction, behind the states, is written in
+        the first and read in the second: a number each, as if the first read it, too.
         """
         kept = list(enumerate(self.kept(), start=2))
         if not self.value.gathers:
             return [([0, *(i for i, _ in kept)], [1])]
+        places = {"p": 0, **{state.name: i for i, state in kept}}
         gathered = [i for i, state in kept if state.gathered]
-        others = [i for i, state in kept if not state.gathered]
+        fixed = [i for i, state in kept if state.fixed]
+        others = [i for i, state in kept if not (state.gathered or state.fixed)]
+        direction = [2 + len(kept)] if self.value.has_direction else []
+        left = [places[name] for name in self.leaves]
         again = [1] if others or not gathered else []
-        first = (gathered, [0, 1] if self.gathers_param else [1])
-        rows = [[1]] if getattr(self.value, "factors", False) else []  # sums by row and column
-        return [*(([], read) for read in rows), first, ([0, *others], [*gathered, *again])]
+        rows = [([], [1])] if self.value.factors else []  # sums by row and column
+        first = (gathered, [*(places[name] for name in self.gathers), 1, *fixed, *direction])
+        read = [i for i in gathered if i not in left]
+        return [*rows, first, ([0, *others], [*read, *direction, *again])]
 
     @property
     def bytes_moved(self) -> int:
@@ -149,7 +159,7 @@ class Rule:
 
 _LR = {"lr": LR}
 _RATE = {"learning_rate": LR}
-_SPELLED: dict[str, Rule] = {
+RULES: dict[str, Rule] = {
     "SGD": Rule("SGD", _LR, sgd, ("sgd", _RATE)),
     "momentum": Rule(
         "SGD", _LR | {"momentum": MOMENTUM}, momentum, ("sgd", _RATE | {"momentum": MOMENTUM})
@@ -188,29 +198,30 @@ _SPELLED: dict[str, Rule] = {
         "Muon",
         {"lr": 1e-2},
         optax=("contrib.muon", {"learning_rate": 1e-2}),
+        gathers=("momentum_buffer",),
         tolerance=0.05,  # torch multiplies in bfloat16
     ),
     "Adan": Rule("Adan", _LR, optax=("adan", _RATE)),
     "AdEMAMix": Rule("AdEMAMix", _LR, optax=("contrib.ademamix", _RATE)),
     "ADOPT": Rule("ADOPT", _LR, optax=("contrib.adopt", _RATE)),
     "SignSGD": Rule("SignSGD", _LR, optax=("sign_sgd", _RATE)),
-    "StableAdamW": Rule("StableAdamW", _LR, gathers_param=False),
+    "StableAdamW": Rule("StableAdamW", _LR, gathers=()),
     "ScheduleFreeSGD": Rule("ScheduleFreeSGD", _LR, optax=("contrib.schedule_free_sgd", _RATE)),
-    "Prodigy": Rule("Prodigy", optax=("contrib.prodigy", {})),
-    "DAdaptAdamW": Rule("DAdaptAdamW", optax=("contrib.dadapt_adamw", {})),
+    "Prodigy": Rule("Prodigy", optax=("contrib.prodigy", {}), leaves=("s",)),
+    "DAdaptAdamW": Rule(
+        "DAdaptAdamW", optax=("contrib.dadapt_adamw", {}), gathers=(), leaves=("grad_sum",)
+    ),
+    # It begins so far that rounding a parameter does not show.
     "DoG": Rule(
         "DoG",
-        {"reps_rel": 0.01},  # by default its first steps are lost in rounding
-        optax=("contrib.dog", {"learning_rate": 1.0, "init_step": ("heuristic", 0.01)}),
+        {"reps_rel": 1e-2},
+        optax=("contrib.dog", {"learning_rate": 1.0, "init_step": ("heuristic", 1e-2)}),
     ),
     "DoWG": Rule("DoWG", optax=("contrib.dowg", {})),
-    "PolyakSGD": Rule("PolyakSGD", optax=("polyak_sgd", {})),
+    "PolyakSGD": Rule("PolyakSGD", optax=("polyak_sgd", {}), gathers=()),
 }
-# All that the catalogue has; a rule that is not spelled out races by its defaults.
-RULES: dict[str, Rule] = {
-    **{name: rule for name, rule in _SPELLED.items() if rule.name in CATALOGUE},
-    **{name: Rule(name) for name in CATALOGUE if name not in _SPELLED},
-}
+# A rule that is not spelled out races by its defaults.
+RULES |= {name: Rule(name) for name in CATALOGUE if name not in RULES}
 
 
 @dataclass(frozen=True)
@@ -273,7 +284,8 @@ def moving(rule: Rule, elements: int) -> Racer:
     the machine.
     """
     # ones: pages of zeros that were never written all lie in one place
-    arrays = [np.ones(elements, np.float32) for _ in range(2 + rule.states)]
+    count = 2 + rule.states + rule.value.has_direction
+    arrays = [np.ones(elements, np.float32) for _ in range(count)]
     passes = [[[arrays[i] for i in part] for part in one] for one in rule.passes]
 
     def step(_: object) -> None:

@@ -45,6 +45,7 @@ class State(NamedTuple):
     initial: str | None  # the hyperparameter that it starts from; None: from 0
     shape: str  # "same" as the parameter's, "rows", "columns", or "vector": where there are none
     gathered: bool  # in a rule of two passes: changes in the first
+    fixed: bool  # no step changes it
 
     @property
     def is_point(self) -> bool:

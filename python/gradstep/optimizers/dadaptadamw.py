@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..hyperparameters import LENGTH
+from ..hyperparameters import LENGTH, POSITIVE
 from ..optimizer import Optimizer
 from ..rule import Rule
 
@@ -31,17 +31,16 @@ class DAdaptAdamW(Optimizer):
     When: whatever AdamW trains, where no rate is known; its successor :class:`Prodigy` finds the
     rate sooner. Leave the rate at 1, with a schedule from 1 to 0 if you like one.
 
-    n and the norm of s are
-    of all parameters together, those without a gradient at a step left out; where they
-    lie in several processes as DTensors, of all of those. An optimizer that holds a part of the
-    parameters alone, as in ``ZeroRedundancyOptimizer``, sees no others: do not use it there.
+    n and the norm of s are of all parameters together, those without a gradient at a step left out;
+    where they lie in several processes as DTensors, of all of those. An optimizer that holds a part
+    of the parameters alone, as in ``ZeroRedundancyOptimizer``, sees no others: do not use it there.
 
     Args:
         params: see :class:`Optimizer`.
         lr: η ≥ 0, what d is multiplied by. One for all groups, or 0: a group of that has no part
             in d.
         betas: β₁ and β₂ in [0, 1), the same for all groups.
-        eps: ε ≥ 0.
+        eps: ε > 0: s / (√v + ε) begins as 0 / ε.
         estim_lr0: d at first, > 0; too high is never taken back.
         weight_decay: λ ≥ 0, apart from the gradient.
         maximize: go up the gradient.
@@ -51,8 +50,8 @@ class DAdaptAdamW(Optimizer):
     numbers ``estim_lr`` (d), ``numerator_weighted`` (n) and ``k``, the steps behind them, which are
     the same for all parameters.
 
-    Where frameworks differ: this is ``optax.contrib.dadapt_adamw``, except that d stays where no
-    gradient was other than 0. The package dadaptation corrects the bias on request alone.
+    Where frameworks differ: this is ``optax.contrib.dadapt_adamw``, except that nothing moves
+    before a gradient is other than 0. The package dadaptation corrects the bias on request alone.
 
     Source: Defazio & Mishchenko, "Learning-rate-free learning by D-adaptation", ICML 2023; optax
     0.2.8.
@@ -73,6 +72,7 @@ class DAdaptAdamW(Optimizer):
     rule = Rule("DAdaptAdamW")
     _family = "without a rate"
     _ranges = {  # noqa: RUF012
+        "eps": POSITIVE._replace(never_to_zero=True),
         "estim_lr0": LENGTH,
     }
 

@@ -24,8 +24,7 @@ class DoG(Optimizer):
     When: SGD's trainings where no rate is known. Leave the rate at 1. The authors evaluate the
     average of the parameters: ``average=0.999``.
 
-    Norms are
-    of all parameters together, those without a gradient at a step left out; where they
+    Norms are of all parameters together, those without a gradient at a step left out; where they
     lie in several processes as DTensors, of all of those. An optimizer that holds a part of the
     parameters alone, as in ``ZeroRedundancyOptimizer``, sees no others: do not use it there.
 

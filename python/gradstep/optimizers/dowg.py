@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING
 
 from ..hyperparameters import LENGTH
 from ..optimizer import Optimizer
-from ..rule import Rule
+from ..rule import Rule, is_on
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
     from typing_extensions import Unpack
 
     from ..arguments import Params, Shared, Value
@@ -23,8 +26,7 @@ class DoWG(Optimizer):
 
     When: as DoG, which it overtakes where the start is far from the end. Leave the rate at 1.
 
-    Norms are
-    of all parameters together, those without a gradient at a step left out; where they
+    Norms are of all parameters together, those without a gradient at a step left out; where they
     lie in several processes as DTensors, of all of those. An optimizer that holds a part of the
     parameters alone, as in ``ZeroRedundancyOptimizer``, sees no others: do not use it there.
 
@@ -85,3 +87,12 @@ class DoWG(Optimizer):
             },
             **shared,
         )
+
+    @staticmethod
+    def _check(prefix: str, group: Mapping[str, Any], storages: Mapping[str, str]) -> None:
+        del storages
+        if group["init_estim_sq_dist"] is None and not is_on(group["eps"]):
+            raise ValueError(
+                f"{prefix}eps: got {group['eps']!r} with init_estim_sq_dist=None, which starts "
+                "from it, wanted a finite number > 0"
+            )

@@ -25,11 +25,10 @@ class PolyakSGD(Optimizer):
     not become shorter: give ``lr`` a schedule to 0. A step takes the loss: ``opt.step(grads,
     loss=loss)``; with PyTorch ``opt.step(loss=loss)``, or a closure that returns it.
 
-    The norm of g is
-    of all parameters together, those without a gradient at a step left out; where they
-    lie in several processes as DTensors, of all of those. An optimizer that holds a part of the
-    parameters alone, as in ``ZeroRedundancyOptimizer``, sees no others: do not use it there.
-    In several processes each is to give the same loss, such as its mean.
+    The norm of g is of all parameters together, those without a gradient at a step left out; where
+    they lie in several processes as DTensors, of all of those. An optimizer that holds a part of
+    the parameters alone, as in ``ZeroRedundancyOptimizer``, sees no others: do not use it there. In
+    several processes each is to give the same loss, such as its mean.
 
     Args:
         params: see :class:`Optimizer`.

@@ -34,10 +34,10 @@ class Prodigy(Optimizer):
     cosine schedule from 1 if you like one; change ``d_coef``, between 0.5 and 2, instead. With a
     warm-up say ``safeguard_warmup=True``.
 
-    d, n and the norm of s are
-    of all parameters together, those without a gradient at a step left out; where they
-    lie in several processes as DTensors, of all of those. An optimizer that holds a part of the
-    parameters alone, as in ``ZeroRedundancyOptimizer``, sees no others: do not use it there.
+    d, n and the norm of s are of all parameters together, those without a gradient at a step left
+    out; where they lie in several processes as DTensors, of all of those. An optimizer that holds a
+    part of the parameters alone, as in ``ZeroRedundancyOptimizer``, sees no others: do not use it
+    there.
 
     Args:
         params: see :class:`Optimizer`.
