@@ -396,14 +396,17 @@ def rules_that_look_at_whole_tensors_under_zero():
 @check(2, 3)
 def muon_makes_whole_matrices_orthogonal():
     """Of FSDP2 and of tensor parallelism, within rounding of one process's; of ZeRO its bits."""
-    for more in ({}, {"clip_norm": 0.5}, {"average": 0.9, "splits": 7}):
+    for beside, splits, more in (
+        ("AdamW", None, {}),
+        ("LAMB", None, {"clip_norm": 0.5}),  # whose sums go over processes after the products
+        ("Prodigy", 7, {"average": 0.9}),
+    ):
         model, sharded = new_model(), new_model(sharded=True)
-        splits = more.pop("splits", None)
         groups = [
             [
                 {"params": [m[0].weight], "splits": splits},
                 {"params": [m[2].weight]},
-                {"params": [m[0].bias, m[2].bias], "rule": "AdamW"},
+                {"params": [m[0].bias, m[2].bias], "rule": beside},
             ]
             for m in (model, sharded)
         ]
