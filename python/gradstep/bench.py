@@ -146,7 +146,9 @@ class Rule:
         direction = [2 + len(kept)] if self.value.has_direction else []
         left = [places[name] for name in self.leaves]
         again = [1] if others or not gathered else []
-        rows = [([], [1])] if self.value.factors else []  # sums by row and column
+        rows: list[tuple[list[int], list[int]]] = []
+        if self.value.factors:  # sums by row and column
+            rows.append(([], [1]))
         first = (gathered, [*(places[name] for name in self.gathers), 1, *fixed, *direction])
         read = [i for i in gathered if i not in left]
         return [*rows, first, ([0, *others], [*read, *direction, *again])]
