@@ -18,7 +18,7 @@ from . import layout, private
 from .base import Base
 from .bound import Bound
 from .exchange import Exchange
-from .groups import Group, plain
+from .groups import Group, plain, rule_of
 from .held import Moved, Overlap
 from .sharded import check_group
 
@@ -99,9 +99,12 @@ class Optimizer(Base):
         self._groups: list[Group] = []
         self._is_built = False
         self._start()
-        self._options.of(self.rule, [self.rule])  # before anything is made
-        super().__init__(params, defaults)
-        self._is_built = True
+        given = params if isinstance(params, torch.Tensor) else list(params)
+        self._coming = [group for group in given if isinstance(group, Mapping)]
+        rules = [self.rule, *(rule_of(group, self.rule) for group in self._coming)]
+        self._options.of(self.rule, rules)  # before anything is made
+        super().__init__(given, defaults)
+        self._is_built, self._coming = True, ()
         everything = self.params()
         if self._copies is not None:
             for i, (param, target) in enumerate(zip(everything, self._copies, strict=True)):
