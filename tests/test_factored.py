@@ -255,6 +255,37 @@ def test_refused(options, wanted):
 # ---- what is kept ----
 
 
+@pytest.mark.parametrize("door", ["arrays", "tensors"])
+@pytest.mark.parametrize("later", [False, True], ids=["first", "later"])
+@pytest.mark.parametrize(
+    ("adafactor", "adamw", "states", "refused"),
+    [
+        ((6, 4), (4,), {"variance": "bfloat16"}, True),
+        ((6, 4), (4,), {"variance": "bfloat16", "exp_avg": "q8"}, True),
+        ((4,), (6, 4), {"variance": "bfloat16"}, False),
+        ((6, 4), (4,), {"exp_avg": "q8"}, False),
+    ],
+)
+def test_states_that_only_another_rules_shapes_would_have(
+    adafactor, adamw, states, refused, later, door
+):
+    """A storage that is asked for them would do nothing."""
+    if door == "tensors":
+        torch = pytest.importorskip("torch")
+        module, make = pytest.importorskip("gradstep.torch"), torch.ones
+    else:
+        module, make = gs, np.ones
+    groups = [
+        {"params": [make(adafactor)]},
+        {"params": [make(adamw)], "rule": "AdamW"},
+    ][:: -1 if later else 1]
+    if not refused:
+        module.Adafactor(groups, states=states)
+        return
+    with pytest.raises(ValueError, match=r"states\['variance'\]: got a value, but .* without"):
+        module.Adafactor(groups, states=states)
+
+
 def test_bytes_and_repr():
     """A number for each row and column; a vector is kept whole, and repr says which."""
     params = {"w": np.ones((768, 3072), np.float32), "b": np.ones(768, np.float32)}

@@ -5,6 +5,7 @@ import copy
 import logging
 import math
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -481,6 +482,35 @@ def test_parameters_are_sorted_by_name(caplog):
     assert report.lr == (0.02, 1e-3)
     assert all((p != 1).all() for p in params.values())
     assert len(opt.state) == len(params)
+
+
+@pytest.mark.parametrize("argument", ["embeddings", "heads", "muon_for", "adamw_for"])
+def test_patterns_come_in_anything_but_a_text(argument):
+    params, pattern = named(), "*output*"
+    wanted = gs.muon_groups(params, **{argument: [pattern]})
+    for given in ((p for p in [pattern]), {pattern: 1}, {pattern}, (pattern,)):
+        assert repr(gs.muon_groups(params, **{argument: given})) == repr(wanted)
+    for bad, shown in ((pattern, r"'\*output\*'"), (3, "3"), ([3], r"\(3,\)"), (None, "None")):
+        with pytest.raises(TypeError, match=f"^{argument}: got {shown}, wanted a list of names"):
+            gs.muon_groups(params, **{argument: bad})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda g: g.pop("h.0.norm"), "values: got no 'h.0.norm', wanted the names 'wte.weight', "),
+        (lambda g: g.update(x=1), "values: got the unknown 'x', wanted the names 'wte.weight', "),
+    ],
+)
+def test_a_split_wants_every_name(change, message):
+    groups, values = gs.muon_groups(named()), named()
+    assert [list(part) for part in groups.split(values)] == [list(g["params"]) for g in groups]
+    assert groups.split(list(values.values())) == groups.split(values)
+    with pytest.raises(ValueError, match="values: got 2, wanted 6, as many as parameters"):
+        groups.split([1, 2])
+    change(values)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        groups.split(values)
 
 
 def test_sorting_can_be_told_otherwise():

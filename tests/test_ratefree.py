@@ -358,6 +358,22 @@ def test_a_step_in_the_backward_pass_comes_at_its_end(rule):
         assert_same_bits(q.detach().numpy(), p.detach().numpy())
 
 
+@pytest.mark.parametrize("rule", TAKING)
+@pytest.mark.parametrize("beside", [False, True])
+def test_no_step_in_the_backward_pass_by_the_loss(rule, beside):
+    import gradstep.torch as gt  # noqa: PLC0415
+
+    params = tensors()
+    if beside:
+        opt = gt.SGD([{"params": params[:1]}, {"params": params[1:], "rule": rule}])
+    else:
+        opt = getattr(gt, rule)(params)
+    with pytest.raises(ValueError, match=f"step_in_backward: got {rule}, which steps by the loss"):
+        gt.step_in_backward(opt)
+    sum(p.sum() for p in params).backward()  # no hook is left
+    assert all(p.grad is not None for p in params)
+
+
 @pytest.mark.parametrize("rule", [*TOGETHER, *TAKING])
 @pytest.mark.parametrize("door", ["arrays", "tensors"])
 def test_a_group_that_differs_is_not_added(rule, door):

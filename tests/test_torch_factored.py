@@ -91,6 +91,23 @@ def test_tensors_in_any_layout_have_the_bits_of_arrays(layout):
                 assert_same_bits(opt.state[p][name].numpy(), value)
 
 
+def test_repr_names_parameters_without_rows():
+    named = {"w": torch.ones(3, 2), "b": torch.ones(3), "s": torch.ones(())}
+    opt = gt.Adafactor(
+        [
+            {"params": [*named.items()]},
+            {"params": [("x", torch.ones(2, 2))]},
+            {"params": [("y", torch.ones(2))], "rule": "AdamW"},
+        ]
+    )
+    lines = repr(opt).splitlines()
+    at = lines.index("Parameter Group 0")
+    assert lines[at + 1] == "    without rows, whole: 'b', 's'"
+    assert repr(opt).count("without rows") == 1
+    assert "without rows, whole: '0'\n" in repr(gt.Adafactor([torch.ones(3), torch.ones(3, 2)]))
+    assert repr(gt.SGD([torch.ones(3)])) == repr(torch.optim.SGD([torch.ones(3)]))
+
+
 def test_rows_that_somebody_replaces():
     """The next step takes what was put in; what lies in another order is put right."""
     (p,), (q,) = tensors([(40, 30)], torch.float32), tensors([(40, 30)], torch.float32)

@@ -186,10 +186,23 @@ def test_heads_are_named_or_the_last():
     assert muon(heads=["1"]) == ["0.weight", "2.weight"]
     assert muon(muon_for=["2.weight"]) == ["0.weight", "1.weight", "2.weight"]
     assert muon(adamw_for=["0.*"]) == ["1.weight"]
+    assert muon(heads=(h for h in ["1"])) == ["0.weight", "2.weight"]
+    assert muon(muon_for=(n for n in ["2.weight"])) == ["0.weight", "1.weight", "2.weight"]
+    assert muon(adamw_for=(n for n in ["0.*"])) == ["1.weight"]
+    assert "left out" not in repr(gt.muon_groups(layers))
     layers[0].weight.requires_grad_(False)
     assert muon() == ["1.weight"]
+    groups = gt.muon_groups(layers)
+    assert repr(groups).endswith(
+        "\nleft out: 1 parameter, 12 elements\n  0.weight (4, 3): wants no gradient"
+    )
+    assert [list(part) for part in groups.split(range(5))] == [
+        ["1.weight"], ["0.bias", "1.bias", "2.weight", "2.bias"]
+    ]  # fmt: skip
     for options, message in [
-        ({"adamw_for": ["nobody"]}, "adamw_for: got 'nobody', which no parameter is called"),
+        ({"adamw_for": ["nobody"]}, "adamw_for: got 'nobody', which no parameter that wants a"),
+        ({"muon_for": ["0.weight"]}, "muon_for: got '0.weight', which no parameter that wants a"),
+        ({"heads": "head"}, "heads: got 'head', wanted a list"),
         ({"adamw_for": "0.weight"}, "adamw_for: got '0.weight', wanted a list"),
         ({"muon_for": ["0.bias"]}, r"muon_for: got '0.bias' of shape \(4,\), wanted a matrix"),
         ({"muon_for": ["1"], "adamw_for": ["1.weight"]}, "muon_for: got a pattern for '1.weight'"),

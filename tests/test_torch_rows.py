@@ -169,6 +169,28 @@ def test_norm_over_processes_counts_each_row_once(tmp_path):
         distributed.destroy_process_group()
 
 
+@pytest.mark.parametrize(("param", "grad"), [("float64", "float32"), ("float32", "float64")])
+@pytest.mark.parametrize("indices", [[3, 1, 3, 3], [0, 1, 2, 3], [3, 2, 1, 0]])
+def test_norm_over_processes_adds_rows_up_as_the_step_does(param, grad, indices, tmp_path):
+    distributed = torch.distributed
+    if not hasattr(torch.Tensor, "grad_dtype"):
+        pytest.skip("gradients have their parameters' dtype")
+    distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        norms = []
+        for group in ("world", None):
+            w = torch.nn.Parameter(torch.ones(5, 3, dtype=getattr(torch, param)))
+            w.grad_dtype = getattr(torch, grad)
+            values = torch.linspace(0.1, 7.3, 12, dtype=getattr(torch, grad)).reshape(4, 3)
+            w.grad = torch.sparse_coo_tensor([indices], values, (5, 3), check_invariants=False)
+            opt = gt.Adagrad([w], clip_norm=0.5, norm_group=group)
+            opt.step()
+            norms.append(opt.report.grad_norm)
+        assert norms[0] == norms[1]
+    finally:
+        distributed.destroy_process_group()
+
+
 def sparse(indices, values, shape, **more):
     return torch.sparse_coo_tensor(indices, values, shape, check_invariants=False, **more)
 

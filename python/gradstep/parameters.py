@@ -122,7 +122,7 @@ class Parameters:
         for i, group in enumerate(given):
             fresh += self._read(group, copies[i] if self.copying else None, rules)
         self._check_names()
-        self.options.check_used(self.uses([shard.array for _, shard, _ in fresh]))
+        self.options.check_used(self.uses([(row, shard.array) for row, shard, _ in fresh]))
         for name, item in zip(self.names()[known:], fresh, strict=True):
             self.tensors.append(self._new_tensor(name, *item))
         self._check_parts_whole()
@@ -471,14 +471,18 @@ class Parameters:
 
     # ---- what is kept ----
 
-    def uses(self, more: Sequence[Array] = ()) -> list[Use]:
-        """What each rule's groups use of its storages; ``more``: arrays yet to be parameters."""
+    def uses(self, more: Sequence[tuple[Row, Array]] = ()) -> list[Use]:
+        """What each rule's groups use of its storages.
+
+        Args:
+            more: arrays yet to be parameters, with their groups.
+        """
         found = []
-        params = [*more, *(tensor.param for tensor in self.tensors)]
-        dtypes = [tensor.param.dtype.name for tensor in self.tensors]
-        dtypes = list(dict.fromkeys([array.dtype.name for array in more] + dtypes))
+        known = [*more, *((self.rows[tensor.group], tensor.param) for tensor in self.tensors)]
         for rule in dict.fromkeys(row.rule for row in self.rows):
             rows = [row for row in self.rows if row.rule is rule]
+            params = [param for row, param in known if row.rule is rule]
+            dtypes = list(dict.fromkeys(param.dtype.name for param in params))
             present = [
                 s.name
                 for s in rule.states

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .groups import some
+
 if TYPE_CHECKING:
     from .arrays import Array
 
@@ -45,9 +47,11 @@ class MuonGroups(list[dict[str, Any]]):
         placed: all parameters.
         values: the hyperparameters of each rule's group.
         read: of the parameters of a group, what its ``params`` is to be.
+        left_out: parameters that are in no group.
 
     Attributes:
         placed: the parameters in their order, each with ``name``, ``rule`` and ``reason``.
+        left_out: those that are in no group, likewise; their rule is empty.
     """
 
     def __init__(
@@ -55,12 +59,13 @@ class MuonGroups(list[dict[str, Any]]):
         placed: Sequence[Placed],
         values: Mapping[str, Mapping[str, Any]],
         read: Callable[[Sequence[Placed]], Any],
+        left_out: Sequence[Placed] = (),
     ) -> None:
-        self.placed = list(placed)
+        self.placed, self.left_out = list(placed), list(left_out)
         groups = []
         for rule, own in values.items():
-            if some := [one for one in placed if one.rule == rule]:
-                groups.append({"params": read(some), "name": rule.lower(), "rule": rule, **own})
+            if its := [one for one in placed if one.rule == rule]:
+                groups.append({"params": read(its), "name": rule.lower(), "rule": rule, **own})
         super().__init__(groups)
         LOGGER.info("muon_groups: %r", self)
 
@@ -69,26 +74,52 @@ class MuonGroups(list[dict[str, Any]]):
 
         Args:
             values: one for each parameter.
+
+        Raises:
+            ValueError: one is missing, or of no parameter.
         """
         names = [one.name for one in self.placed]
         if not isinstance(values, Mapping):
+            values = list(values)
+            if len(values) != len(names):
+                raise ValueError(
+                    f"values: got {len(values)}, wanted {len(names)}, as many as parameters"
+                )
             values = dict(zip(names, values, strict=True))
-        return [{name: values[name] for name in group["params"]} for group in self]
+        missing = [name for name in names if name not in values]
+        unknown = [name for name in values if name not in set(names)]
+        if missing or unknown:
+            what = [f"no {some(missing)}"] * bool(missing)
+            what += [f"the unknown {some(unknown)}"] * bool(unknown)
+            raise ValueError(f"values: got {' and '.join(what)}, wanted the names {some(names)}")
+        return [
+            {one.name: values[one.name] for one in self.placed if one.rule == group["rule"]}
+            for group in self
+        ]
 
     def __repr__(self) -> str:
         lines = []
         for group in self:
-            some = [one for one in self.placed if one.rule == group["rule"]]
-            n = sum(int(np.prod(one.shape)) for one in some)
+            its = [one for one in self.placed if one.rule == group["rule"]]
             own = "".join(
                 f", {key}={value!r}"
                 for key, value in group.items()
                 if key not in ("params", "name", "rule")
             )
-            count = f"{len(some)} parameter{'' if len(some) == 1 else 's'}"
-            lines.append(f"{group['rule']}: {count}, {n:,} elements{own}")
-            lines += [f"  {one.name} {one.shape}: {one.reason}" for one in some]
+            lines += _listed(group["rule"], its, own)
+        if self.left_out:
+            lines += _listed("left out", self.left_out)
         return "\n".join(lines)
+
+
+def _listed(title: str, its: Sequence[Placed], own: str = "") -> list[str]:
+    """Parameters, each in a line, after one that counts them."""
+    n = sum(int(np.prod(one.shape)) for one in its)
+    count = f"{len(its)} parameter{'' if len(its) == 1 else 's'}"
+    return [
+        f"{title}: {count}, {n:,} elements{own}",
+        *(f"  {one.name} {one.shape}: {one.reason}" for one in its),
+    ]
 
 
 def layer(name: str) -> str:
@@ -125,17 +156,27 @@ def by_request(name: str, muon_for: Iterable[str], adamw_for: Iterable[str]) -> 
     return MUON if to_muon else ADAMW if to_adamw else None
 
 
-def check_patterns(names: Sequence[str], **patterns: Iterable[str]) -> None:
-    """Raise for a request that is no list of patterns, or that no parameter answers."""
-    for argument, some in patterns.items():
-        if isinstance(some, str) or not all(isinstance(pattern, str) for pattern in some):
-            raise TypeError(f"{argument}: got {some!r}, wanted a list of names or patterns")
-        for pattern in some:
-            if not any(matches(name, [pattern]) for name in names):
-                raise ValueError(
-                    f"{argument}: got {pattern!r}, which no parameter is called, wanted one of "
-                    f"{', '.join(map(repr, names[:5]))}{', …' if len(names) > 5 else ''}"
-                )
+def read_patterns(argument: str, given: Any) -> tuple[str, ...]:
+    """Patterns as a tuple, whatever they come in: a generator can be read but once.
+
+    Raises:
+        TypeError: they are no patterns, or one that stands alone.
+    """
+    patterns = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else None
+    if patterns is None or not all(isinstance(pattern, str) for pattern in patterns):
+        shown = given if patterns is None else patterns
+        raise TypeError(f"{argument}: got {shown!r}, wanted a list of names or patterns")
+    return patterns
+
+
+def check_answered(argument: str, patterns: Sequence[str], names: Sequence[str], what: str) -> None:
+    """Raise ValueError for a request that no parameter answers; ``what``: which they are."""
+    for pattern in patterns:
+        if not any(matches(name, [pattern]) for name in names):
+            raise ValueError(
+                f"{argument}: got {pattern!r}, which no {what} is called, wanted one of "
+                f"{some(names)}"
+            )
 
 
 def check_muon(placed: Sequence[Placed]) -> None:
@@ -202,7 +243,10 @@ def muon_groups(
         raise TypeError(
             f"params: got {type(params).__name__}, wanted a mapping from name to array, or a list"
         )
-    check_patterns([*params], muon_for=muon_for, adamw_for=adamw_for)
+    embeddings, heads = read_patterns("embeddings", embeddings), read_patterns("heads", heads)
+    muon_for, adamw_for = read_patterns("muon_for", muon_for), read_patterns("adamw_for", adamw_for)
+    check_answered("muon_for", muon_for, [*params], "parameter")
+    check_answered("adamw_for", adamw_for, [*params], "parameter")
     placed = []
     for name, array in params.items():
         shape = tuple(np.shape(array))
@@ -214,4 +258,4 @@ def muon_groups(
         placed.append(Placed(name, array, shape, rule, reason))
     check_muon(placed)
     values = {MUON: dict(muon or {}), ADAMW: dict(adamw or {})}
-    return MuonGroups(placed, values, lambda some: {one.name: one.parameter for one in some})
+    return MuonGroups(placed, values, lambda its: {one.name: one.parameter for one in its})

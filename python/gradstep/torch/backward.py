@@ -30,6 +30,7 @@ def step_in_backward(optimizer: Optimizer) -> list[Any]:
         The handles of the hooks: ``remove()`` each to end it.
 
     Raises:
+        ValueError: a rule steps by the loss, such as ``PolyakSGD``: a backward pass knows none.
         RuntimeError: from the backward pass, if a step at its end comes in a pass within another,
             as ``torch.utils.checkpoint`` makes it with ``use_reentrant=True``.
 
@@ -42,6 +43,12 @@ def step_in_backward(optimizer: Optimizer) -> list[Any]:
         >>> w.tolist(), w.grad
         ([0.5, 0.5], None)
     """
+    for group in optimizer.groups:
+        if group.rule.takes_loss:
+            raise ValueError(
+                f"step_in_backward: got {group.rule.name}, which steps by the loss, wanted a rule "
+                "that needs none, or step(loss=...) after the backward pass"
+            )
     waiting = -1  # the backward pass at whose end there will be a step
 
     def finish() -> None:

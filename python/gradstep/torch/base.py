@@ -34,6 +34,7 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
     rule: ClassVar[Rule]
     _twin: ClassVar[dict[str, Any]]  # what the class of torch.optim has besides in its groups
     _is_loading = False
+    _coming: Sequence[Mapping[str, Any]] = ()  # groups that the constructor has yet to add
 
     _engine: Engine
     _options: StorageOptions
@@ -134,7 +135,7 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
 
     def keeping(self, rule: Rule) -> Keeping:
         """What is kept for parameters of a rule."""
-        rules = [rule_of(group, self.rule) for group in self.param_groups]
+        rules = [rule_of(group, self.rule) for group in (*self.param_groups, *self._coming)]
         return Keeping(rule, self._options.of(rule, rules), self._engine.averaging)
 
     def _make_state(self, param: Param, keeping: Keeping) -> None:
@@ -276,8 +277,8 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
         for rule in dict.fromkeys(group.rule for group in self.groups):
             groups = [group for group in self.groups if group.rule is rule]
             present = {name for group in groups for name in rule.present(group.values)}
-            dtypes = [layout.STORAGES[param.tensor.dtype] for param in params]
             own = [param for param in params if self.groups[param.group].rule is rule]
+            dtypes = [layout.STORAGES[param.tensor.dtype] for param in own]
             shapes = [param.tensor.shape for param in own]
             names = [
                 state.name

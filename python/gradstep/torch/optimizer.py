@@ -10,6 +10,7 @@ import torch
 
 from .. import _core
 from ..engine import ONE, Engine
+from ..groups import some
 from ..report import Report
 from ..stages import Stages
 from ..storages import StorageOptions
@@ -18,7 +19,7 @@ from . import layout, private
 from .base import Base
 from .bound import Bound
 from .exchange import Exchange
-from .groups import Group, plain
+from .groups import Group, plain, rule_of
 from .held import Moved, Overlap
 from .sharded import check_group
 
@@ -99,9 +100,12 @@ class Optimizer(Base):
         self._groups: list[Group] = []
         self._is_built = False
         self._start()
-        self._options.of(self.rule, [self.rule])  # before anything is made
-        super().__init__(params, defaults)
-        self._is_built = True
+        given = params if isinstance(params, torch.Tensor) else list(params)
+        self._coming = [group for group in given if isinstance(group, Mapping)]
+        rules = [self.rule, *(rule_of(group, self.rule) for group in self._coming)]
+        self._options.of(self.rule, rules)  # before anything is made
+        super().__init__(given, defaults)
+        self._is_built, self._coming = True, ()
         everything = self.params()
         if self._copies is not None:
             for i, (param, target) in enumerate(zip(everything, self._copies, strict=True)):
@@ -117,6 +121,20 @@ class Optimizer(Base):
     def stages(self) -> Stages:
         """What a step does besides the rule, by name, see :attr:`gradstep.Optimizer.stages`."""
         return self._engine.stages
+
+    def __repr__(self) -> str:
+        """As ``torch.optim`` has it, with the parameters for whose rows nothing is kept."""
+        text: str = super().__repr__()
+        for i, group in enumerate(self.param_groups):
+            names = group.get("param_names") or [*map(str, range(len(group["params"])))]
+            pairs = zip(names, group["params"], strict=True)
+            factors = rule_of(group, self.rule).factors
+            vectors = [name for name, tensor in pairs if factors and tensor.dim() < 2]
+            if vectors:
+                title = f"\nParameter Group {i}\n"
+                line = f"{title}    without rows, whole: {some(vectors)}\n"
+                text = text.replace(title, line, 1)
+        return text
 
     def averaged(self) -> AbstractContextManager[None]:
         """Have the averages in the parameters for a ``with`` block, to evaluate or save them.

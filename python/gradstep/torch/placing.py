@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,9 +14,10 @@ from ..placing import (
     MuonGroups,
     Placed,
     by_request,
+    check_answered,
     check_muon,
-    check_patterns,
     matches,
+    read_patterns,
 )
 
 
@@ -34,7 +35,8 @@ def muon_groups(
     Every parameter that wants a gradient is in one group, tied ones once. To AdamW go those that
     are no matrices, those of ``nn.Embedding`` and ``nn.EmbeddingBag`` (with a head that is tied to
     one), and those of heads: ``nn.Linear`` that are called so, or, where none is, the last one of
-    the module. The groups print what went where, and why; it is also logged at INFO.
+    the module. The groups print what went where, or was left out, and why; it is also logged at
+    INFO.
 
     Args:
         module: whose parameters.
@@ -67,9 +69,14 @@ def muon_groups(
     """
     if not isinstance(module, torch.nn.Module):
         raise TypeError(f"module: got {type(module).__name__}, wanted a torch.nn.Module")
-    wanted = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    check_patterns([name for name, _ in wanted], muon_for=muon_for, adamw_for=adamw_for)
-    special = _special(module, [*heads])
+    heads = read_patterns("heads", heads)
+    muon_for, adamw_for = read_patterns("muon_for", muon_for), read_patterns("adamw_for", adamw_for)
+    every = [*module.named_parameters()]
+    wanted = [(name, param) for name, param in every if param.requires_grad]
+    names = [name for name, _ in wanted]
+    check_answered("muon_for", muon_for, names, "parameter that wants a gradient")
+    check_answered("adamw_for", adamw_for, names, "parameter that wants a gradient")
+    special = _special(module, heads)
     placed = []
     for name, param in wanted:
         rule, reason = by_request(name, muon_for, adamw_for), "as was asked"
@@ -80,10 +87,17 @@ def muon_groups(
         placed.append(Placed(name, param, tuple(param.shape), rule, reason))
     check_muon(placed)
     values = {MUON: dict(muon or {}), ADAMW: dict(adamw or {})}
-    return MuonGroups(placed, values, lambda some: [(one.name, one.parameter) for one in some])
+    left_out = [
+        Placed(name, param, tuple(param.shape), "", "wants no gradient")
+        for name, param in every
+        if not param.requires_grad
+    ]
+    return MuonGroups(
+        placed, values, lambda its: [(one.name, one.parameter) for one in its], left_out
+    )
 
 
-def _special(module: torch.nn.Module, heads: list[str]) -> dict[int, str]:
+def _special(module: torch.nn.Module, heads: Sequence[str]) -> dict[int, str]:
     """Why a weight is not for Muon, by its id."""
     found: dict[int, str] = {}
     embeddings = (torch.nn.Embedding, torch.nn.EmbeddingBag)

@@ -99,6 +99,20 @@ def _is_even(param: torch.Tensor) -> bool:
     return True
 
 
+def as_added_up(gradient: Any, param: torch.Tensor) -> Any:
+    """A gradient whose rows, where some come twice, are added up in what its parameter's step
+    adds up in, not in what they are given in.
+    """
+    if not isinstance(gradient, _core.RowGradient):
+        return gradient
+    indices, values = gradient.indices, gradient.values
+    in_double = param.dtype == torch.float64
+    if (values.dtype == torch.float64) == in_double or bool((indices[1:] > indices[:-1]).all()):
+        return gradient
+    values = values.to(torch.float64 if in_double else torch.float32)
+    return _core.RowGradient(indices, values, gradient.coalesced)
+
+
 class Norm:
     """The norm of gradients over all processes that have a part of them.
 
@@ -110,6 +124,7 @@ class Norm:
 
     def __init__(self, params: Sequence[torch.Tensor], group: Any) -> None:
         self.groups: list[tuple[list[int], tuple[Any, ...]]] = []
+        self._params = params
         self._sharded = [is_sharded(param) for param in params]
         spread = _processes(group)
         # A process that has none of what is spread takes part in the sum.
@@ -164,7 +179,8 @@ class Norm:
     def _sum_squares(self, grads: Sequence[torch.Tensor | None], scale: float) -> float:
         total = 0.0
         for indices, over in self.groups:
-            mine = [g for g in (grads[i] for i in indices) if g is not None]
+            pairs = [(grads[i], self._params[i]) for i in indices]
+            mine = [as_added_up(g, param) for g, param in pairs if g is not None]
             part = _core.sum_squares_of_tensors(mine, SOURCE, scale)
             if over:
                 summed = torch.tensor(part, dtype=torch.float64)
