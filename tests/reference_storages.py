@@ -366,7 +366,8 @@ def passes(
         write(param, "param", p)
         p = decode(kept["param"], "param", param, shape, T)
     if average is not None:
-        average += T(1 - decay) * (p - average)
+        with np.errstate(all="ignore"):
+            average += T(1 - decay) * (p - average)
     if copy is not None:
         copy[...] = encode(copy.dtype.name, "param", p)
 

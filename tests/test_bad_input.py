@@ -406,6 +406,9 @@ BAD_CHANGES = [
      "amsgrad: got True, but the group was built without max_exp_avg_sq, wanted "),
     ("RMSprop", {"centered": True}, ValueError,
      "centered: got True, but the group was built without grad_avg, wanted "),
+]
+# What a loaded state dict brings along with the states that started from it.
+BAD_STARTS = [
     ("Adagrad", {"initial_accumulator_value": 0.5}, ValueError,
      "initial_accumulator_value: got 0.5, but the states started from 0, wanted a new optimizer"),
 ]
@@ -444,7 +447,7 @@ def hyper_state(world, rule, hyper):
 HYPER_PLACES = [
     (hyper_constructor, "", BAD_HYPER + BAD_TOGETHER),
     (hyper_group, r"groups\[0\] ", BAD_HYPER + BAD_TOGETHER + BAD_KEYS),
-    (hyper_assigned, "", BAD_HYPER + BAD_KEYS + BAD_CHANGES),
+    (hyper_assigned, "", BAD_HYPER + BAD_KEYS + BAD_CHANGES + BAD_STARTS),
     (hyper_add_group, r"groups\[1\] ", BAD_HYPER + BAD_TOGETHER + BAD_KEYS),
     (hyper_state, "", BAD_HYPER + BAD_KEYS + BAD_CHANGES),
 ]

@@ -134,7 +134,7 @@ def test_checkpoints_of_pytorch():
     theirs.load_state_dict(ours.state_dict())
     _, opt = tensors(torch, gt.AdamW)
     opt.load_state_dict(theirs.state_dict())
-    assert opt.param_groups[0]["cautious"] is False
+    assert "cautious" not in opt.param_groups[0]
     opt.step()
     _, opt = tensors(torch, gt.AdamW, cautious=True)
     saved = opt.state_dict()
@@ -156,7 +156,7 @@ def test_a_switch_of_tensors_is_not_loaded(rule, switch, saved):
     message = f"{switch}: got {saved}, but the group was built with {not saved}, wanted a new"
     with pytest.raises(ValueError, match=re.escape(message)):
         other.load_state_dict(opt.state_dict())
-    assert other.param_groups[0][switch] is not saved
+    assert other.param_groups[0].get(switch, False) is not saved
     other.step()
     assert other.report.t == 2
 

@@ -8,7 +8,7 @@ import pytest
 
 import gradstep as gs
 import reference
-from cases import DTYPES, assert_same_bits, normal, special
+from cases import DTYPES, assert_same_bits, given, normal, special
 
 CASES = [
     ("SGD", {}),
@@ -354,7 +354,8 @@ def test_other_rules_refuse_rows(rule):
     """Those that look at whole tensors, and those that move every row."""
     assert not gs.rule.RULES[rule].takes_rows
     p = np.ones((6, 3))
-    refused(getattr(gs, rule)(p), ones(2), ValueError, f"^grads: got some rows for {rule}, wanted")
+    message = f"^grads: got some rows for {rule}, wanted"
+    refused(getattr(gs, rule)(p), ones(2), ValueError, message, **given(rule))
     assert (p == 1).all()
 
 

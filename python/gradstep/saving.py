@@ -347,7 +347,8 @@ def _check_groups(given: Any, groups: Sequence[Group]) -> list[dict[str, Any]]:
             raise ValueError(f"{where}['rule']: got {rule!r}, wanted {group.rule!r}")
         kept = {k: v for k, v in entry.items() if k not in ("params", "name", "rule")}
         # A switch that is not named, as in files from before it came, was off.
-        values.append(dict.fromkeys(RULES[group.rule].switches, False) | kept)
+        off = [key for key in RULES[group.rule].switches if key not in kept]
+        values.append(kept | dict.fromkeys(off, False))
     return values
 
 
