@@ -320,7 +320,8 @@ def tensors(seed=0):
 @pytest.mark.parametrize("rule", TOGETHER)
 def test_tensors_step_as_arrays(rule):
     """Also where one gets its first gradient late, and a checkpoint comes between."""
-    import gradstep.torch as gt  # noqa: PLC0415
+    pytest.importorskip("torch")
+    gt = pytest.importorskip("gradstep.torch")
 
     ours, theirs = arrays(3), tensors()
     opt, other = getattr(gs, rule)(ours), getattr(gt, rule)(theirs)
@@ -344,7 +345,8 @@ def test_tensors_step_as_arrays(rule):
 
 @pytest.mark.parametrize("rule", TOGETHER)
 def test_a_step_in_the_backward_pass_comes_at_its_end(rule):
-    import gradstep.torch as gt  # noqa: PLC0415
+    pytest.importorskip("torch")
+    gt = pytest.importorskip("gradstep.torch")
 
     plain, hooked = tensors(), tensors()
     one, two = getattr(gt, rule)(plain), getattr(gt, rule)(hooked)
@@ -361,7 +363,8 @@ def test_a_step_in_the_backward_pass_comes_at_its_end(rule):
 @pytest.mark.parametrize("rule", TAKING)
 @pytest.mark.parametrize("beside", [False, True])
 def test_no_step_in_the_backward_pass_by_the_loss(rule, beside):
-    import gradstep.torch as gt  # noqa: PLC0415
+    pytest.importorskip("torch")
+    gt = pytest.importorskip("gradstep.torch")
 
     params = tensors()
     if beside:
@@ -379,7 +382,8 @@ def test_no_step_in_the_backward_pass_by_the_loss(rule, beside):
 def test_a_group_that_differs_is_not_added(rule, door):
     """Nor built, and the optimizer goes on without it."""
     if door == "tensors":
-        import gradstep.torch as module  # noqa: PLC0415
+        pytest.importorskip("torch")
+        module = pytest.importorskip("gradstep.torch")
 
         params, more = tensors(), tensors(seed=1)
         for p in params:
@@ -407,7 +411,8 @@ def test_a_group_that_differs_is_not_added(rule, door):
 
 
 def test_checkpoints_of_tensors_whose_groups_differ_are_refused():
-    import gradstep.torch as gt  # noqa: PLC0415
+    pytest.importorskip("torch")
+    gt = pytest.importorskip("gradstep.torch")
 
     params = tensors()
     opt = gt.Prodigy([{"params": params[:1]}, {"params": params[1:]}])
@@ -419,7 +424,8 @@ def test_checkpoints_of_tensors_whose_groups_differ_are_refused():
 
 
 def test_a_rate_that_was_assigned_is_that_of_a_group_that_comes():
-    import gradstep.torch as gt  # noqa: PLC0415
+    pytest.importorskip("torch")
+    gt = pytest.importorskip("gradstep.torch")
 
     opt = gt.Prodigy(tensors())
     opt.param_groups[0]["lr"] = 0.5
@@ -431,7 +437,8 @@ def test_a_rate_that_was_assigned_is_that_of_a_group_that_comes():
 @pytest.mark.parametrize("rule", TOGETHER)
 @pytest.mark.parametrize("option", [{"clock": "round"}, {"norm_group": "world"}])
 def test_what_sees_a_part_of_the_parameters_is_refused(rule, option):
-    import gradstep.torch as gt  # noqa: PLC0415
+    pytest.importorskip("torch")
+    gt = pytest.importorskip("gradstep.torch")
 
     (name,) = option
     with pytest.raises(ValueError, match=f"{name}: got .* with {rule}, which looks at all"):
@@ -440,7 +447,8 @@ def test_what_sees_a_part_of_the_parameters_is_refused(rule, option):
 
 @pytest.mark.parametrize("how", ["loss", "tensor", "closure"])
 def test_tensors_take_the_loss(how):
-    import gradstep.torch as gt  # noqa: PLC0415
+    pytest.importorskip("torch")
+    gt = pytest.importorskip("gradstep.torch")
 
     ours, theirs = arrays(3), tensors()
     opt, other = gs.PolyakSGD(ours), gt.PolyakSGD(theirs)
