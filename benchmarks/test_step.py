@@ -34,7 +34,7 @@ def test_step(benchmark, workload, rule_name, racer_name):
     (difference,) = bench.check(rule, [racer], params, grads).values()
     if racer_name == "optax" and rule.plain is None and difference > bench.TOLERANCE:
         pytest.skip("another convention's update")
-    assert difference <= bench.TOLERANCE
+    assert difference <= rule.tolerance
     benchmark.pedantic(
         racer.step,
         setup=lambda: ((racer.gradients(),), {}),
