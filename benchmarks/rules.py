@@ -63,7 +63,7 @@ def measure(argument: str) -> dict[str, tuple[float, float]]:
     small = bench.problem([bench.shape_of(rule, n) for n in SMALL])
     off = bench.check(rule, contestants(rule, *small), *small)
     for racer, difference in off.items():
-        if not difference <= bench.TOLERANCE and not racer.startswith(OPTAX):
+        if not difference <= rule.tolerance and not racer.startswith(OPTAX):
             raise AssertionError(f"{name}: {racer} differs from float64 by {difference:.1e}")
     problem = bench.problem(shapes(rule, size))
     elements = sum(p.size for p in problem[0])
