@@ -95,6 +95,7 @@ def test_both_front_doors_have_the_same_bits(rule, dtype):
         twin.step([given, bias.grad.numpy()])
         opt.step()
     assert torch.equal(embedding.weight.detach(), before)  # the arrays lie in its memory
+    assert (bias.detach().numpy() == params[1]).all()
     assert opt.state[embedding.weight]["step"] == 6
 
 
