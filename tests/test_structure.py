@@ -450,6 +450,9 @@ def test_rule_has_the_same_hyperparameters_everywhere(rule):
     ] == [*value.hyper_names, *value.switches]
     parameters = inspect.signature(getattr(gs, rule)).parameters
     assert list(parameters) == ["params", *group, "maximize", "shared"]
+    for row in OPTIONS[rule]:  # what is given goes where its name says
+        given = dict(getattr(gs, rule)(np.ones((2, 2)), **row).groups[0])
+        assert given == {**value.defaults, **row}
     twin = inspect.signature(reference.RULES[rule]).parameters.values()
     named = {p.name for p in twin if p.kind is p.KEYWORD_ONLY}
     named -= {"loss"} if value.takes_loss else set()
