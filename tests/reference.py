@@ -25,6 +25,11 @@ def power(x, n):
     return result
 
 
+def power_of_any(base, exponent):
+    """base to any power: the twin of pow in cpp/math.hpp."""
+    return float(schedules.power(schedules.log2(base), np.float64(exponent), 1.0))
+
+
 def maximum(a, b):
     """The larger, where a NaN on either side is kept."""
     return np.where((a > b) | np.isnan(a), a, b)
@@ -442,7 +447,7 @@ def adafactor(p, g, state, t, *, lr, beta2_decay, eps, d, weight_decay):
     if p.size == 0:  # no means to take
         yield
         return
-    share = T(pow_(float(t), beta2_decay))
+    share = T(power_of_any(float(t), beta2_decay))
 
     def average(variance, mean):
         variance += share * (mean - variance)
@@ -469,15 +474,10 @@ def adafactor(p, g, state, t, *, lr, beta2_decay, eps, d, weight_decay):
     p[...] = p * T(1 - lr * weight_decay) - T(step) * update()
 
 
-def pow_(x, exponent):
-    return float(schedules.power(schedules.log2(x), np.float64(exponent), 1.0))
-
-
 def row_sums(g):
     """Of squares in double, in the kernels' order: 16 lanes that fold."""
     rows = np.square(g.reshape(-1, g.shape[-1]).astype(np.float64))
-    lanes = [np.add.accumulate(in_lanes(row), axis=0)[-1] for row in rows]
-    return np.array([fold(sums) for sums in lanes]).reshape(*g.shape[:-1], 1)
+    return np.array([sum_in_lanes(row) for row in rows]).reshape(*g.shape[:-1], 1)
 
 
 def column_sums(g, segment=128 * 512):
@@ -496,13 +496,8 @@ def column_sums(g, segment=128 * 512):
 def mean_in_lanes(rows):
     """The mean of all rows of each matrix, in double, beside each of them."""
     flat = rows.reshape(-1, rows.shape[-2]).astype(np.float64)
-    sums = [fold(np.add.accumulate(in_lanes(one), axis=0)[-1]) for one in flat]
+    sums = [sum_in_lanes(one) for one in flat]
     return np.array(sums).reshape(*rows.shape[:-2], 1, 1) / rows.shape[-2]
-
-
-def power_of_any(base, exponent):
-    """base to any power: the twin of pow in cpp/math.hpp."""
-    return float(schedules.power(schedules.log2(base), exponent, 1.0))
 
 
 def adadelta(p, g, state, t, *, lr, rho, eps, weight_decay):
@@ -748,6 +743,11 @@ def in_lanes(x, lanes=16):
     return rows
 
 
+def sum_in_lanes(x):
+    """The sum of a run of numbers, one at least."""
+    return fold(np.add.accumulate(in_lanes(x), axis=0)[-1])
+
+
 def lane_sum(array, start=0):
     """The sum of squares over a tensor, in double, as the first of two passes adds them up."""
     return lane_total(np.square(np.asarray(array).astype(np.float64)), start)
@@ -781,7 +781,6 @@ def sum_squares(arrays, block=512, segment=128 * 512):
         for begin in range(0, flat.size, segment):
             part = 0.0
             for at in range(begin, min(begin + segment, flat.size), block):
-                rows = in_lanes(flat[at : min(at + block, begin + segment)])
-                part += fold(np.add.accumulate(np.vstack([np.zeros(16), rows]), axis=0)[-1])
+                part += sum_in_lanes(flat[at : min(at + block, begin + segment)])
             total += part
     return total
