@@ -77,10 +77,10 @@ def rmsprop(p, g, state, t, *, lr, alpha, eps, weight_decay, momentum, centered)
         p -= T(lr) * g / denom
 
 
-def adam(p, g, state, t, *, lr, betas, eps, weight_decay, amsgrad):
-    T = p.dtype.type
+def moments(g, state, betas, amsgrad):
+    """Adam's two, moved."""
+    T = g.dtype.type
     beta1, beta2 = betas
-    g = l2(g, p, weight_decay, T)
     m, v = state["exp_avg"], state["exp_avg_sq"]
     m += T(1 - beta1) * (g - m)
     v[...] = T(beta2) * v + T(1 - beta2) * g * g
@@ -88,39 +88,32 @@ def adam(p, g, state, t, *, lr, betas, eps, weight_decay, amsgrad):
         largest = state["max_exp_avg_sq"]
         largest[...] = maximum(largest, v)
         v = largest
+    return m, v
+
+
+def adam_update(m, v, t, lr, betas, eps):
+    T = m.dtype.type
+    beta1, beta2 = betas
     denom = np.sqrt(v) / T(math.sqrt(1 - power(beta2, t))) + T(eps)
-    p -= T(lr / (1 - power(beta1, t))) * m / denom
+    return T(lr / (1 - power(beta1, t))) * m / denom
 
 
-def adamw(p, g, state, t, *, lr, weight_decay, cautious, cautious_weight_decay, **adam_only):
-    if cautious or cautious_weight_decay:
-        switches = {"cautious": cautious, "cautious_weight_decay": cautious_weight_decay}
-        return cautious_adamw(
-            p, g, state, t, lr=lr, weight_decay=weight_decay, **switches, **adam_only
-        )
-    p *= p.dtype.type(1 - lr * weight_decay)
-    adam(p, g, state, t, lr=lr, weight_decay=0, **adam_only)
-    return None
+def adam(p, g, state, t, *, lr, betas, eps, weight_decay, amsgrad):
+    g = l2(g, p, weight_decay, p.dtype.type)
+    m, v = moments(g, state, betas, amsgrad)
+    p -= adam_update(m, v, t, lr, betas, eps)
 
 
-def cautious_adamw(
+def adamw(
     p, g, state, t, *, lr, betas, eps, weight_decay, amsgrad, cautious, cautious_weight_decay
 ):
     T = p.dtype.type
-    beta1, beta2 = betas
-    m, v = state["exp_avg"], state["exp_avg_sq"]
-    m += T(1 - beta1) * (g - m)
-    v[...] = T(beta2) * v + T(1 - beta2) * g * g
-    if amsgrad:
-        largest = state["max_exp_avg_sq"]
-        largest[...] = maximum(largest, v)
-        v = largest
+    m, v = moments(g, state, betas, amsgrad)
     if cautious:
         share = lane_total(m * g > 0) / g.size if g.size else math.nan
         scale = T(1 / (share if share > 1e-3 else 1e-3))
         yield  # the second pass reads the states as they were stored
-    denom = np.sqrt(v) / T(math.sqrt(1 - power(beta2, t))) + T(eps)
-    u = T(lr / (1 - power(beta1, t))) * m / denom
+    u = adam_update(m, v, t, lr, betas, eps)
     if cautious:
         u = u * np.where(m * g > 0, scale, T(0))
     p[...] = decayed(p, u, T(1 - lr * weight_decay), cautious_weight_decay) - u
@@ -131,7 +124,7 @@ def decayed(p, u, decay, cautious):
     return np.where(u * p >= 0, p * decay, p) if cautious else p * decay
 
 
-def cautious_lion(p, g, state, t, *, lr, betas, weight_decay, cautious, cautious_weight_decay):
+def lion(p, g, state, t, *, lr, betas, weight_decay, cautious, cautious_weight_decay):
     T = p.dtype.type
     beta1, beta2 = betas
     m = state["exp_avg"]
@@ -172,20 +165,6 @@ def lars(p, g, state, t, *, lr, momentum, weight_decay, trust_coefficient, eps, 
         b[...] = T(momentum) * b + d
         d = T(momentum) * b + d if nesterov else b
     p -= d
-
-
-def lion(p, g, state, t, *, lr, betas, weight_decay, cautious, cautious_weight_decay):
-    if cautious or cautious_weight_decay:
-        switches = {"cautious": cautious, "cautious_weight_decay": cautious_weight_decay}
-        return cautious_lion(
-            p, g, state, t, lr=lr, betas=betas, weight_decay=weight_decay, **switches
-        )
-    T = p.dtype.type
-    beta1, beta2 = betas
-    m = state["exp_avg"]
-    p[...] = p * T(1 - lr * weight_decay) - T(lr) * np.sign(m + T(1 - beta1) * (g - m))
-    m += T(1 - beta2) * (g - m)
-    return None
 
 
 def trust_ratio(param, update, coefficient=1.0, eps=0.0):
