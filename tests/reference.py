@@ -654,7 +654,8 @@ def passes(rule, p, g, state, t, hyper, epsilon=None):
 
     Between the passes it gives up the tensor's sums, and takes those over all tensors where the
     rule settles them together; sent none, it takes its own. Where a rule has a direction that comes
-    out, and what replaces it is to be sent. ``epsilon``: what None is in ``eps``, of the
+    out, and what replaces it is to be sent. A rule that looks at its own tensor alone gives up
+    nothing: its ``yield`` is where states are stored. ``epsilon``: what None is in ``eps``, of the
     parameter's dtype.
     """
     hyper = {key: value for key, value in hyper.items() if key != "frozen"}

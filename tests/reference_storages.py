@@ -26,15 +26,17 @@ STATES = {
     for name in gs._core.rules()
 }
 
-
 # Those that no step changes.
 FIXED = {"p0", "init_params"}
-# The states that the first of two passes changes.
-GATHERED = dict.fromkeys(["LAMB", "StableAdamW"], ("exp_avg", "exp_avg_sq"))
-GATHERED["AdamW cautious"] = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
-GATHERED["Adafactor"] = ("variance",)
-GATHERED["Prodigy"] = ("exp_avg", "exp_avg_sq", "s")
-GATHERED["DAdaptAdamW"] = ("exp_avg", "exp_avg_sq", "grad_sum")
+# The states that the first of two passes changes, where there are two.
+GATHERED = {
+    "AdamW": ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"),
+    "LAMB": ("exp_avg", "exp_avg_sq"),
+    "StableAdamW": ("exp_avg", "exp_avg_sq"),
+    "Adafactor": ("variance",),
+    "Prodigy": ("exp_avg", "exp_avg_sq", "s"),
+    "DAdaptAdamW": ("exp_avg", "exp_avg_sq", "grad_sum"),
+}
 
 
 def bits(x):
@@ -345,7 +347,7 @@ def passes(
     }
 
     # What a pass changes is stored after it; a second pass reads it as it was stored.
-    gathered = GATHERED.get(gs.rule.RULES[rule].kernels(hyper).partition(" cautious_weight")[0], ())
+    gathered = GATHERED.get(rule, ()) if gs.rule.RULES[rule].gathers_for(hyper) else ()
     idle = {s.name for s in gs.rule.Rule(rule).states if s.option and not hyper[s.option]}
     epsilon = None if low is not None else float(ml_dtypes.finfo(param.dtype).eps)
     runs = reference.passes(rule, p, g, x | memory, t, hyper, epsilon)
