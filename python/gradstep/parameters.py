@@ -149,11 +149,7 @@ class Parameters:
         defaults = self.defaults if rule is self.rule else rule.defaults
         group.replace({**defaults, **group})
         single = any(compute_type(shard.array.dtype.name) == "float32" for shard in shards)
-        if rule.shows and self.averaging:
-            raise ValueError(
-                f"average: got a decay with {rule.name}, whose averaged() shows an average of its "
-                "own, wanted None"
-            )
+        rule.check_averaging(self.averaging)
         storages = self.options.of(rule, rules)
         rule.compile(prefix, group, single)
         rule.check(prefix, group, storages.states)
@@ -483,13 +479,9 @@ class Parameters:
             rows = [row for row in self.rows if row.rule is rule]
             params = [param for row, param in known if row.rule is rule]
             dtypes = list(dict.fromkeys(param.dtype.name for param in params))
-            present = [
-                s.name
-                for s in rule.states
-                if any(s.name in row.present for row in rows)
-                and (not rule.factors or any(s.beside(p.shape) is not None for p in params))
-            ]
-            found.append(Use(rule.name, rows[0].storages, present, dtypes))
+            present = {name for row in rows for name in row.present}
+            names = rule.beside_any(present, [param.shape for param in params])
+            found.append(Use(rule.name, rows[0].storages, names, dtypes))
         return found
 
     def present(self) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -230,6 +230,32 @@ class Rule:
         """
         if self._check_param is not None:
             self._check_param(argument, shape, start, group)
+
+    def check_averaging(self, averaging: bool) -> None:
+        """Raise ValueError for averages of a rule that shows one of its own.
+
+        Args:
+            averaging: whether there are averages.
+        """
+        if self.shows and averaging:
+            raise ValueError(
+                f"average: got a decay with {self.name}, whose averaged() shows an average of its "
+                "own, wanted None"
+            )
+
+    def beside_any(self, present: Collection[str], shapes: Collection[Sequence[int]]) -> list[str]:
+        """Those of its states that some parameter has, in its order.
+
+        Args:
+            present: the names of those that groups have.
+            shapes: the parameters'; rows and columns are where there are some.
+        """
+        return [
+            state.name
+            for state in self.states
+            if state.name in present
+            and (not self.factors or any(state.beside(shape) is not None for shape in shapes))
+        ]
 
     def begins_later(self, state: State) -> bool:
         """Whether a state may come and stay unused: a number switches it on, such as a momentum."""

@@ -225,11 +225,7 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
     def _new_group(self, index: int, source: dict[str, Any]) -> Group:
         """What stands behind a group that is new, checked."""
         rule = rule_of(source, self.rule)
-        if rule.shows and self._engine.averaging:
-            raise ValueError(
-                f"average: got a decay with {rule.name}, whose averaged() shows an average of its "
-                "own, wanted None"
-            )
+        rule.check_averaging(self._engine.averaging)
         for argument, given, wanted in (
             ("clock", "'round'" if self._rounds else None, "'call'"),
             ("norm_group", self._norm_group, "None and all parameters in one optimizer"),
@@ -279,13 +275,7 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
             present = {name for group in groups for name in rule.present(group.values)}
             own = [param for param in params if self.groups[param.group].rule is rule]
             dtypes = [layout.STORAGES[param.tensor.dtype] for param in own]
-            shapes = [param.tensor.shape for param in own]
-            names = [
-                state.name
-                for state in rule.states
-                if state.name in present
-                and (not rule.factors or any(state.beside(shape) is not None for shape in shapes))
-            ]
+            names = rule.beside_any(present, [param.tensor.shape for param in own])
             uses.append(Use(rule.name, self.keeping(rule).storages, names, dtypes))
         return uses
 
