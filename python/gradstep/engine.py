@@ -101,7 +101,7 @@ class Row:
             value = group[state.option] if state.option else None
             had = state.name in self.present
             # A number that becomes 0 leaves its state alone; a switch decides for good.
-            if state.is_on(group) != had and not self.rule.begins_later(state):
+            if state.is_on(group) != had and state.name not in self.rule.later:
                 raise ValueError(
                     f"{prefix}{state.option}: got {value!r}, but the group was built "
                     f"{'with' if had else 'without'} {state.name}, wanted a value that keeps it so"

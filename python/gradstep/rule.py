@@ -257,9 +257,10 @@ class Rule:
             and (not self.factors or any(state.beside(shape) is not None for shape in shapes))
         ]
 
-    def begins_later(self, state: State) -> bool:
-        """Whether a state may come and stay unused: a number switches it on, such as a momentum."""
-        return state.option in self.ranges
+    @property
+    def later(self) -> list[str]:
+        """The states that may come and stay unused: a number switches them on, as a momentum."""
+        return [state.name for state in self.states if state.option in self.ranges]
 
     def compile(self, prefix: str, group: Mapping[str, Any], single: bool) -> Numbers:
         """Check each hyperparameter of a group and lay them out as the kernels want them.

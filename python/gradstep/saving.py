@@ -289,7 +289,7 @@ class Loading:
         missing: dict[int, list[str]] = {}
         for entry, tensor in zip(self._entries(), held.tensors, strict=True):
             row = held.rows[tensor.group]
-            later = [s.name for s in row.rule.states if row.rule.begins_later(s)]
+            later = row.rule.later
             if new := [key for key in later if key in entry and key not in row.present]:
                 missing[tensor.group] = new
         if missing:
@@ -306,7 +306,7 @@ class Loading:
         for own, entry, tensor in zip(wanted.values(), self._entries(), held.tensors, strict=True):
             rule, group = held.rows[tensor.group].rule, self._groups[tensor.group]
             for state in rule.states:
-                off = rule.begins_later(state) and not is_on(group.get(str(state.option)))
+                off = state.name in rule.later and not is_on(group.get(str(state.option)))
                 if off and state.name not in entry:
                     own.pop(state.name, None)
         return wanted

@@ -314,5 +314,5 @@ def _has_begun(row: Row, own: Mapping[str, torch.Tensor]) -> bool:
     """Whether a step has used a parameter's states: then they are not all zeros, as a rule."""
     if not own["step"]:
         return False
-    later = [s.name for s in row.rule.states if row.rule.begins_later(s) and s.name in row.present]
+    later = [name for name in row.rule.later if name in row.present]
     return not later or any(bool(own[name].any()) for name in later)

@@ -132,7 +132,7 @@ class Keeping(NamedTuple):
         What differs in its strides alone, since those of the parameter were changed, is replaced;
         what a hyperparameter calls for only now, such as the buffer of a momentum, is made.
         """
-        later = {kept.name for kept in self.rule.states if self.rule.begins_later(kept)}
+        later = set(self.rule.later)
         for name, wanted in self.new_state(param, group).items():
             got = state.get(name)
             if isinstance(got, torch.Tensor):
@@ -158,7 +158,7 @@ class Keeping(NamedTuple):
         if not isinstance(entry, Mapping):
             raise TypeError(f"{where}: got {type(entry).__name__}, wanted a mapping")
         saved = {name: value for name, value in entry.items() if value is not None}
-        later = {kept.name for kept in self.rule.states if self.rule.begins_later(kept)}
+        later = set(self.rule.later)
         wanted = self.new_state(param, group, later & set(saved))
         if not saved.keys() - {"step"} and len(wanted) > 1:
             return {}
