@@ -794,3 +794,20 @@ def test_refused_group_leaves_everything_at_work():
     report = opt.step(np.array([3.0, 4.0]))
     assert (report.t, report.grad_norm) == (2, 5.0)
     np.testing.assert_allclose(p, [-0.3, -0.4], rtol=1e-6)
+
+
+@pytest.mark.parametrize("door", ["arrays", "tensors"])
+def test_no_average_beside_that_of_the_rule(door):
+    """Nor in a group of such a rule, which may come later."""
+    if door == "tensors":
+        torch = pytest.importorskip("torch")
+        module, make = pytest.importorskip("gradstep.torch"), torch.ones
+    else:
+        module, make = gs, np.ones
+    message = r"^average: got a decay with ASGD, whose averaged\(\) shows an average of its own"
+    with pytest.raises(ValueError, match=message):
+        module.ASGD([make(3)], average=0.5)
+    opt = module.SGD([{"params": [make(3)]}], average=0.5)
+    add = opt.add_param_group if door == "tensors" else opt.add_group
+    with pytest.raises(ValueError, match=message):
+        add({"params": [make(3)], "rule": "ASGD"})
