@@ -25,7 +25,7 @@ template <class View> pipeline::Span span_of_rows(const Table& table, const RowG
     return {found.data, rows.elements(), found.storage};
 }
 
-// rows: holds what the spans are of that were not given as they are.
+// rows: keeps the memory of those spans that are not the given arrays themselves.
 template <class View>
 std::vector<pipeline::Span> spans_of(const Table& table, const py::list& arrays,
                                      const typename View::Source& view, std::deque<Rows>& rows) {

@@ -62,11 +62,11 @@ public:
     int64_t not_finite = -1;     // the first gradient that was not in the last step; -1: none
     // Between the passes, over processes: gets `gathered`; see pipeline::Between for how often.
     py::object add_up = py::none();
-    // Between the passes, before anything else has changed: gets the list of tensors in this step
-    // whose rule has a direction, replaces those, and puts into `gathered` what settle is to get
-    // for them.
+    // Between the passes, before anything else has changed: gets the positions of the tensors in
+    // this step whose rule has a direction, replaces their directions, and writes to `gathered`
+    // what settle is to get for them.
     py::object redirect = py::none();
-    std::string refusal;    // in words: of a gradient of some rows that has the form of one
+    std::string refusal;    // why a gradient of some rows, well formed, was refused
 
     // rules: of each group. counts: int64, the updates of each parameter; clock: of the optimizer.
     // settings: float64, a row for each group: see Column. sums: a row for each group. gathered: a
