@@ -15,7 +15,7 @@ public:
         : table_(table), tensors_(tensors), gradients_(gradients), settings_(settings),
           scratch_(scratch) {}
 
-    // Of every tensor that has a gradient and such states.
+    // For every tensor that has a gradient and such states.
     void run();
 
 private:

@@ -35,8 +35,8 @@ class Prodigy(Optimizer):
     warm-up set ``safeguard_warmup=True``.
 
     n and the norm of s are sums over all parameters that have a gradient in the step, and over all
-    processes of DTensors, so all have one d. An optimizer that holds only some of the parameters, as in
-    ``ZeroRedundancyOptimizer``, would see those alone: do not use it there.
+    processes of DTensors, so all have one d. An optimizer that holds only some of the parameters,
+    as in ``ZeroRedundancyOptimizer``, would see those alone: do not use it there.
 
     Args:
         params: see :class:`Optimizer`.
@@ -59,9 +59,9 @@ class Prodigy(Optimizer):
     finds it; the numbers ``d``, ``d_max``, ``d_numerator`` and ``k``, the steps made, which are the
     same for all parameters. v is scaled by d², so statistics have no g²/v.
 
-    Where frameworks differ: this is the package prodigyopt. Groups must agree in all that d depends
-    on; prodigyopt takes it from the first group. A group of rate 0 still decays there. ``slice_p``
-    is missing here. ``optax.contrib.prodigy`` calls d ``estim_lr`` and always corrects the bias.
+    Where frameworks differ: this is the package prodigyopt. Here groups must agree in all that d
+    depends on; there it is taken from the first, and a group of rate 0 still decays. ``slice_p`` is
+    missing here. ``optax.contrib.prodigy`` calls d ``estim_lr`` and always corrects the bias.
 
     Source: Mishchenko & Defazio, "Prodigy", ICML 2024; prodigyopt 1.1.2.
 

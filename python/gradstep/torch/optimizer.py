@@ -123,7 +123,7 @@ class Optimizer(Base):
         return self._engine.stages
 
     def __repr__(self) -> str:
-        """As ``torch.optim`` has it, with the parameters for whose rows nothing is kept."""
+        """As ``torch.optim`` has it, and which parameters have no rows to keep numbers for."""
         text: str = super().__repr__()
         for i, group in enumerate(self.param_groups):
             names = group.get("param_names") or [*map(str, range(len(group["params"])))]
