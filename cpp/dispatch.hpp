@@ -1,5 +1,5 @@
-// Which target runs: the best one this processor has, or the one that was asked for by name. And
-// what is found in a target's table by name.
+// Which target runs: the best one this processor has, or the one that was asked for by name; and
+// finding rules and storages in a target's table by name.
 #pragma once
 #include <string>
 #include <string_view>

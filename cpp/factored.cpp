@@ -9,8 +9,8 @@ namespace gradstep::pipeline {
 
 namespace {
 
-// Bands are as large as segments, so that threads share a matrix, and have rows enough that their
-// sums are few beside it.
+// Bands are about as large as segments, so that several threads can work on one matrix, and have so
+// many rows that their column sums are few beside the matrix.
 constexpr int64_t least_rows = 32, most_bands = 64;
 
 int64_t up(int64_t n, int64_t by) { return (n + by - 1) / by; }
@@ -34,7 +34,7 @@ void FactoredPass::run() {
             if (item.bands == 1) finish(item, band);    // while its sums are in the cache
         }
     });
-    std::vector<Part> left;    // a matrix each
+    std::vector<Part> left;    // matrices of several bands, one each
     for (size_t i = 0; i < items_.size(); ++i)
         for (int64_t matrix = 0; items_[i].bands > 1 && matrix < items_[i].matrices; ++matrix)
             left.push_back({i, matrix, matrix + 1});
@@ -65,7 +65,7 @@ void FactoredPass::lay_out() {
     scratch_.column_sums.resize(columns);
 }
 
-// Into parts of about a segment at least: small matrices go together.
+// Cuts a tensor's bands into parts of at least about a segment: small matrices go together.
 void FactoredPass::cut(size_t index) {
     const Item& item = items_[index];
     const int64_t band = item.band_rows * tensor_of(item).matrices.columns;
@@ -108,7 +108,7 @@ void FactoredPass::add_row(const Item& item, int64_t row, double* columns) const
     scratch_.row_sums[item.row_sums + size_t(row)] = total;
 }
 
-// The gradient as the rule gets it.
+// Adds up a block of the gradient as the rule gets it: unscaled and clipped.
 void FactoredPass::add_block(const Item& item, int64_t element, int64_t n, double* columns,
                              double* lanes) const {
     const Gradient& gradient = gradients_[item.active->tensor];

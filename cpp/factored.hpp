@@ -5,9 +5,9 @@
 
 namespace gradstep::pipeline {
 
-// The same bits on any threads and target: a row adds up in lanes as all sums do; a matrix is cut
-// into bands of rows by its shape alone, a column adds up within each from above, and then the
-// bands' sums do.
+// The same bits on any threads and target: a row is added up in lanes, as all sums are. A matrix is
+// cut into bands of rows by its shape alone; a column is added up from top to bottom within each
+// band, and then the bands' sums are, in their order.
 class FactoredPass {
 public:
     FactoredPass(const Table& table, const std::vector<Tensor>& tensors,
@@ -15,7 +15,7 @@ public:
         : table_(table), tensors_(tensors), gradients_(gradients), settings_(settings),
           scratch_(scratch) {}
 
-    // Of every tensor that has a gradient and such states.
+    // For every tensor that has a gradient and such states.
     void run();
 
 private:

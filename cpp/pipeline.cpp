@@ -14,7 +14,7 @@ namespace gradstep::pipeline {
 
 namespace {
 
-// Brings the rows of those gradients that have only some into their order.
+// Brings the rows of gradients of some rows into their order.
 void coalesce(const Table& table, const std::vector<Tensor>& tensors,
               std::vector<Gradient>& gradients) {
     for (size_t i = 0; i < tensors.size(); ++i) {
@@ -104,7 +104,8 @@ public:
           settings_(settings), scratch_(scratch),
           walk_(table, tensors, gradients, groups, settings, scratch) {}
 
-    // What each tensor's step is, but for its scalars. factor: of all gradients.
+    // What each tensor's step is, except for its scalars. factor: what all gradients are multiplied
+    // by.
     void choose(double factor) {
         const bool everything = settings_.measure == Settings::everything;
         scratch_.segmented = everything;
@@ -129,8 +130,8 @@ public:
             scratch_.sums.assign(everything ? segment_count_ : size_t(sample_blocks), {});
     }
 
-    // The first pass of rules with a direction, up to what replaces it. That may fail: nothing else
-    // has changed by then, and nothing may in these rules.
+    // The first pass of rules with a direction, and the call that replaces it. That may fail, so
+    // nothing but directions changes before it has returned.
     void direct(const Between& between) {
         if (!directs_) return;
         resolve(Part::directed);
@@ -139,8 +140,7 @@ public:
         settle(Part::directed);
     }
 
-    // The scalars of all other rules, the first pass of those that have two, and what its sums make
-    // of the second.
+    // The scalars of all other rules, and for those of two passes the first one and `settle`.
     void gather(const Between& between) {
         for (const RuleInfo* rule : together_) take_memory_over(*rule);
         resolve(Part::others);
@@ -177,7 +177,7 @@ private:
     const Walk walk_;
     size_t segment_count_ = 0;
     int64_t bytes_ = 0;
-    bool directs_ = false, gathers_ = false;    // whether a tensor that takes part has such a rule
+    bool directs_ = false, gathers_ = false;    // whether such a rule takes part
     std::vector<const RuleInfo*> together_;     // such rules that settle together, once each
 
     // Which rules: those whose direction is replaced between the passes come before all others.
@@ -213,8 +213,8 @@ private:
             *tensors_[tensor].memory[k] = memory[k];
     }
 
-    // Where a rule has one memory for all tensors, it is in each of them, whether it takes part or
-    // not; a new one takes over what the first has that has any.
+    // Where a rule has one memory for all tensors, each of them has a copy, whether it takes part
+    // or not. A new tensor takes it over from the first one that has it.
     void take_memory_over(const RuleInfo& rule) {
         for (size_t i = 0; i < tensors_.size(); ++i) {
             if (&rule_of(i) != &rule) continue;
@@ -229,7 +229,7 @@ private:
                 *tensors_[i].memory[k] = *from.memory[k];
     }
 
-    // The same once it has settled.
+    // Copies it to all of them once it has settled.
     void share_memory(const RuleInfo& rule) {
         for (const Scratch::Active& active : scratch_.active)
             if (active.kernel && &rule_of(active.tensor) == &rule)
@@ -339,7 +339,7 @@ private:
         });
     }
 
-    // The first pass, and what each tensor has gathered in all processes.
+    // Makes the first pass, and adds up what each tensor has gathered in all processes.
     void sum_up(Part part, const std::function<void(double*)>& add_up) {
         const auto takes = [&](const Scratch::Active& active) {
             return active.kernel && active.kernel->gather && is_in(active, part);
@@ -379,8 +379,8 @@ private:
         }
     }
 
-    // Rules that settle together have one sum: all their tensors', in their order. A shard without
-    // elements has its part, too: what other processes have of its tensor is in its row.
+    // Rules that settle together have one sum: that of all their tensors, in their order. A shard
+    // without elements counts, too: its row has what other processes have gathered of its tensor.
     void share_rules() {
         std::vector<std::pair<const RuleInfo*, Scratch::Gathered>> totals;
         auto total_of = [&](const RuleInfo& rule) -> Scratch::Gathered& {

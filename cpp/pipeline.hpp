@@ -11,10 +11,10 @@ namespace gradstep::pipeline {
 // What is called between the passes of rules that have two, if it is there. Each gets a row of
 // max_gathered sums for each tensor, to be changed in place.
 struct Between {
-    // Over processes: once for the rules with a direction, and once for all others that have two
-    // passes, where a tensor of such has a gradient and is not frozen.
+    // Adds up over processes: once for the rules with a direction, and once for all others that
+    // have two passes, if a tensor of such a rule has a gradient and is not frozen.
     std::function<void(double* sums)> add_up;
-    // After the first of these: replaces the directions. What it throws leaves all as it was.
+    // After the first of these calls: replaces the directions. If it throws, nothing has changed.
     std::function<void(double* sums)> redirect;
 };
 

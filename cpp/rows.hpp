@@ -27,15 +27,15 @@ public:
 
     bool is_coalesced() const;    // ascending, each once
 
-    // Brings the rows into their order. What was given several times for one is added up in that
-    // order, in the compute type: each number is rounded to it, then one is added after the other.
-    // The values that belong to the rows then: those that were given, where nothing was to be done.
+    // Brings the rows into their order. What was given several times for one row is added up in the
+    // order given, in the compute type: each number is rounded to it and added to those before.
+    // Returns the values of the rows in order: the given ones, if the rows were coalesced already.
     Values coalesce(const Table& table, Compute compute);
 
-    // Of the coalesced rows together.
+    // How many elements the coalesced rows have together.
     int64_t elements() const { return int64_t(rows_.size()) * width; }
-    // Where an element of the coalesced values is in the tensor, and how many of those up to `end`
-    // follow each other there as they do here.
+    // Where element `at` of the coalesced values lies in the tensor, and how many elements from it
+    // on, before `end`, follow each other there as they do here.
     Run run(int64_t at, int64_t end) const;
 
 private:

@@ -49,7 +49,8 @@ struct Factoring {
     void *row, *column;    // the rule's states, in the compute type
     void* relative;        // of each row
 };
-// Matrices one behind the other, by numbers for each row and column: an element is their product.
+// Matrices, one behind the other, given by a number for each row and column: an element is the
+// product of its two.
 struct Factored {
     const void *row, *column;
     int64_t rows, columns;    // of each matrix
@@ -66,9 +67,9 @@ using Publish = void (*)(const void* scalars, double gradient_factor, const Piec
 // The first of two passes over a piece: adds to the sums.
 using Gather = void (*)(const void* scalars, double gradient_factor, const Piece& piece,
                         GatherLanes& sums);
-// Between the passes, once for each tensor: what the sums make of its scalars and its memory.
+// Between the passes, once for each tensor: changes its scalars and memory by the sums.
 using Settle = void (*)(void* scalars, double* memory, const double* sums);
-// Before the first, once for each matrix.
+// Before the first pass, once for each matrix.
 using Factor = void (*)(const void* scalars, const Factoring& matrix);
 
 struct Kernel {
@@ -78,7 +79,7 @@ struct Kernel {
         publish[publish_kinds];    // the update and these parts in one loop; null: there is none
     Gather gather;                 // null: one pass is enough
     Settle settle;
-    Factor factor;    // null: no state has a number a row and a column
+    Factor factor;    // null: no state has numbers for rows or columns
 };
 
 // What a number is computed in: an index wherever there is one function for each.
@@ -105,7 +106,7 @@ struct StorageInfo {
     int64_t low_bytes;              // of an element in the second array of a split parameter
     int64_t (*bytes)(int64_t n);    // of n elements, without the second array
     Compute compute;                // what a parameter stored so is computed in
-    double epsilon;                 // from 1 to the next number; 0 of what holds no parameter
+    double epsilon;                 // from 1 to the next number; 0: not for parameters
     // n elements to an array of the compute type and back; blocks begin at the first.
     void (*decode[compute_types])(void* x, void* low, Role role, int64_t n, void* out);
     void (*encode[compute_types])(const void* in, int64_t n, void* x, void* low,
@@ -145,14 +146,14 @@ struct RuleInfo {
     int factored;     // the state that rows and columns stand for; -1: none
     int direction;    // the state that is replaced between the passes; -1: none
     // The hyperparameters that are the same in all groups, since sums are settled once for all
-    // tensors of the rule; none: they are of each tensor.
+    // tensors of the rule; none: each tensor has sums of its own.
     const char* const* common;
     int common_count;
     bool takes_loss;                    // a step is to be given the loss
     bool scales_moment;                 // its second moment is not of the gradients themselves
     bool takes_sign;                    // a step's size does not depend on the gradient's
-    bool takes_rows;                    // gradients of some rows alone, which leave the others
-    unsigned moves_every_row;           // unless one of these hyperparameters is not 0: a bit each
+    bool takes_rows;                    // it can step some rows alone and leave the others
+    unsigned moves_every_row;           // if these hyperparameters are 0: a bit each
     int option_columns[max_options];    // the hyperparameter of each optional state; -1: none
     double (*moment_correction)(const double* hyper, int64_t t);
     // The point to evaluate, from n numbers of the parameter and its states in the compute type;
@@ -209,7 +210,7 @@ struct Stages {
     void (*measure)(const Measured& block, LaneSums& sums);    // adds
     // Adds the squares of n numbers of one row, each to its column and to a lane of the row.
     void (*add_squares)(const void* g, int64_t n, double* columns, double* row);
-    // out = the elements from the first one on
+    // out = n elements, from element `first` on
     void (*multiply)(const Factored& matrices, int64_t first, int64_t n, void* out);
 };
 
@@ -240,8 +241,9 @@ struct Table {
     void (*fold_gathered)(GatherLanes& sums, int count, double* totals);    // adds to the totals
     const ScheduleInfo* schedules;
     int schedule_count;
-    // Reads and writes float32 arrays and reads others, doing next to nothing: the bare loop that a
-    // pass's bytes are held against. At most max_states + 1 of each, and at least one that is read.
+    // Reads and writes some float32 arrays and only reads others, with next to no arithmetic: the
+    // bare loop that a pass is compared with. At most max_states + 1 of each, and at least one that
+    // is read.
     void (*move)(float* const* changed, int changed_count, const float* const* read, int read_count,
                  int64_t n);
 };

@@ -41,7 +41,7 @@ struct Tensor {
 struct Gradient {
     void* data;    // null: none; written only to be zeroed
     int storage;
-    Rows* rows = nullptr;    // which rows these are of; null: it is of all elements
+    Rows* rows = nullptr;    // the rows that it is of; null: it is of all elements
 };
 
 // What a group's parameters share in one step.

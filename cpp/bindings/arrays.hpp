@@ -55,7 +55,7 @@ public:
         return n;
     }
 
-    // The bits of a signed integer; 0: of no such type.
+    // How many bits, if these are signed integers; 0: they are not.
     int integer_bits() const {
         return descr()->kind == 'i'
                    ? 8 * int(py::reinterpret_borrow<py::dtype>(array_->descr).itemsize())

@@ -115,7 +115,7 @@ public:
         return n;
     }
 
-    // The bits of a signed integer; 0: of no such type.
+    // How many bits, if these are signed integers; 0: they are not.
     int integer_bits() const { return tensor_.code == 0 ? tensor_.bits : 0; }
 
     // Element for element at the same place. Where there is one element, strides say nothing.

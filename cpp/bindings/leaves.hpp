@@ -81,8 +81,8 @@ public:
         for (py::handle key : keys) keys_.push_back(py::reinterpret_borrow<py::object>(key));
     }
 
-    // These are the values now, an Ellipsis for each that is missing, and none of them changes in
-    // place. None: they may.
+    // Notes the values as they are now, with an Ellipsis for each that is missing. None in place of
+    // the values: some of them can change in place, so that noting them would prove nothing.
     void note(const py::object& values) {
         seen_.clear();
         if (values.is_none()) return;

@@ -16,7 +16,7 @@ namespace {
 
 ArrayView view(py::handle object) { return ArrayView::Source()(object); }
 
-// Of a gradient of some rows, once they are coalesced into `rows`.
+// The span of a gradient of some rows, which are coalesced into `rows`.
 template <class View> pipeline::Span span_of_rows(const Table& table, const RowGradient& given,
                                                   const typename View::Source& view, Rows& rows) {
     if (!read_rows(table, view(given.indices), view(given.values), rows))
@@ -25,7 +25,7 @@ template <class View> pipeline::Span span_of_rows(const Table& table, const RowG
     return {found.data, rows.elements(), found.storage};
 }
 
-// rows: holds what the spans are of that were not given as they are.
+// rows: keeps the memory of those spans that are not the given arrays themselves.
 template <class View>
 std::vector<pipeline::Span> spans_of(const Table& table, const py::list& arrays,
                                      const typename View::Source& view, std::deque<Rows>& rows) {
@@ -99,7 +99,7 @@ void assign(const std::vector<std::pair<py::array, py::array>>& pairs, py::array
     turned = 1;
 }
 
-// Float32 arrays of one size, to read and write and to read.
+// Float32 arrays of one size: `changed` is read and written, `read` is read.
 void move(const py::list& changed, const py::list& read) {
     if (read.empty() || read.size() > max_states + 1 || changed.size() > max_states + 1)
         throw py::value_error("move: wanted 1 to " + std::to_string(max_states + 1) +

@@ -38,8 +38,8 @@ private:
     std::vector<size_t> ends_;
 };
 
-// How an array must lie: as the parameter does, in blocks that follow the C order of elements, in C
-// order of its own, as numbers for rows and columns that follow it, too, or anyhow, being a number.
+// How an array must lie: as the parameter does; in blocks, which follow the C order of elements; in
+// C order, as numbers for rows and columns; or anyhow, as a single number does.
 enum class Layout { as_parameter, in_blocks, by_rows, number };
 
 template <class View> class OwnStates {

@@ -60,13 +60,13 @@ public:
     int without_gradient = 0;    // how many parameters had none in the last step
     double gradient_norm = 0;    // of the last step; NaN where nothing wanted it
     int64_t not_finite = -1;     // the first gradient that was not in the last step; -1: none
-    // Between the passes, over processes: gets `gathered`; see pipeline::Between for how often.
+    // Between the passes, adds up over processes: gets `gathered`; see pipeline::Between.
     py::object add_up = py::none();
-    // Between the passes, before anything else has changed: gets the list of tensors in this step
-    // whose rule has a direction, replaces those, and puts into `gathered` what settle is to get
-    // for them.
+    // Between the passes, before anything else has changed: gets the positions of the tensors in
+    // this step whose rule has a direction, replaces their directions, and writes to `gathered`
+    // what settle is to get for them.
     py::object redirect = py::none();
-    std::string refusal;    // in words: of a gradient of some rows that has the form of one
+    std::string refusal;    // why a gradient of some rows, well formed, was refused
 
     // rules: of each group. counts: int64, the updates of each parameter; clock: of the optimizer.
     // settings: float64, a row for each group: see Column. sums: a row for each group. gathered: a
@@ -249,7 +249,7 @@ private:
         tensor.low = keep(spec.low, tensor.n * table.storages[tensor.storage].low_bytes, "low");
     }
 
-    // What a rule keeps for the rows and columns of a parameter that has such.
+    // Where a rule's numbers for the rows and columns of a parameter lie.
     void add_matrices(const Table& table, const RuleInfo& rule, const TensorSpec& spec,
                       const View& param, pipeline::Tensor& tensor) {
         if (!param.in_c_order()) throw py::value_error("rows are wanted one behind the other");
@@ -407,7 +407,7 @@ private:
         return true;
     }
 
-    // A gradient of some rows.
+    // Reads a gradient of some rows; false: it is not one, or is refused.
     bool take_rows(const Table& table, size_t i, PyObject* gradient, bool zero_gradients,
                    int measure) {
         if (!py::isinstance<RowGradient>(gradient)) return false;

@@ -12,13 +12,13 @@
 namespace gradstep::bindings {
 namespace py = pybind11;
 
-// Arrays or tensors. coalesced: each row stands there once, ascending, says whoever made it.
+// Arrays or tensors. coalesced: whoever made it says that rows ascend and that each is there once.
 struct RowGradient {
     py::object indices, values;
     bool coalesced;
 };
 
-// What a step would have to change besides the rows, or why it cannot find them; empty: nothing.
+// Why a rule cannot step some rows alone, in words; empty: it can.
 inline std::string refusal_of_rows(const RuleInfo& rule, const double* hyper) {
     const std::string wanted = ", wanted a gradient of all rows";
     if (!rule.takes_rows) return "got some rows for " + std::string(rule.name) + wanted;
@@ -41,7 +41,7 @@ template <class View> void copy_indices(const View& indices, std::vector<int64_t
     }
 }
 
-// Takes what was given as a gradient of some rows; false: it is none.
+// Reads what was given as a gradient of some rows; false: it is not one.
 template <class View>
 bool read_rows(const Table& table, const View& indices, const View& values, Rows& rows) {
     static char nothing;    // arrays without elements may have no address
@@ -59,7 +59,7 @@ bool read_rows(const Table& table, const View& indices, const View& values, Rows
     return true;
 }
 
-// What is wrong with the rows of a parameter that has so many; empty: nothing.
+// What is wrong with the indices for a parameter of so many rows; empty: nothing.
 inline std::string refusal_of_indices(const Rows& rows, int64_t height, bool coalesced) {
     for (size_t i = 0; i < rows.given.size(); ++i)
         if (rows.given[i] < 0 || rows.given[i] >= height)

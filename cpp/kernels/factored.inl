@@ -1,4 +1,4 @@
-// Rows and columns: squares added up, what a rule makes of their means, and back to elements.
+// Rows and columns: adds up squares, has the rule take in their means, and makes elements of both.
 
 template <class T> void add_squares(const void* data, int64_t n, double* columns, double* row) {
     const T* g = static_cast<const T*>(data);

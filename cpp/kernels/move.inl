@@ -5,7 +5,7 @@ template <size_t... A, size_t... R> void move_loop(float* const* changed, const 
                                                    std::index_sequence<R...>) {
     float* x[] = {changed[A]..., nullptr};
     const float* r[] = {read[R]...};
-    float total = 0;    // for a pass that only reads
+    float total = 0;    // used by a pass that only reads
 #pragma omp simd reduction(+ : total)
     for (int64_t i = 0; i < n; ++i) {
         const float sum = (r[R][i] + ...);
@@ -15,7 +15,7 @@ template <size_t... A, size_t... R> void move_loop(float* const* changed, const 
             ((x[A][i] += sum), ...);
     }
     if constexpr (sizeof...(A) == 0) {
-        volatile float sink = total;    // or nothing would have to be read
+        volatile float sink = total;    // or the compiler would drop the reads
         (void)sink;
     }
 }

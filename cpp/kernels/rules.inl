@@ -3,7 +3,7 @@
 template <class Rule> constexpr int hyper_count = sizeof(Rule::hyper_names) / sizeof(const char*);
 template <class Rule> constexpr int state_count = sizeof(Rule::states) / sizeof(State);
 
-// Which of a rule's states has a shape; -1: none.
+// Which of a rule's states has this shape; -1: none.
 template <class Rule> constexpr int state_of(Shape shape) {
     for (int s = 0; s < state_count<Rule>; ++s)
         if (Rule::states[s].shape == shape) return s;

@@ -76,7 +76,7 @@ void encode(const void* data, int64_t n, void* x, void* low, const Coding& codin
 
 template <class Storage> int64_t bytes(int64_t n) { return Storage::bytes(n); }
 
-// From 1 to the next number: of the numbers that parameters are.
+// The distance from 1 to the next number, of a storage that parameters may have.
 template <class Storage> constexpr double epsilon() {
     if (!(Storage::roles & gradstep::as_param)) return 0;
     if (std::is_same_v<Storage, bfloat16>) return 0x1p-7;

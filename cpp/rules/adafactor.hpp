@@ -30,7 +30,7 @@ template <class T, unsigned Options> struct Adafactor {
     // Of a row or column: the mean of its squared gradients into its variance.
     void average(T& variance, T mean) const { variance += one_minus_beta2 * (mean - variance); }
 
-    // A row's variance against the mean of all: times a column's it is the variance of an element.
+    // A row's variance over the mean of all rows: times a column's it is an element's variance.
     T relative(T row, double mean) const { return T(double(row) / max(mean, eps1)); }
 
     T update(T g, T v) const { return g / max(sqrt(v), eps); }
@@ -40,7 +40,7 @@ template <class T, unsigned Options> struct Adafactor {
         return {square(p), square(update(g, v))};
     }
 
-    // Where a sum is not a number, the least that a length may be stands for it, as in PyTorch.
+    // A sum that is NaN counts as the least that it may be, as in PyTorch.
     void settle(double param, double update, double elements) {
         const double size = greatest(eps2, sqrt(param / elements));
         step = T(size * rate / greatest(1, sqrt(update / elements) / d));

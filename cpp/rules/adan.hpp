@@ -1,5 +1,5 @@
 // Xie et al., "Adan: adaptive Nesterov momentum algorithm for faster optimizing deep models", TPAMI
-// 2024, as the authors' code has it: what is there called beta, the paper calls 1 - beta.
+// 2024, as the authors' code has it, whose beta is 1 - beta in the paper.
 #pragma once
 #include "rule.hpp"
 

@@ -24,7 +24,7 @@ template <class T, unsigned Options> struct PolyakSGD {
 
     Summands<1> gather(T, T g) const { return {square(g)}; }
 
-    // optax takes so small a gradient for none.
+    // As optax: so small a gradient counts as none.
     void settle(double squares) {
         const double length = squares + eps;
         step = T(length <= 0x1p-52 ? 0 : lr * least(gap / length, most));

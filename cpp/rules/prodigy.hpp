@@ -37,7 +37,7 @@ template <class T, unsigned Options> struct Prodigy {
 
     bool moves, coupled;
     double d0, d_coef, growth_rate, beta3, eps;
-    double weight;    // of the products of gradient and way
+    double weight;    // of <g, p0 - p>
     T beta1, share1, beta2, share2, kept, share3, weight_decay, rate, decay, d_eps;
 
     // A beta3 below 0 stands for None.

@@ -15,29 +15,29 @@
 //   gather(p, g, states...): a first pass over the whole tensor, in which the states that are
 //   marked `gathered` change and p does not. It returns Summands, which are added up in double over
 //   the tensor, its shards and processes; settle(sums...), or settle(Memory&, sums...) in a rule
-//   that has memory, takes them, and behind them, if it has an argument more, how many elements
-//   that were; then operator() is the second pass, which reads the states as they were stored;
+//   that has memory, takes them and, if it has one more argument, the number of elements; then
+//   operator() is the second pass, which reads the states as they were stored;
 //   common: names of hyperparameters that are the same in all groups of the rule, but for a rate
 //   that is 0. The sums are then added up over all tensors that take part in the step, in their
-//   order, and the memory is one for all of the rule's tensors: the constructor takes it as it is
-//   (const Memory&), and settle makes the same of it whichever tensor's scalars it is called for;
+//   order, and all of the rule's tensors share one memory: the constructor only reads it
+//   (const Memory&), and settle must change it in the same way whichever tensor it is called for;
 //   states of Shape::rows, ::columns and ::vector, one each: a pass over the gradients comes before
 //   the others where there are rows, and adds up their squares by row and column.
 //   average(state, mean) then takes the mean of a row or column, relative(row, mean) a row and the
 //   mean of all rows, and the product of what it returns and the column is what the other passes
 //   get as the state of Shape::vector. (As the states of rows and columns they get 0.)
-//   a state of Role::direction, which is none, the last one: gather writes it and nothing else,
-//   Python's part of the rule replaces it before operator() reads it, and before the first pass of
-//   any other rule (see python/gradstep/orthogonal.py), and the number that it gives for it is
-//   settle's first;
+//   a state of Role::direction, the last of the states, which lives only within a step: gather
+//   writes it and nothing else. Then, before operator() reads it and before the first pass of any
+//   other rule, Python's part of the rule replaces it (see python/gradstep/orthogonal.py) and gives
+//   a number, which settle gets as its first sum;
 //   takes_loss: true if When::loss is used, which a step is then to be given;
 //   Shown: built from Hyper, gives by operator()(p, states...) the point to evaluate, where that is
 //   not p; takes_sign: true if a step's size does not depend on the gradient's; scales_moment: true
 //   if its second moment is not that of the gradients themselves, so that no ratio to it means
-//   anything; moves_every_row: if a gradient of some rows leaves the others, their states included,
-//   as they are unless one of these hyperparameters is not 0; loops: Loops::all if every common
-//   combination of storages is worth a loop of its own; rare: the options (bits) under which they
-//   are not.
+//   anything; moves_every_row: if the rule takes gradients of some rows, which leave the other rows
+//   and their states as they are: the hyperparameters that must be 0 for that; loops: Loops::all if
+//   every common combination of storages is worth a loop of its own; rare: the options (bits) under
+//   which they are not.
 // Only + - * / sqrt max, |x| and comparisons: then every instruction set and compiler gives the
 // same bits.
 #pragma once

@@ -1,6 +1,6 @@
 // Wortsman et al., "Stable and low-precision training for large-scale vision-language models",
 // NeurIPS 2023, algorithm 2, as the package torch-optimi 0.3 has it: AdamW, whose rate shrinks for
-// a tensor whose gradients are larger than its second moment knows.
+// a tensor whose gradients are larger than its second moment.
 #pragma once
 #include "rule.hpp"
 

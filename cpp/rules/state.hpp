@@ -11,7 +11,7 @@ enum class Role {
     parameter,        // another point among the parameters: it starts as the parameter
     magnitude,        // a size that decays slowly and is divided by, no square
     rate,             // a rate of each element that grows and shrinks by shares of itself
-    direction,        // where a step is to go, within that step alone: no state, never saved
+    direction,        // where a step goes: there within that step alone, never saved
 };
 constexpr int role_count = 7;
 
@@ -48,10 +48,10 @@ enum class Loops { few, all };
 // When a step comes, for one parameter.
 struct When {
     int64_t t;                // the parameter's own updates, this one included: from 1
-    bool first;               // none of them has used the states yet
-    bool has_rows = false;    // and the rule keeps numbers for them
+    bool first;               // no update has used the states yet
+    bool has_rows = false;    // the parameter has rows, and the rule keeps numbers for them
     double epsilon = 0;       // from 1 to the next number in the parameter's dtype
-    double loss = 0;          // that the gradients are of, its sign turned by maximize
+    double loss = 0;          // what the gradients are of; times -1 with maximize
 };
 
 }    // namespace gradstep

@@ -110,7 +110,7 @@ class Plan:
     advances: bool  # the clock: whether a step is one of the optimizer
     loss: float  # of the next step, for rules that take it
     add_up: Callable[[NDArray[np.float64]], object] | None  # over processes, between two passes
-    # Of these tensors' directions, after their sums and before any other rule changes anything.
+    # Replaces these tensors' directions, before any other rule changes anything.
     redirect: Callable[[list[int]], object] | None
     @property
     def without_gradient(self) -> int: ...  # how many parameters had none in the last step
@@ -140,7 +140,7 @@ class Plan:
     def show(self, index: int, out: Any) -> None: ...  # the point to evaluate, into `out`
     def direct(self) -> list[bool]: ...  # whether each parameter has a loop of its own
 
-# A gradient of some rows: arrays or tensors. coalesced: the indices are said to ascend.
+# A gradient of some rows: arrays or tensors. coalesced: the indices are said to ascend, each once.
 class RowGradient:
     def __init__(self, indices: Any, values: Any, coalesced: bool) -> None: ...
     @property

@@ -448,7 +448,7 @@ class Compiled:
             zero_grads: whether to set them to 0.
             norm: of all gradients, those of other processes included, loss scale and all; None:
                 there are no others.
-            loss: that they are the gradients of, for rules that take it; None: none was given.
+            loss: what they are the gradients of, for rules that take it; None: none was given.
         """
         if self._plain and loss_scale is ONE and zero_grads is False and loss is None:
             while (refused := self.plan.step(grads)) != DONE:

@@ -32,14 +32,14 @@ class Range(NamedTuple):
     never_to_zero: bool = False  # whether what float32 rounds to 0 is refused
     unit: float = 0.0  # of which it is a multiple; 0: of none. No function gives such a number
     none: float | None = None  # what the kernels get for None; None: that is refused
-    exact: bool = False  # whether the kernels use it in double alone
+    exact: bool = False  # whether the kernels use it only in double
 
 
 class Choice(NamedTuple):
-    """What a hyperparameter may be that only a rule's part in Python reads."""
+    """The values allowed for a hyperparameter that only a rule's part in Python reads."""
 
     wanted: str  # in words
-    check: Callable[[str, Any], object]  # raises unless the value of this argument is such
+    check: Callable[[str, Any], object]  # of an argument and its value; raises
 
 
 NON_NEGATIVE = Range("a finite number ≥ 0", 0.0, FLOAT64_MAX)

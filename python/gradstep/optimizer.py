@@ -288,10 +288,10 @@ class Optimizer(Saved):
     def averaged(self) -> AbstractContextManager[None]:
         """Have the averages in the parameters, rounded to their dtype, for a ``with`` block.
 
-        Of a rule whose point to evaluate is another than its parameter, such as
-        :class:`ScheduleFreeAdamW`, that point. The arrays of ``copy_to`` follow. At its end, also
-        by an exception, all of them are again what they were, to the bit. Within it they are to be
-        read: what is written to them is not kept apart.
+        With :class:`ScheduleFreeSGD`, :class:`ScheduleFreeAdamW` and :class:`ASGD`, which have an
+        average of their own, it is that one. The arrays of ``copy_to`` follow. At the end of the
+        block, also by an exception, all of them are again what they were, to the bit. Within the
+        block only read them: what is written to them is not kept apart.
 
         Raises:
             RuntimeError: without averages; or, within the block, for a step, saving or whatever
@@ -340,8 +340,8 @@ class Optimizer(Saved):
                 skipped. They must be writable then, and share no byte. Otherwise they are only
                 read.
             loss: the loss that the gradients are of, without the ``loss_scale``: for rules that
-                step by it, such as :class:`PolyakSGD`; others refuse it. One that is not finite is
-                what a gradient is that is not, except that it is refused without ``nonfinite``.
+                step by it, such as :class:`PolyakSGD`; others refuse it. One that is not finite
+                counts as a gradient that is not; without ``nonfinite`` it is refused.
 
         Returns:
             The :class:`Report` of this step.

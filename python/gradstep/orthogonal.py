@@ -1,6 +1,7 @@
 """Matrices made orthogonal between the two passes of a step: what Muon does to its directions.
 
-The products are the host framework's, here NumPy's; the bits of a step are ours but for theirs.
+The products are the host framework's, here NumPy's, and their last bits follow the machine. All
+else of a step has the same bits everywhere.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ POLAR_EXPRESS = "polar_express"
 MOST_STEPS = 99  # as PyTorch
 BATCH = 1 << 20  # elements, up to which matrices of one shape are multiplied in one call
 
-# Amsel et al., "The Polar Express", 2025, algorithm 1: of odd polynomials of degree 5 the best for
-# singular values from 1e-3 to 1, each for those that the ones before it leave; and the division
-# that keeps rounding from leading out of that range, which the last one does without.
+# Amsel et al., "The Polar Express", 2025, algorithm 1: the best odd polynomials of degree 5 for
+# singular values from 1e-3 to 1, each one for the range in which those before it leave them. All
+# but the last divide by _SAFETY first, so that rounding does not lead out of that range.
 _OPTIMAL = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
     (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
@@ -47,15 +48,15 @@ class Part(NamedTuple):
     """A matrix to be made orthogonal in place: a direction, or some of its rows."""
 
     matrix: Any  # not more rows than columns
-    norm: float | None  # where it is known
-    scale: float  # by what the result is multiplied
+    norm: float | None  # None: yet to be computed
+    scale: float  # what the result is multiplied by
 
 
 class Orthogonal(NamedTuple):
     """How the directions of a group are made orthogonal.
 
     Attributes:
-        polynomials: of each step the three coefficients.
+        polynomials: the three coefficients of each step.
         eps: the least norm that a matrix is divided by.
         dtype: what products are computed in; None: what the step computes in.
         adjust: how the rate follows from the shape.
@@ -88,21 +89,21 @@ class Orthogonal(NamedTuple):
         )
 
     def factor(self, shape: Sequence[int]) -> float:
-        """By what the rate is multiplied for a matrix of this shape."""
+        """What the rate is multiplied by for a matrix of this shape."""
         outputs, inputs = reversed(shape) if self.transposed else shape
         if self.adjust == "match_rms_adamw":
             return 0.2 * math.sqrt(max(outputs, inputs))
         return math.sqrt(max(1.0, outputs / max(inputs, 1)))
 
     def parts(self, matrix: Any, squares: float) -> tuple[list[Part], float]:
-        """A direction as the matrices that are made orthogonal each for itself.
+        """Cut a direction into the matrices that are each made orthogonal by itself.
 
         Args:
             matrix: the direction.
             squares: the sum of its squares.
 
         Returns:
-            The matrices, and by what the rate is multiplied for all of them.
+            The matrices, and what the rate is multiplied by for all of them.
         """
         across = int(self.transposed)
         lengths = output_counts(self.splits, matrix.shape[across])
@@ -131,10 +132,10 @@ class Redirection:
 
     Args:
         held: the parameters.
-        groups: of each tensor the position of its group.
-        directions: of each tensor its direction, or None.
-        gathered: a row for each tensor: the sum of squares of its direction first, which what its
-            rate is multiplied by replaces.
+        groups: the position of each tensor's group.
+        directions: the direction of each tensor, or None.
+        gathered: a row for each tensor, whose first number is the sum of squares of its direction
+            and becomes the factor of its rate.
     """
 
     def __init__(
@@ -216,7 +217,7 @@ class Redirection:
             update *= dtype.type(c)
             gram *= dtype.type(b)
             update += gram
-            diagonal += dtype.type(a)  # a X is no pass of its own
+            diagonal += dtype.type(a)  # a X + update X in one product
             x, other = np.matmul(update, x, out=other), x
         for one, part in zip(x, parts, strict=True):
             np.multiply(one, dtype.type(part.scale), out=part.matrix, casting="same_kind")
@@ -292,7 +293,7 @@ def check_dtype(prefix: str, group: Mapping[str, Any]) -> None:
 def check_matrix(
     argument: str, shape: tuple[int, ...], start: int, group: Mapping[str, Any]
 ) -> None:
-    """Raise ValueError for a parameter that is no whole matrix, or none of the parts asked for."""
+    """Raise ValueError for what is no whole matrix, or cannot be cut into the parts asked for."""
     if len(shape) != 2:
         raise ValueError(
             f"{argument}: got shape {shape}, wanted a matrix: Muon makes matrices orthogonal; what "

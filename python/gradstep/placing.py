@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("gradstep")
 
-# What a layer is called, the last word of its name except for the weight's own.
+# Patterns for what a layer is called: the last word of a name that is not one of WEIGHTS.
 EMBEDDINGS: tuple[str, ...] = (
     "embed", "embedding", "embeddings", "embed_*", "*_embed", "*_embedding", "*_embeddings", "wte",
     "wpe",
@@ -46,12 +46,12 @@ class MuonGroups(list[dict[str, Any]]):
     Args:
         placed: all parameters.
         values: the hyperparameters of each rule's group.
-        read: of the parameters of a group, what its ``params`` is to be.
+        read: makes a group's ``params`` of its parameters.
         left_out: parameters that are in no group.
 
     Attributes:
         placed: the parameters in their order, each with ``name``, ``rule`` and ``reason``.
-        left_out: those that are in no group, likewise; their rule is empty.
+        left_out: those that are in no group, likewise; their ``rule`` is ``""``.
     """
 
     def __init__(
@@ -70,10 +70,10 @@ class MuonGroups(list[dict[str, Any]]):
         LOGGER.info("muon_groups: %r", self)
 
     def split(self, values: Mapping[str, Any] | Sequence[Any]) -> list[dict[str, Any]]:
-        """Values such as gradients, by name or in the order of the parameters, a mapping per group.
+        """Sort values of the parameters, such as gradients, into a mapping per group.
 
         Args:
-            values: one for each parameter.
+            values: one for each parameter, by name or in the order of the parameters.
 
         Raises:
             ValueError: one is missing, or of no parameter.
@@ -136,7 +136,7 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
 def reason_by_name(
     name: str, embeddings: Iterable[str], heads: Iterable[str]
 ) -> tuple[str, str] | None:
-    """The rule that a matrix's name speaks for, and why; None: it says nothing."""
+    """The rule that a matrix's name suggests, and why; None: it suggests none."""
     if matches(name, embeddings):
         return ADAMW, f"{layer(name)!r} is the name of an embedding"
     if matches(name, heads):
@@ -145,10 +145,10 @@ def reason_by_name(
 
 
 def by_request(name: str, muon_for: Iterable[str], adamw_for: Iterable[str]) -> str | None:
-    """The rule that was asked for a parameter.
+    """The rule that somebody asked for by a parameter's name; None: nobody did.
 
     Raises:
-        ValueError: both were.
+        ValueError: both were asked for.
     """
     to_muon, to_adamw = matches(name, muon_for), matches(name, adamw_for)
     if to_muon and to_adamw:
@@ -157,10 +157,10 @@ def by_request(name: str, muon_for: Iterable[str], adamw_for: Iterable[str]) -> 
 
 
 def read_patterns(argument: str, given: Any) -> tuple[str, ...]:
-    """Patterns as a tuple, whatever they come in: a generator can be read but once.
+    """Patterns as a tuple, whatever they come in: a generator can be read only once.
 
     Raises:
-        TypeError: they are no patterns, or one that stands alone.
+        TypeError: they are not patterns, or a single one outside of a list.
     """
     patterns = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else None
     if patterns is None or not all(isinstance(pattern, str) for pattern in patterns):
@@ -170,7 +170,7 @@ def read_patterns(argument: str, given: Any) -> tuple[str, ...]:
 
 
 def check_answered(argument: str, patterns: Sequence[str], names: Sequence[str], what: str) -> None:
-    """Raise ValueError for a request that no parameter answers; ``what``: which they are."""
+    """Raise ValueError for a pattern that no name matches; ``what``: what has the names."""
     for pattern in patterns:
         if not any(matches(name, [pattern]) for name in names):
             raise ValueError(
@@ -213,9 +213,9 @@ def muon_groups(
         muon: hyperparameters of Muon's group.
         adamw: hyperparameters of AdamW's group.
         embeddings: patterns, as of file names, for layers or whole names.
-        heads: the same.
-        muon_for: names or patterns of matrices for Muon whatever the other arguments say.
-        adamw_for: of parameters for AdamW.
+        heads: patterns likewise.
+        muon_for: names or patterns of matrices for Muon, whatever the other arguments say.
+        adamw_for: names or patterns of parameters for AdamW, likewise.
 
     Returns:
         The groups, a list for ``params`` of an optimizer, and ``split`` for its gradients.

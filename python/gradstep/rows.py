@@ -19,8 +19,8 @@ class Rows(_core.RowGradient):
 
     For :class:`SGD` without momentum, :class:`Adagrad` and :class:`Adam`, without weight decay. A
     step costs what its rows cost, however many the table has: rows without a gradient keep
-    parameter, states, average and copy as they are. Those that have one get the numbers, to the
-    bit, that a gradient of all rows would give them. The parameter's count, and with it Adam's
+    parameter, states, average and copy as they are. The others get the numbers that a
+    gradient of all rows would give them, to the bit. The parameter's count, and with it Adam's
     correction, goes on with each step, as in PyTorch's ``SparseAdam``, also with no row at all.
 
     Args:
@@ -29,8 +29,8 @@ class Rows(_core.RowGradient):
             row is then added up in that order, in what the step computes in. Then clipping and
             the rule see one gradient per row.
         values: of shape ``(n, *param.shape[1:])`` and any of the dtypes that gradients have.
-        coalesced: whether you know that the indices ascend and that each is there once. A step
-            refuses them where they do not.
+        coalesced: True if you know that the indices ascend and that each is there once. A step
+            refuses the gradient if that is not so.
 
     ``clip_norm``, ``grad_norm``, ``nonfinite`` and ``stats=True`` are over the rows that have a
     gradient. ``average`` moves for those alone, as lazily as the states; a gradient of all rows,
@@ -65,8 +65,8 @@ def check_rows(argument: str, rows: Rows, *, writable: bool, shape: tuple[int, .
     Args:
         argument: what to call them in an error.
         rows: the gradient.
-        writable: whether its values must be.
-        shape: the parameter's.
+        writable: whether its values must be writable.
+        shape: the parameter's shape.
 
     Raises:
         TypeError, ValueError: they are no gradient of some rows of such a parameter.

@@ -58,7 +58,7 @@ class State(NamedTuple):
         return self.shape in ("rows", "columns")
 
     def beside(self, shape: Sequence[int]) -> tuple[int, ...] | None:
-        """Its shape beside a parameter of another; None: it is not there then."""
+        """Its shape beside a parameter of this shape; None: such a parameter does without it."""
         if self.shape == "same" or (self.shape == "vector" and len(shape) < 2):
             return tuple(shape)
         if self.shape == "vector" or len(shape) < 2:

@@ -184,9 +184,9 @@ class Storages:
         self.split: bool = split
         self._rule = rule
         self._roles = {state.name: state.role for state in rule.states}
-        # One word is for what is averaged; a point among the parameters, and a rate, are as exact
-        # as the parameters are, and numbers for rows and columns are few. Where a rule has nothing
-        # else it is for those, or it would be accepted and do nothing.
+        # One word is for the averages. Points like the parameter and rates stay as exact as the
+        # parameters are, and numbers for rows and columns are few. But in a rule that has no other
+        # states the word is for those, or it would be accepted and do nothing.
         averages = [s.name for s in rule.states if not (s.role in EXACT_ROLES or s.is_factor)]
         one_word = averages or [*self._roles]
         every = dict.fromkeys(one_word, states) if isinstance(states, str) else states

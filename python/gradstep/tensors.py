@@ -58,7 +58,7 @@ class Tensor:
 
         Args:
             count: the updates it has had.
-            direction: where a step keeps that of a rule that has one.
+            direction: room for the direction of a step, if the rule has one.
         """
         return _core.TensorSpec(
             param=self.param,

@@ -1,6 +1,6 @@
-"""The rules as optimizers, one short class in each file, here in order of complexity."""
+"""The rules as optimizers, one short class in each file, in the order of the catalogue."""
 
-# ruff: noqa: I001 - the order in which people read of them
+# ruff: noqa: I001 - the order in which the pages list them
 from __future__ import annotations
 
 from .sgd import SGD as SGD

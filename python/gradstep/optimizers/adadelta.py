@@ -20,13 +20,13 @@ class Adadelta(Optimizer):
               d = \sqrt{a + \epsilon} \,/ \sqrt{v + \epsilon}\; g;\quad
               a \leftarrow \rho a + (1 - \rho) d^2;\quad p \leftarrow p - \eta d
 
-    When: results of others that used it, and models whose layers want rates of very different
-    sizes. Begin at a rate of 1, as the paper has it. It starts slowly, since a does: a larger ε,
-    such as 1e-4, starts faster.
+    When: to repeat published results that used it, and models whose layers want rates of very
+    different sizes. Begin at a rate of 1, which is the paper's rule. It starts slowly, since a
+    starts at 0: with a larger ε, such as 1e-4, it starts faster.
 
     Args:
         params: see :class:`Optimizer`.
-        lr: the rate η ≥ 0; the paper has none.
+        lr: the rate η ≥ 0; the paper has none, as if it were 1.
         rho: ρ from 0 to 1.
         eps: ε ≥ 0.
         weight_decay: λ ≥ 0, added to the gradient (L2).

@@ -24,34 +24,35 @@ class Adafactor(Optimizer):
     .. math:: p \leftarrow p (1 - \eta\lambda) -
               \frac{\max(\epsilon_2, R(p))\,\min(\eta, 1/\sqrt t)}{\max(1, R(u)/d)}\,u
 
-    with r of the means over each row, k over each column in the same way, c the decay of β₂ and R
-    the root of the mean square. A vector has a variance for each element instead.
+    where the mean is over each row, k is updated in the same way from the mean over each column, c
+    is ``beta2_decay`` and R the root of the mean square. A vector has a variance for each element
+    instead.
 
     When: memory is short, as with embeddings and layers so large that Adam's two states do not fit:
-    a matrix of m × n has m + n numbers here. The rate is relative to the size of what it moves:
-    begin at 0.01, and leave 1/√t to the rule.
+    the states of an m × n matrix are m + n numbers. The rate is relative to the size of what it
+    moves: begin at 0.01, and leave 1/√t to the rule.
 
     Args:
         params: see :class:`Optimizer`. The last two dimensions are rows and columns; those before
-            them count matrices. Arrays are whole: a shard of a matrix is refused.
+            them count matrices. A shard of a matrix is refused.
         lr: the rate η ≥ 0: the most by which a step changes a parameter, against its size.
         beta2_decay: c ≤ 0: β₂ at update t is 1 − tᶜ.
-        eps: ε₁ ≥ 0, the least root of a variance, None: the parameter's dtype's epsilon (2⁻⁵² of
-            float64, 2⁻²³ of float32 and of split parameters, 2⁻⁷ of bfloat16, 2⁻¹⁰ of float16);
-            and ε₂ ≥ 0, the least size of a parameter.
-        d: the size ≥ 1 that an update may have before it is cut down to it.
+        eps: ε₁ ≥ 0, the least that √v̂ and the mean of r count as; None: the epsilon of the
+            parameter's dtype (2⁻⁵² of float64, 2⁻²³ of float32 and of split parameters, 2⁻⁷ of
+            bfloat16, 2⁻¹⁰ of float16); and ε₂ ≥ 0, the least that R(p) counts as.
+        d: ≥ 1; an update u with a larger R(u) is scaled down to it.
         weight_decay: λ ≥ 0.
         maximize: go up the gradient.
         **shared: storages, stages and more that every rule takes, see :class:`Optimizer`. Only
             ``variance`` can be stored otherwise than it is computed.
 
-    States: ``row_var`` and ``col_var``, of the parameter's shape with 1 as its last, and as its
-    last but one, dimension; of vectors ``variance``. The optimizer's ``repr`` names those vectors.
+    States: ``row_var`` and ``col_var``, of the parameter's shape with 1 as the last dimension and
+    as the last but one; for vectors ``variance``. The optimizer's ``repr`` names those vectors.
 
-    Where frameworks differ: this is PyTorch 2.13's, whose ε₁ limits the variance that rows and
-    columns make, where the paper adds it to g²; its small ε₁ of bfloat16 is large beside most
-    gradients: give a number. optax factors dimensions from 128 on. Hugging Face has the paper's
-    form, with an own rate by ``relative_step``.
+    Where frameworks differ: this is PyTorch 2.13's, where ε₁ limits the variance that rows and
+    columns make; the paper adds it to g². The default ε₁ for bfloat16 is larger than most
+    gradients: give a number there. optax factors only dimensions from 128 on. Hugging Face has the
+    paper's form, which with ``relative_step`` chooses its rate itself.
 
     Source: Shazeer & Stern, ICML 2018; ``torch.optim.Adafactor``.
 

@@ -27,7 +27,7 @@ class Adagrad(Optimizer):
         lr: the rate η ≥ 0.
         lr_decay: η_d ≥ 0.
         weight_decay: λ ≥ 0, added to the gradient (L2).
-        initial_accumulator_value: what s starts from, ≥ 0; a number.
+        initial_accumulator_value: what s starts from, ≥ 0; no schedule.
         eps: ε ≥ 0.
         maximize: go up the gradient.
         **shared: storages, stages and more that every rule takes, see :class:`Optimizer`.

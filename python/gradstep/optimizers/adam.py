@@ -20,8 +20,9 @@ class Adam(Optimizer):
               p \leftarrow p - \frac{\eta}{1-\beta_1^t}\, m /
               (\sqrt{v} / \sqrt{1-\beta_2^t} + \epsilon)
 
-    When: nearly everything at first, since it bears a rate that is off by a few times. Begin at
-    0.001; for transformers at 0.0003 with a warm-up. With weight decay take :class:`AdamW`.
+    When: nearly everything at first, since it still learns at a rate that is a few times too high
+    or too low. Begin at 0.001; for transformers at 0.0003 with a warm-up. With weight decay take
+    :class:`AdamW`.
 
     Args:
         params: see :class:`Optimizer`.
@@ -38,8 +39,8 @@ class Adam(Optimizer):
     Takes :class:`Rows` where λ is 0: "lazy" Adam, whose states wait for a row's next gradient.
 
     Where frameworks differ: TensorFlow and Keras scale ε by √(1 − β₂ᵗ) and take 1e-7; optax's
-    amsgrad takes the maximum after the correction. PyTorch's SparseAdam adds ε to √v before that
-    is corrected, with :class:`Rows` ours still comes after it.
+    amsgrad takes the maximum after the correction. PyTorch's SparseAdam adds ε to √v before the
+    correction; this class adds it after, with :class:`Rows` too.
 
     Source: Kingma & Ba, ICLR 2015, algorithm 1; Reddi, Kale & Kumar, ICLR 2018.
 

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 class Adamax(Optimizer):
-    r"""Adam that divides by the largest gradient of late, which decays.
+    r"""Adam that divides by the largest recent gradient, a maximum that decays.
 
     .. math:: m \leftarrow m + (1 - \beta_1)(g - m);\quad
               u \leftarrow \max(\beta_2 u, |g| + \epsilon);\quad
               p \leftarrow p - \frac{\eta}{1 - \beta_1^t}\, m / u
 
-    When: gradients with rare large ones, such as of embeddings: no step of an element is longer
-    than about η. Begin at 2e-3, twice Adam's rate.
+    When: gradients that are large now and then, such as those of embeddings: no step of an element
+    is longer than about η. Begin at 2e-3, twice Adam's rate.
 
     Args:
         params: see :class:`Optimizer`.
@@ -32,12 +32,11 @@ class Adamax(Optimizer):
         maximize: go up the gradient.
         **shared: storages, stages and more that every rule takes, see :class:`Optimizer`.
 
-    States: ``exp_avg``, m; ``exp_inf``, u, which bfloat16, q8 and q4 round stochastically, since
-    to nearest it would never decay.
+    States: ``exp_avg``, m; ``exp_inf``, u: in bfloat16, q8 and q4 it is rounded stochastically,
+    since rounded to nearest it would never decay.
 
-    Where frameworks differ: this is PyTorch 2.13, ε within the maximum. Keras has
-    m / (max(β₂u, |g|) + ε), ε = 1e-7 and a rate of 0.001; optax has the form of PyTorch, without
-    decay.
+    Where frameworks differ: this is PyTorch 2.13, with ε inside the maximum. Keras has
+    m / (max(β₂u, |g|) + ε), ε = 1e-7 and a rate of 0.001; optax has PyTorch's form, without decay.
 
     Source: Kingma & Ba, ICLR 2015, algorithm 2.
 

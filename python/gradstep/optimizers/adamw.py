@@ -27,21 +27,21 @@ class AdamW(Optimizer):
         eps: ε ≥ 0.
         weight_decay: λ ≥ 0.
         amsgrad: divide by the largest √v so far.
-        cautious: leave elements whose step the newest gradient g opposes, mg ≤ 0; the others go
-            further by 1 / max(their share in the tensor, 0.001). It takes a pass of its own, and
-            stays as it was when the group was built.
-        cautious_weight_decay: decay only where the step does not lead away from 0: up ≥ 0, where p
-            goes down by u. It takes no pass. It stays as it was, too.
+        cautious: do not move elements whose step the newest gradient g opposes, mg ≤ 0; the steps
+            of the others are divided by max(their share in the tensor, 0.001). It costs a second
+            pass, and cannot be changed once the group is built.
+        cautious_weight_decay: decay only where the step u, which is subtracted, does not lead away
+            from 0: up ≥ 0. It costs no second pass; it cannot be changed later either.
         maximize: go up the gradient.
         **shared: storages, stages and more that every rule takes, see :class:`Optimizer`.
 
     States: ``exp_avg``, ``exp_avg_sq``; ``max_exp_avg_sq``, with amsgrad.
 
     Where frameworks differ: λ is 1e-4 in optax and 4e-3 in Keras. ``cautious`` is as in C-Optim's
-    ``c_adamw.py`` and timm's ``caution=True``, with this decay and this ε; over all shards of a
-    tensor, and counted before states are rounded. ``cautious_weight_decay`` is as in dion and
-    nanochat, u the step as it is made. torch-optimi's ``decouple_lr`` and AdamC's decay are values
-    of ``weight_decay``, see the example.
+    ``c_adamw.py`` and timm's ``caution=True``, with the decay and ε of this class; the share is
+    that of all shards of a tensor, counted before states are rounded. ``cautious_weight_decay`` is
+    as in dion and nanochat, where u is the step after ``cautious``. torch-optimi's ``decouple_lr``
+    and AdamC's decay are values of ``weight_decay``, see the example.
 
     Source: Loshchilov & Hutter, ICLR 2019, algorithm 2; cautious: Liang et al., 2024; Chen et al.,
     2025.
@@ -58,11 +58,11 @@ class AdamW(Optimizer):
         0.0174
         0.0022
 
-        A decay of 0.01 that is apart from the rate (it follows the rate's schedule alone), and
-        AdamC's, which weights before a norm want (it follows the schedule twice):
+        A decay of 0.01 whatever the peak rate (it follows the rate's schedule once), and AdamC's,
+        for weights that a normalisation follows (it follows the schedule twice):
 
         >>> lr = gs.schedules.cosine(0.1, total=100)
-        >>> apart = gs.AdamW(w, lr=lr, weight_decay=0.01 / 0.1)  # by the largest rate
+        >>> apart = gs.AdamW(w, lr=lr, weight_decay=0.01 / 0.1)  # 0.1: the peak
         >>> corrected = gs.AdamW(w, lr=lr, weight_decay=0.01 / 0.1 * lr)
         >>> [f"{corrected.groups[0]['weight_decay'](k):.4f}" for k in (0, 50, 100)]
         ['0.0100', '0.0050', '0.0000']

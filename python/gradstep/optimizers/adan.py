@@ -36,12 +36,12 @@ class Adan(Optimizer):
         maximize: go up the gradient.
         **shared: storages, stages and more that every rule takes, see :class:`Optimizer`.
 
-    States: ``exp_avg``, ``exp_avg_sq``, ``exp_avg_diff``, and ``neg_pre_grad``, minus the gradient
-    before.
+    States: ``exp_avg``, ``exp_avg_sq``, ``exp_avg_diff``, and ``neg_pre_grad``, the gradient of the
+    step before times −1.
 
-    Where frameworks differ: all is as in the authors' code, whose β the paper calls 1 − β. optax
-    0.2.8 takes β = 0.92 as the authors' code does, but 1 − β = 0.08 where that has β before the
-    difference, adds 1e-8 under the root and puts the decay into the step.
+    Where frameworks differ: all is as in the authors' code; its β is 1 − β in the paper. optax
+    0.2.8 averages with β₂ = 0.92, as here, but multiplies the differences by 1 − β₂ = 0.08 in place
+    of β₂, adds 1e-8 under the root and puts the decay into the step.
 
     Source: Xie et al., TPAMI 2024; ``adan.py`` of sail-sg/Adan.
 

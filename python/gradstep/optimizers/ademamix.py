@@ -22,11 +22,11 @@ class AdEMAMix(Optimizer):
               p \leftarrow (1 - \eta\lambda) p
                   - \eta\,\frac{\hat m_1 + \alpha_t m_2}{\sqrt{\hat v} + \epsilon}
 
-    with m̂₁ and v̂ corrected for their start, m₂ not. αₜ grows in a straight line from 0 to α; β₃ₜ
-    grows from β₁ to β₃ so that the half-life of the mean does.
+    with m̂₁ and v̂ corrected for their start, m₂ not. αₜ grows in a straight line from 0 to α, and
+    β₃ₜ from β₁ to β₃, such that the half-life of the slow mean grows in a straight line.
 
-    When: long trainings of language models, of 10,000 steps and more, with a third state to spend.
-    Begin at AdamW's rate and decay with both warm-ups as long as the training.
+    When: long trainings of language models, of 10,000 steps and more, with memory for a third
+    state. Begin at AdamW's rate and decay with both warm-ups as long as the training.
 
     Args:
         params: see :class:`Optimizer`.

@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 class ADOPT(Optimizer):
-    r"""Adam that converges with any β₂: the gradient is divided by those before it.
+    r"""Adam that converges with any β₂: the gradient is divided by the size of those before.
 
     .. math:: u = \mathrm{clip}\left(\frac{g}{\max(\sqrt{v}, \epsilon)},\ \pm (t - 1)^{1/4}\right);
               \quad m \leftarrow \beta_1 m + (1 - \beta_1) u;\quad
               p \leftarrow (1 - \eta\lambda) p - \eta m;\quad
               v \leftarrow \beta_2 v + (1 - \beta_2) g^2
 
-    The first update makes v = g² alone; nothing moves.
+    The first update only sets v = g²; nothing moves.
 
-    When: in AdamW's place where gradients are noisy or rare and Adam wants another β₂ for each
+    When: in AdamW's place where gradients are noisy or sparse and Adam wants another β₂ for each
     task. Begin at AdamW's rate.
 
     Args:
@@ -40,7 +40,7 @@ class ADOPT(Optimizer):
     States: ``exp_avg``, ``exp_avg_sq``.
 
     Where frameworks differ: all is as in optax 0.2.8, which has no decay; the decay is that of the
-    authors' code with ``decouple=True``, whose default adds λp to the gradient.
+    authors' code with ``decouple=True``; by default that adds λp to the gradient.
 
     Source: Taniguchi et al., NeurIPS 2024, algorithm 2; ``optax.contrib.adopt``.
 

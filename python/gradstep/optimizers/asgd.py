@@ -22,8 +22,8 @@ class ASGD(Optimizer):
     .. math:: \eta_{t+1} = \eta / (1 + \lambda' \eta t)^\alpha,\ \eta_1 = \eta;\quad
               \mu_{t+1} = 1 / \max(1, t - t_0),\ \mu_1 = 1
 
-    The parameter takes the steps; ``with opt.averaged():`` has the average a in the parameters.
-    Until t₀ it is the parameter itself.
+    The parameter takes the steps; ``with opt.averaged():`` puts the average, a, in its place. Until
+    update t₀ the average is the parameter itself.
 
     When: convex problems, such as linear models, and recurrent language models, whose average is
     better than any of its points. Set t₀ to where the loss is level, about the last quarter of the
@@ -31,10 +31,10 @@ class ASGD(Optimizer):
 
     Args:
         params: see :class:`Optimizer`.
-        lr: the rate η ≥ 0. It acts one update late, as in PyTorch: η at update t makes that of
-            t + 1; the first is η itself.
+        lr: the rate η ≥ 0. It acts one update late, as in PyTorch: the η of update t makes
+            the step size of t + 1; the first is η itself.
         lambd: λ' ≥ 0, a decay of the parameter and of the rate.
-        alpha: α ≥ 0, what the rate's decay is raised to.
+        alpha: α ≥ 0, the power of the rate's decay.
         t0: t₀ ≥ 0, the updates before the average.
         weight_decay: λ ≥ 0, added to the gradient (L2).
         maximize: go up the gradient.
@@ -45,8 +45,8 @@ class ASGD(Optimizer):
     update. ``states="bfloat16"`` is for ``ax``; q8 and q4 are refused.
 
     Where frameworks differ: this is PyTorch 2.13, which leaves it to its caller to read ``ax``, and
-    keeps ``eta`` and ``mu`` in float32 unless that is not its default dtype. Here they are double,
-    in checkpoints, too; PyTorch casts them when it loads one.
+    keeps ``eta`` and ``mu`` in its default dtype, mostly float32. Here they are float64, in
+    checkpoints, too; PyTorch casts them when it loads one.
 
     Source: Polyak & Juditsky, "Acceleration of stochastic approximation by averaging", SIAM J.
     Control Optim. 1992.

@@ -31,14 +31,14 @@ class DAdaptAdamW(Optimizer):
     When: whatever AdamW trains, where no rate is known; its successor :class:`Prodigy` finds the
     rate sooner. Leave the rate at 1, with a schedule from 1 to 0 if you like one.
 
-    n and the norm of s are of all parameters together, those without a gradient at a step left out;
-    where they lie in several processes as DTensors, of all of those. An optimizer that holds a part
-    of the parameters alone, as in ``ZeroRedundancyOptimizer``, sees no others: do not use it there.
+    n and the norm of s are sums over all parameters that have a gradient in the step, and over all
+    processes of DTensors. An optimizer that holds only some of the parameters, as in
+    ``ZeroRedundancyOptimizer``, would see those alone: do not use it there.
 
     Args:
         params: see :class:`Optimizer`.
-        lr: η ≥ 0, what d is multiplied by. One for all groups, or 0: a group of that has no part
-            in d.
+        lr: η ≥ 0, what d is multiplied by. The same for all groups, except that it may be 0: such a
+            group has no part in d.
         betas: β₁ and β₂ in [0, 1), the same for all groups.
         eps: ε > 0: s / (√v + ε) begins as 0 / ε.
         estim_lr0: d at first, > 0; too high is never taken back.
@@ -47,11 +47,11 @@ class DAdaptAdamW(Optimizer):
         **shared: storages, stages and more that every rule takes, see :class:`Optimizer`.
 
     States: ``exp_avg`` (m, which has the rates in it), ``exp_avg_sq`` (v) and ``grad_sum`` (s); the
-    numbers ``estim_lr`` (d), ``numerator_weighted`` (n) and ``k``, the steps behind them, which are
-    the same for all parameters.
+    numbers ``estim_lr`` (d), ``numerator_weighted`` (n) and ``k``, the steps made, which are the
+    same for all parameters.
 
-    Where frameworks differ: this is ``optax.contrib.dadapt_adamw``, except that nothing moves
-    before a gradient is other than 0. The package dadaptation corrects the bias on request alone.
+    Where frameworks differ: this is ``optax.contrib.dadapt_adamw``, except that nothing moves until
+    a gradient is not 0. The package dadaptation corrects the bias only on request.
 
     Source: Defazio & Mishchenko, "Learning-rate-free learning by D-adaptation", ICML 2023; optax
     0.2.8.

@@ -21,18 +21,18 @@ class DoG(Optimizer):
               G = G + \lVert g\rVert^2;\quad
               p \leftarrow p - \eta\,\frac{\bar r}{\sqrt{G + \epsilon}}\,g
 
-    When: SGD's trainings where no rate is known. Leave the rate at 1. The authors evaluate the
+    When: trainings for SGD where no rate is known. Leave the rate at 1. The authors evaluate the
     average of the parameters: ``average=0.999``.
 
-    Norms are of all parameters together, those without a gradient at a step left out; where they
-    lie in several processes as DTensors, of all of those. An optimizer that holds a part of the
-    parameters alone, as in ``ZeroRedundancyOptimizer``, sees no others: do not use it there.
+    Norms are over all parameters that have a gradient in the step, and over all processes of
+    DTensors. An optimizer that holds only some of the parameters, as in
+    ``ZeroRedundancyOptimizer``, would see those alone: do not use it there.
 
     Args:
         params: see :class:`Optimizer`.
         lr: η ≥ 0, what the rate is multiplied by: 1, or a schedule below it.
-        reps_rel: r̄ at first is this, > 0, times 1 + ‖p₀‖; with batch norm 1e-4. The same for all
-            groups, as ε.
+        reps_rel: > 0: r̄ starts as this times 1 + ‖p₀‖; with batch norm take 1e-4. It and ε are the
+            same for all groups.
         eps: ε ≥ 0.
         weight_decay: λ ≥ 0, added to the gradient (L2).
         maximize: go up the gradient.
@@ -41,8 +41,8 @@ class DoG(Optimizer):
     States: ``init_params``, the parameter as the first step finds it; the numbers ``max_dist``
     and ``sum_sq_norm_grads``, which are the same for all parameters.
 
-    Where frameworks differ: this is ``optax.contrib.dog`` with its init_step
-    ("heuristic", ``reps_rel``), and the authors' package dog-optimizer, which has the name.
+    Where frameworks differ: this is ``optax.contrib.dog`` with its init_step ("heuristic",
+    ``reps_rel``), and the authors' package dog-optimizer, whose argument has this name.
 
     Source: Ivgi, Hinder & Carmon, "DoG is SGD's best friend", ICML 2023; optax 0.2.8.
 

@@ -24,17 +24,18 @@ class DoWG(Optimizer):
               G = G + r^2 \lVert g\rVert^2;\quad
               p \leftarrow p - \eta\,\frac{r^2}{\sqrt G + \epsilon}\,g
 
-    When: as DoG, which it overtakes where the start is far from the end. Leave the rate at 1.
+    When: as DoG, which it overtakes where the start is far from the end; but it diverges more
+    easily. Leave the rate at 1.
 
-    Norms are of all parameters together, those without a gradient at a step left out; where they
-    lie in several processes as DTensors, of all of those. An optimizer that holds a part of the
-    parameters alone, as in ``ZeroRedundancyOptimizer``, sees no others: do not use it there.
+    Norms are over all parameters that have a gradient in the step, and over all processes of
+    DTensors. An optimizer that holds only some of the parameters, as in
+    ``ZeroRedundancyOptimizer``, would see those alone: do not use it there.
 
     Args:
         params: see :class:`Optimizer`.
         lr: η ≥ 0, what the rate is multiplied by: 1, or a schedule below it.
-        init_estim_sq_dist: r² at first, > 0; None: ε. The same for all groups, as ε.
-        eps: ε > 0 where the former is None.
+        init_estim_sq_dist: r² at first, > 0; None: ε. It and ε are the same for all groups.
+        eps: ε ≥ 0; > 0 where ``init_estim_sq_dist`` is None.
         weight_decay: λ ≥ 0, added to the gradient (L2).
         maximize: go up the gradient.
         **shared: storages, stages and more that every rule takes, see :class:`Optimizer`.

@@ -34,11 +34,11 @@ class LAMB(Optimizer):
         maximize: go up the gradient.
         **shared: storages, stages and more that every rule takes, see :class:`Optimizer`.
 
-    States: ``exp_avg``, ``exp_avg_sq``. Norms are of whole tensors: of all shards that are here
-    (they must fill their tensor) or, as DTensors, in other processes. With states in few bits ‖r‖
-    is that of the numbers before they are rounded.
+    States: ``exp_avg``, ``exp_avg_sq``. Norms are of whole tensors: over all shards, which must
+    fill their tensor, or over all processes of a DTensor. With states in few bits ‖r‖ is taken
+    before they are rounded.
 
-    Where frameworks differ: ε and the missing limits of ‖p‖ are optax's. The ratio is 1 where one
+    Where frameworks differ: ε is optax's, and as there ‖p‖ has no limits. The ratio is 1 where one
     of the norms is 0. bitsandbytes' LAMB is AdamW with a limit on the norm of the update.
 
     Source: You et al., ICLR 2020, algorithm 2; ``optax.lamb``.

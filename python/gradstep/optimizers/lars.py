@@ -36,8 +36,8 @@ class LARS(Optimizer):
         maximize: go up the gradient.
         **shared: storages, stages and more that every rule takes, see :class:`Optimizer`.
 
-    State: ``momentum_buffer``, with momentum. Norms are of whole tensors: of all shards that are
-    here (they must fill their tensor) or, as DTensors, in other processes.
+    State: ``momentum_buffer``, with momentum. Norms are of whole tensors: over all shards, which
+    must fill their tensor, or over all processes of a DTensor.
 
     Where frameworks differ: the form is optax's; the paper divides by ‖g‖ + λ‖p‖. The ratio is 1
     where one of the norms is 0. bitsandbytes ignores the ratio.

@@ -22,25 +22,25 @@ class Lion(Optimizer):
 
     When: large models and large batches, where AdamW's second state is too much memory. Begin at a
     third to a tenth of AdamW's rate, with 3 to 10 times its weight decay, so that their product
-    stays.
+    stays the same.
 
     Args:
         params: see :class:`Optimizer`.
         lr: the rate η ≥ 0.
         betas: β₁ and β₂ in [0, 1).
         weight_decay: λ ≥ 0.
-        cautious: leave elements whose step the newest gradient opposes; the others go further by
-            n / (their number + 1), n those of the tensor. It takes a pass of its own, and stays as
-            it was when the group was built.
-        cautious_weight_decay: decay only where the step does not lead away from 0: up ≥ 0, where p
-            goes down by u. It takes no pass. It stays as it was, too.
+        cautious: do not move elements whose step the newest gradient opposes; the steps of the
+            others are multiplied by n / (their number + 1), where the tensor has n elements. It
+            costs a second pass, and cannot be changed once the group is built.
+        cautious_weight_decay: decay only where the step u, which is subtracted, does not lead away
+            from 0: up ≥ 0. It costs no second pass; it cannot be changed later either.
         maximize: go up the gradient.
         **shared: storages, stages and more that every rule takes, see :class:`Optimizer`.
 
     States: ``exp_avg``.
 
     Where frameworks differ: the means are optax's and the paper's. The sign of 0 is 0. The default
-    decay is optax's 1e-3, the paper's is task by task. ``cautious`` is as in C-Optim's
+    decay is optax's 1e-3; the paper chooses it by task. ``cautious`` is as in C-Optim's
     ``c_lion.py``, over all shards of a tensor; ``cautious_weight_decay`` as in dion.
 
     Source: Chen et al., NeurIPS 2023, algorithm 2; ``optax.lion``; cautious: Liang et al., 2024;

@@ -25,7 +25,7 @@ class Muon(Optimizer):
               n \text{ times } A = X X^\top,\ X \leftarrow a X + (b A + c A^2) X;\quad
               p \leftarrow (1 - \eta\lambda) p - \eta \sqrt{\max(1, r / k)}\,X
 
-    for a matrix of r rows and k columns, its transpose where r > k.
+    for a matrix of r rows and k columns; where r > k the products are of its transpose.
 
     When: hidden layers of transformers and MLPs, where it reaches a loss in fewer steps than AdamW.
     Embeddings, heads, biases and norms stay with AdamW: :func:`muon_groups` sorts them. Begin at a
@@ -34,7 +34,7 @@ class Muon(Optimizer):
     Args:
         params: matrices; see :class:`Optimizer`.
         lr: the rate η ≥ 0.
-        weight_decay: λ ≥ 0, by the rate as it is, not as the shape adjusts it.
+        weight_decay: λ ≥ 0, times the rate η itself, whatever the shape.
         momentum: μ ≥ 0.
         nesterov: look ahead.
         ns_coefficients: a, b and c; or a tuple of three for each step, the last for all that
@@ -42,12 +42,12 @@ class Muon(Optimizer):
         eps: ε, the least norm that a matrix is divided by.
         ns_steps: n, at most 99.
         adjust_lr_fn: ``"original"`` (or None): √max(1, r / k) as above; ``"match_rms_adamw"``:
-            0.2 √max(r, k), with which elements move about as far as by AdamW.
+            0.2 √max(r, k), with which elements move about as far as with AdamW.
         dtype: what the products are computed in: None: what the step computes in, float32, or
             float64 for float64 parameters. Nothing is cast unless asked: ``"float32"``,
             ``"float64"``; ``"bfloat16"`` for tensors, fast where the processor has units for it.
-        splits: how many parts, or how many rows each part, of a fused weight, such as the query,
-            key and value of attention, which are made orthogonal each for itself.
+        splits: for a fused weight, such as the query, key and value of attention: the number of
+            its parts, or a tuple of the rows of each; every part is made orthogonal by itself.
         transposed: whether a matrix is (inputs, outputs), as kernels of Keras and flax are, and
             not PyTorch's (outputs, inputs): then r and k, rows and columns change places.
         maximize: go up the gradient.
@@ -57,9 +57,10 @@ class Muon(Optimizer):
     last bits follow the machine; all else of a step has the same bits everywhere.
 
     Where frameworks differ: the form is that of torch.optim 2.13, which always casts to bfloat16.
-    With optax the momentum is corrected for its start, with Keras and microsoft/dion it is heavy
-    ball, 1/(1 − μ) times as large, which X does not show. Keras' default is 6 steps, and its ratio
-    is rows / columns of kernels that are (inputs, outputs): as ours without ``transposed``.
+    With optax the momentum is corrected for its start; with Keras and microsoft/dion it is heavy
+    ball, 1/(1 − μ) times as large, which the division by ‖u‖ undoes. Keras' default is 6 steps, and
+    its ratio is rows / columns although its kernels are (inputs, outputs): as here without
+    ``transposed``.
 
     Source: Jordan et al., 2024; ``torch.optim.Muon``.
 

@@ -21,8 +21,8 @@ class NAdam(Optimizer):
     .. math:: p \leftarrow p - \eta \left(\frac{(1 - \mu_t)\, g}{1 - \Pi_t}
               + \frac{\mu_{t+1}\, m}{1 - \Pi_{t+1}}\right) \Big/ (\sqrt{\hat v} + \epsilon)
 
-    When: where Adam is at home; the gradient of now counts for more, which often saves some steps.
-    Begin at 2e-3.
+    When: what Adam trains; the newest gradient counts for more, which often saves some steps. Begin
+    at 2e-3.
 
     Args:
         params: see :class:`Optimizer`.
@@ -30,18 +30,18 @@ class NAdam(Optimizer):
         betas: β₁ and β₂ in [0, 1).
         eps: ε ≥ 0.
         weight_decay: λ ≥ 0, added to the gradient (L2).
-        momentum_decay: ψ ≥ 0, how fast μ comes from β₁/2 to β₁; 0: never.
-        decoupled_weight_decay: shrink the parameter by ηλ itself, as AdamW, instead of adding the
-            decay to the gradient.
+        momentum_decay: ψ ≥ 0, how fast μ goes from β₁/2 to β₁; 0: it stays at β₁/2.
+        decoupled_weight_decay: multiply the parameter by 1 − ηλ, as AdamW does, instead of adding
+            λp to the gradient.
         maximize: go up the gradient.
         **shared: storages, stages and more that every rule takes, see :class:`Optimizer`.
 
     States: ``exp_avg``, m; ``exp_avg_sq``, v; the number ``mu_product``, Π.
 
-    Where frameworks differ: this is PyTorch 2.13, but Π is kept in double, where PyTorch keeps
-    float32 unless that is not its default dtype. Checkpoints have it in double; PyTorch casts it
-    when it loads one. optax's ``nadam`` has no ψ: μ is β₁ throughout, which a very large ψ
-    is here. Keras has ψ = 0.004.
+    Where frameworks differ: this is PyTorch 2.13, but Π is kept in float64, where PyTorch uses its
+    default dtype, mostly float32. Checkpoints have it in float64; PyTorch casts it when it loads
+    one. optax's ``nadam`` has no ψ: μ is β₁ throughout, as with a very large ψ here. In Keras
+    ψ = 0.004.
 
     Source: Dozat, "Incorporating Nesterov momentum into Adam", ICLR 2016 workshop, in PyTorch's
     form.

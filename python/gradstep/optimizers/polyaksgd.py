@@ -15,20 +15,21 @@ if TYPE_CHECKING:
 
 
 class PolyakSGD(Optimizer):
-    r"""SGD whose rate is what the loss is above its least, over the squared gradient: Polyak's.
+    r"""SGD with Polyak's rate: how far the loss is above its least, over the squared gradient.
 
     .. math:: \gamma = \min\left(\frac{f - f_{\min}}{\lVert g\rVert^2 + \epsilon},
               \gamma_{\max}\right);\quad p \leftarrow p - \eta\,\gamma\,g
 
     When: the least that the loss can be is known, as 0 for a network that can learn its data by
-    heart. Begin with the defaults; where the loss of some batches stays above ``f_min``, steps do
-    not become shorter: give ``lr`` a schedule to 0. A step takes the loss: ``opt.step(grads,
-    loss=loss)``; with PyTorch ``opt.step(loss=loss)``, or a closure that returns it.
+    heart. Begin with the defaults. Where the loss of some batches stays above ``f_min``, steps do
+    not become shorter by themselves: give ``lr`` a schedule to 0. A step takes the loss:
+    ``opt.step(grads, loss=loss)``; with PyTorch ``opt.step(loss=loss)``, or a closure that returns
+    it.
 
-    The norm of g is of all parameters together, those without a gradient at a step left out; where
-    they lie in several processes as DTensors, of all of those. An optimizer that holds a part of
-    the parameters alone, as in ``ZeroRedundancyOptimizer``, sees no others: do not use it there. In
-    several processes each is to give the same loss, such as its mean.
+    The norm of g is over all parameters that have a gradient in the step, and over all processes of
+    DTensors. An optimizer that holds only some of the parameters, as in
+    ``ZeroRedundancyOptimizer``, would see those alone: do not use it there. Several processes must
+    all give the same loss, such as the mean of theirs.
 
     Args:
         params: see :class:`Optimizer`.
@@ -36,8 +37,8 @@ class PolyakSGD(Optimizer):
         max_learning_rate: γ_max ≥ 0, the most that the rate may be.
         f_min: the least that the loss can be; the same for all groups, as the next two.
         eps: ε ≥ 0.
-        positive: no step where the loss is below ``f_min``; False: uphill.
-        maximize: go up the gradient; ``f_min`` is then of the loss times −1.
+        positive: no step where the loss is below ``f_min``; False: such a step goes uphill.
+        maximize: go up the gradient; ``f_min`` is then the least of the loss times −1.
         **shared: storages, stages and more that every rule takes, see :class:`Optimizer`.
 
     States: none.

@@ -32,37 +32,36 @@ class Prodigy(Optimizer):
 
     When: fine-tuning and whatever AdamW trains, where no rate is known. Leave the rate at 1, with a
     cosine schedule from 1 if you like one; change ``d_coef``, between 0.5 and 2, instead. With a
-    warm-up say ``safeguard_warmup=True``.
+    warm-up set ``safeguard_warmup=True``.
 
-    d, n and the norm of s are of all parameters together, those without a gradient at a step left
-    out; where they lie in several processes as DTensors, of all of those. An optimizer that holds a
-    part of the parameters alone, as in ``ZeroRedundancyOptimizer``, sees no others: do not use it
-    there.
+    n and the norm of s are sums over all parameters that have a gradient in the step, and over all
+    processes of DTensors, so all have one d. An optimizer that holds only some of the parameters,
+    as in ``ZeroRedundancyOptimizer``, would see those alone: do not use it there.
 
     Args:
         params: see :class:`Optimizer`.
-        lr: η ≥ 0, what d is multiplied by: 1, or a schedule below it. One for all groups, or 0: a
-            group of that has no part in d.
+        lr: η ≥ 0, what d is multiplied by: 1, or a schedule below it. The same for all groups,
+            except that it may be 0: such a group has no part in d.
         betas: β₁ and β₂ in [0, 1).
         beta3: β₃ in [0, 1) of the averages behind d; None: √β₂.
         eps: ε ≥ 0, multiplied by d.
         weight_decay: λ ≥ 0.
         decouple: whether the decay is AdamW's; False: it is added to the gradient (L2).
-        use_bias_correction: divide the moments by what they lack at the start.
-        safeguard_warmup: leave the rate out of s, where it is warmed up.
+        use_bias_correction: correct the moments for their start at 0, as Adam does.
+        safeguard_warmup: leave the rate out of s, so that a warm-up does not disturb the estimate.
         d0: d at first, > 0; too low costs a few updates, too high is never taken back.
         d_coef: c > 0.
-        growth_rate: by how much d may grow in a step, ≥ 1; infinity: by any.
+        growth_rate: the factor ≥ 1 by which d may grow in a step; infinity: no limit.
         maximize: go up the gradient.
         **shared: storages, stages and more that every rule takes, see :class:`Optimizer`.
 
     States: ``exp_avg`` (m), ``exp_avg_sq`` (v), ``s`` and ``p0``, the parameter as the first step
-    finds it; the numbers ``d``, ``d_max``, ``d_numerator`` and ``k``, the steps behind them, which
-    are the same for all parameters. v is scaled by d²: there is no g²/v.
+    finds it; the numbers ``d``, ``d_max``, ``d_numerator`` and ``k``, the steps made, which are the
+    same for all parameters. v is scaled by d², so statistics have no g²/v.
 
-    Where frameworks differ: this is the package prodigyopt. Groups must agree in all that d depends
-    on; prodigyopt takes it from the first, except that a group of rate 0 decays there. ``slice_p``
-    is not here. ``optax.contrib.prodigy`` calls d ``estim_lr`` and always corrects the bias.
+    Where frameworks differ: this is the package prodigyopt. Here groups must agree in all that d
+    depends on; there it is taken from the first, and a group of rate 0 still decays. ``slice_p`` is
+    missing here. ``optax.contrib.prodigy`` calls d ``estim_lr`` and always corrects the bias.
 
     Source: Mishchenko & Defazio, "Prodigy", ICML 2024; prodigyopt 1.1.2.
 

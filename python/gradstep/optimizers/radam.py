@@ -25,8 +25,8 @@ class RAdam(Optimizer):
               \ \text{where } \rho > 5, \text{ else}\ p - \eta \hat m
 
     When: instead of a warm-up of Adam's rate: r grows from 0 to 1 within some 2 / (1 − β₂) updates.
-    Begin at 1e-3. The first five updates are not divided by √v: where gradients are large, a
-    small rate or clipping is wanted.
+    Begin at 1e-3. The first five updates are not divided by √v: where gradients are large, use a
+    small rate or clipping.
 
     Args:
         params: see :class:`Optimizer`.
@@ -34,8 +34,8 @@ class RAdam(Optimizer):
         betas: β₁ and β₂ in [0, 1).
         eps: ε ≥ 0.
         weight_decay: λ ≥ 0, added to the gradient (L2).
-        decoupled_weight_decay: shrink the parameter by ηλ itself, as AdamW, instead of adding the
-            decay to the gradient.
+        decoupled_weight_decay: multiply the parameter by 1 − ηλ, as AdamW does, instead of adding
+            λp to the gradient.
         maximize: go up the gradient.
         **shared: storages, stages and more that every rule takes, see :class:`Optimizer`.
 

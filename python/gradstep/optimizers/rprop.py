@@ -21,24 +21,24 @@ class Rprop(Optimizer):
               \max(\eta^- s, s_{\min}),\ g = 0 & g\, g' < 0\\ s & \text{else}\end{cases};\quad
               p \leftarrow p - s\, \mathrm{sign}(g);\quad g' \leftarrow g
 
-    When: the whole data in each gradient, and no patience for a rate: only signs count, and each
-    element finds its step. Minibatches break it, since their signs are noise. Begin at 0.01.
+    When: gradients of the whole data, and no rate to search for: only signs count, and each element
+    finds its own step. Minibatches break it, since their signs are noise. Begin at 0.01.
 
     Args:
         params: see :class:`Optimizer`.
-        lr: what each step size s starts from, ≥ 0; a number, and no step reads it again.
+        lr: what each step size s starts from, ≥ 0; no schedule, since no step reads it again.
         etas: η⁻ between 0 and 1, and η⁺ > 1.
         step_sizes: the least and the largest s, ≥ 0.
         maximize: go up the gradient.
         **shared: storages, stages and more that every rule takes, see :class:`Optimizer`.
 
-    States: ``prev``, g'; ``step_size``, s, in float32, float64 or bfloat16: codes of few bits
-    would not grow by a fifth. ``states="q8"`` is for ``prev`` alone.
+    States: ``prev``, g'; ``step_size``, s, in float32, float64 or bfloat16: with codes of few bits
+    it could not grow by a fifth. ``states="q8"`` is for ``prev`` alone.
 
-    Where frameworks differ: this is PyTorch 2.13, where a changed rate, also a scheduler's, does
-    nothing after the start: here it is refused. PyTorch takes the sign of NaN for 0 and goes on;
-    here the parameter becomes NaN. optax 0.2.8's ``rprop`` makes each step one update late, and
-    none at the first.
+    Where frameworks differ: this is PyTorch 2.13, where a rate that is changed after the start, by
+    a scheduler for instance, does nothing: here it is refused. PyTorch takes the sign of NaN for 0
+    and goes on; here the parameter becomes NaN. optax 0.2.8's ``rprop`` makes each step one update
+    late, and none at the first.
 
     Source: Riedmiller & Braun, "A direct adaptive method for faster backpropagation learning: the
     RPROP algorithm", ICNN 1993.

@@ -25,17 +25,18 @@ class ScheduleFreeAdamW(Optimizer):
               z \leftarrow z - \gamma u
 
     The parameter is y. The point to evaluate and to save is x = y + (1 − 1/β₁)(z − y):
-    ``with opt.averaged():`` has it in the parameters.
+    ``with opt.averaged():`` puts it into the parameters.
 
     When: runs whose length is not known, and whoever would rather not choose a schedule. Begin at
     0.0025, which is 1 to 10 times AdamW's rate, with a warm-up of some hundred updates and β₁ of
-    0.9 to 0.98. Statistics of batch norm are of y: let the network see some batches within
-    ``averaged()``.
+    0.9 to 0.98. Batch norm gathers its statistics at y: before evaluating, let the network see some
+    batches within ``averaged()``.
 
     Args:
         params: see :class:`Optimizer`.
         lr: the rate η ≥ 0.
-        betas: β₁ and β₂, above 0 and below 1.
+        betas: β₁ and β₂, above 0 and below 1; gradients are taken between z (β₁ = 0) and the
+            average (1).
         eps: ε ≥ 0.
         weight_decay: λ ≥ 0, taken at y.
         warmup_steps: w ≥ 0, updates over which γ grows to the rate.
@@ -49,8 +50,8 @@ class ScheduleFreeAdamW(Optimizer):
     ``lr_max`` and ``weight_sum``. ``states="q8"`` is for ``exp_avg_sq`` alone.
 
     Where frameworks differ: this is the package schedulefree from 1.3 on; older ones corrected γ
-    instead of v. It counts a group's steps, this rule each parameter's own. ``optax.contrib`` wraps
-    AdamW and takes its decay at z.
+    instead of v. That counts a group's steps, this rule each parameter's own. ``optax.contrib``
+    wraps AdamW and takes its decay at z.
 
     Source: Defazio et al., "The road less scheduled", NeurIPS 2024; schedulefree 1.4.1.
 

@@ -25,17 +25,18 @@ class ScheduleFreeSGD(Optimizer):
               z \leftarrow z - \gamma u
 
     The parameter is y. The point to evaluate and to save is x = y + (1 − 1/μ)(z − y):
-    ``with opt.averaged():`` has it in the parameters.
+    ``with opt.averaged():`` puts it into the parameters.
 
-    When: SGD's trainings whose length is not known, and whoever would rather not choose a schedule.
-    Begin at 10 times the best rate of SGD without momentum, or at 1; it wants a warm-up of some
-    hundred updates. Statistics of batch norm are of y: let the network see some batches within
-    ``averaged()``.
+    When: trainings for SGD whose length is not known, and whoever would rather not choose a
+    schedule. Begin at 10 times the best rate of SGD without momentum, or at 1; it wants a warm-up
+    of some hundred updates. Batch norm gathers its statistics at y: before evaluating, let the
+    network see some batches within ``averaged()``.
 
     Args:
         params: see :class:`Optimizer`.
         lr: the rate η ≥ 0.
-        momentum: μ, above 0 and below 1: where between average and z gradients are taken.
+        momentum: μ, above 0 and below 1: where gradients are taken between z (0) and the average
+            (1).
         weight_decay: λ ≥ 0, taken at y.
         warmup_steps: w ≥ 0, updates over which γ grows to the rate.
         r: what t is raised to in the weights of the average, a multiple of 1/2.
@@ -47,8 +48,8 @@ class ScheduleFreeSGD(Optimizer):
     States: ``z``, which starts as the parameter is at the first step; the numbers ``lr_max`` and
     ``weight_sum``.
 
-    Where frameworks differ: this is the package schedulefree. It counts a group's steps, this rule
-    each parameter's own. ``optax.contrib.schedule_free_sgd`` takes its decay at z.
+    Where frameworks differ: this is the package schedulefree. That counts a group's steps, this
+    rule each parameter's own. ``optax.contrib.schedule_free_sgd`` takes its decay at z.
 
     Source: Defazio et al., "The road less scheduled", NeurIPS 2024; schedulefree 1.4.1.
 

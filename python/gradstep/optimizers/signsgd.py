@@ -19,9 +19,9 @@ class SignSGD(Optimizer):
     .. math:: m \leftarrow \mu m + (1 - \mu) g;\quad
               p \leftarrow (1 - \eta\lambda) p - \eta\,\mathrm{sign}(m)
 
-    When: gradients of very different scales, with no state at all, or with ``momentum=0.9``, which
-    is Signum, Lion with one β. Begin at a tenth of AdamW's rate and let it decay: each element
-    moves by the whole rate.
+    When: gradients of very different scales: with no state at all, or with ``momentum=0.9`` as
+    Signum, which is Lion with one β. Begin at a tenth of AdamW's rate and let it decay: each
+    element moves by the whole rate.
 
     Args:
         params: see :class:`Optimizer`.

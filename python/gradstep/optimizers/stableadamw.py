@@ -20,7 +20,7 @@ class StableAdamW(Optimizer):
                   g^2 / \max(v, \epsilon^2)\right)}\right);\quad
               p \leftarrow (1 - \eta_t\lambda) p - \eta_t\,\frac{m}{\sqrt{v} + \epsilon}
 
-    with Adam's corrected means m and v, this gradient among them.
+    with Adam's corrected means m and v, which include this gradient.
 
     When: transformers whose loss spikes with AdamW, above all in low precision; it takes the place
     of clipping by a norm. Begin at AdamW's rate.
@@ -35,12 +35,12 @@ class StableAdamW(Optimizer):
         **shared: storages, stages and more that every rule takes, see :class:`Optimizer`.
 
     States: ``exp_avg``, ``exp_avg_sq``, both corrected for their start already. The mean is over
-    whole tensors: over all shards that are here (they must fill their tensor) or, as DTensors, in
-    other processes. With states in few bits it is that of the numbers before they are rounded.
+    whole tensors: over all shards, which must fill their tensor, or over all processes of a
+    DTensor. With states in few bits it is taken before they are rounded.
 
-    Where frameworks differ: all is as in torch-optimi 0.3.3, except for ``decouple_lr``: for that
-    let ``weight_decay`` be a schedule. The rate in the decay is the smaller one. Where the mean is
-    no number the rate stays.
+    Where frameworks differ: all is as in torch-optimi 0.3.3, except for ``decouple_lr``, in whose
+    place ``weight_decay`` can be a schedule. The decay uses ηₜ, too. If the mean is NaN,
+    ηₜ is η.
 
     Source: Wortsman et al., NeurIPS 2023, algorithm 2; torch-optimi's ``StableAdamW``.
 

@@ -132,7 +132,7 @@ class Group:
         self._seen = None
 
     def _drop_what_is_off(self) -> None:
-        """Have no key for a switch that is off, as PyTorch's groups and checkpoints have none."""
+        """Drop the keys of switches that are off: PyTorch's groups and checkpoints have none."""
         for key in self.rule.switches:
             if self._source.get(key) is False:
                 del self._source[key]

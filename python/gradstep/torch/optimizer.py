@@ -123,7 +123,7 @@ class Optimizer(Base):
         return self._engine.stages
 
     def __repr__(self) -> str:
-        """As ``torch.optim`` has it, with the parameters for whose rows nothing is kept."""
+        """As ``torch.optim`` has it, and which parameters have no rows to keep numbers for."""
         text: str = super().__repr__()
         for i, group in enumerate(self.param_groups):
             names = group.get("param_names") or [*map(str, range(len(group["params"])))]
@@ -139,8 +139,8 @@ class Optimizer(Base):
     def averaged(self) -> AbstractContextManager[None]:
         """Have the averages in the parameters for a ``with`` block, to evaluate or save them.
 
-        Of a rule whose point to evaluate is another than its parameter, such as
-        ``ScheduleFreeAdamW``, that point. The tensors of ``copy_to`` follow. At its end, also by an
+        With ``ScheduleFreeSGD``, ``ScheduleFreeAdamW`` and ``ASGD``, which have an average of their
+        own, it is that one. The tensors of ``copy_to`` follow. At the end of the block, also by an
         exception, each of them is again what it was, to the bit.
 
         Raises:

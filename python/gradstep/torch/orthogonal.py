@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 class TensorRedirection(Redirection):
-    """The same of tensors; of a DTensor each process makes the whole matrix orthogonal.
+    """The same for tensors; for a DTensor each process makes the whole matrix orthogonal.
 
     Args:
         held, groups, directions, gathered: see :class:`gradstep.orthogonal.Redirection`.
-        params: the parameters; directions of DTensors are of the parts here.
+        params: the parameters; the direction of a DTensor is that of its local part.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class TensorRedirection(Redirection):
         return tuple(self._params[i].shape)
 
     def collect(self, i: int) -> torch.Tensor:
-        """A whole direction; of a DTensor brought together from all processes."""
+        """A whole direction, for a DTensor gathered from all processes."""
         param = self._params[i]
         direction: torch.Tensor = self.directions[i]
         if not is_sharded(param):

@@ -34,9 +34,9 @@ def muon_groups(
 
     Every parameter that wants a gradient is in one group, tied ones once. To AdamW go those that
     are no matrices, those of ``nn.Embedding`` and ``nn.EmbeddingBag`` (with a head that is tied to
-    one), and those of heads: ``nn.Linear`` that are called so, or, where none is, the last one of
-    the module. The groups print what went where, or was left out, and why; it is also logged at
-    INFO.
+    one), and those of heads: each ``nn.Linear`` with a head's name or, where none has one, the
+    last one of the module. The groups print what went where, or was left out, and why; it is also
+    logged at INFO.
 
     Args:
         module: whose parameters.
@@ -44,8 +44,8 @@ def muon_groups(
         adamw: hyperparameters of AdamW's group.
         heads: patterns, as of file names, for what a head is called: the last part of its name, or
             the whole name. Empty: no layer is a head.
-        muon_for: names or patterns of matrices for Muon whatever else is said here.
-        adamw_for: of parameters for AdamW.
+        muon_for: names or patterns of matrices for Muon, whatever the other arguments say.
+        adamw_for: names or patterns of parameters for AdamW, likewise.
 
     Returns:
         The groups, for ``params`` of an optimizer.

@@ -100,9 +100,7 @@ def _is_even(param: torch.Tensor) -> bool:
 
 
 def as_added_up(gradient: Any, param: torch.Tensor) -> Any:
-    """A gradient whose rows, where some come twice, are added up in what its parameter's step
-    adds up in, not in what they are given in.
-    """
+    """A gradient whose repeated rows will be added up in the dtype in which the step does so."""
     if not isinstance(gradient, _core.RowGradient):
         return gradient
     indices, values = gradient.indices, gradient.values

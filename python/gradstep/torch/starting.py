@@ -1,4 +1,4 @@
-"""What the states of a group's parameters started from: it stays while they are there."""
+"""What the states of a group started from, which cannot change while the states are there."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .keeping import Keeping, Param
 
 
 def fix(groups: Sequence[Group], params: Sequence[Param], state: Mapping[Any, Any]) -> None:
-    """Note for groups whose parameters have states now what those started from."""
+    """Note what states started from, for each group whose parameters have some now."""
     begun = {param.group for param in params if state.get(param.tensor)}
     for group in groups:
         if group.index not in begun:
@@ -32,7 +32,7 @@ def restart(
             continue
         own = [param for param in params if param.group == group.index and state.get(param.tensor)]
         if any(state[param.tensor].get("step") for param in own):
-            continue  # refused where it is compiled
+            continue  # compiling the group refuses it
         for param in own:
             keeping.restart(param, group.values, state[param.tensor])
         group.fixed = {**group.fixed, **start}
