@@ -42,6 +42,17 @@ def test_only_elements_that_agree_move():
     assert ((p != before) == agree).all()
 
 
+def test_few_that_agree_go_a_thousand_times_as_far_at_most():
+    """One of 3,000, a share below the least that counts; for Lion one more than agree counts."""
+    g = np.zeros(3000)
+    g[5] = 0.25
+    for rule, factor in [("AdamW", 1000), ("Lion", 1500)]:
+        plain, cautious = np.zeros(3000), np.zeros(3000)
+        getattr(gs, rule)(plain, lr=0.5).step(g)
+        getattr(gs, rule)(cautious, lr=0.5, cautious=True).step(g)
+        np.testing.assert_allclose(cautious, factor * plain, rtol=1e-6)
+
+
 def test_weights_decay_only_where_the_step_leads_to_zero():
     g = np.array([1.0, 1.0, -1.0, -1.0, 0.0])
     p = np.array([2.0, -2.0, 2.0, -2.0, 2.0])
