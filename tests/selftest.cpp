@@ -412,9 +412,11 @@ private:
 
     // In numbers where a NaN may have any sign and payload.
     void hash_arrays(const Case& now, const pipeline::Tensor& tensor) {
+        const pipeline::Matrices& of = tensor.matrices;
         for (const auto& [data, bytes] : written_) {
-            const bool blocks = bytes > 0 && table_.storages[now.s].block > 1 && data != tensor.p &&
-                                data != tensor.low && data != tensor.average && data != tensor.copy;
+            const bool numbers = data == tensor.p || data == tensor.average ||
+                                 data == tensor.copy || data == of.row || data == of.column;
+            const bool blocks = bytes > 0 && table_.storages[now.s].block > 1 && !numbers;
             if (blocks || data == tensor.low) add_to_hash(data, size_t(bytes));
         }
         hash_numbers(now.p, tensor.p, tensor.low, Role::momentum, now.n);
@@ -422,7 +424,6 @@ private:
             if (tensor.state[i])
                 hash_numbers(tensor.state_storage[i], tensor.state[i], nullptr,
                              rule_.states[i].role, now.n);
-        const pipeline::Matrices& of = tensor.matrices;
         if (!of.row) return;
         const int plain = table_.storages[now.p].compute == double_precision;    // float32, float64
         hash_numbers(plain, of.row, nullptr, Role::second_moment, now.n / of.columns);

@@ -290,12 +290,27 @@ void publish(const void* scalars, double gradient_factor, const Piece& piece,
         std::make_index_sequence<state_count<Rule>>(), published);
 }
 
+// The first of two passes at one element. It is a function of its own, not a part of the loop: gcc
+// keeps an aggregate that a simd loop declares in memory, once per lane, and does not vectorize.
+template <class Rule, class P, class G, class S, unsigned options, size_t... I>
+inline void gather_element(const Rule& rule, typename P::pointer p, typename G::pointer g,
+                           typename P::compute factor, const typename S::pointer* state,
+                           const RandomKey* key, uint32_t steps, int j, GatherLanes& sums,
+                           std::index_sequence<I...>) {
+    using T = typename P::compute;
+    [[maybe_unused]] T s[sizeof...(I) + 1] = {
+        present<Rule>(options, I) ? S::template load<T>(state[I], j) : T(0)...};
+    const auto summands =
+        rule.gather(P::template load<T>(p, j), G::template load<T>(g, j) * factor, s[I]...);
+    for (int k = 0; k < gathered<Rule>; ++k) sums.sum[k][j] += summands.value[k];
+    (store_state<Rule, S, options, Pass::gather, I>(state[I], j, s[I], key[I], steps), ...);
+}
+
 // The first of two passes over up to 16 elements: states change, and what they add to the sums is
 // kept apart for each place, so that the width of a vector does not change the result.
 template <class Rule, class P, class G, class S, unsigned options, size_t... I>
 void gather_lanes(const Rule& rule, typename P::compute factor, const Piece& piece, int64_t begin,
-                  int n, GatherLanes& sums, std::index_sequence<I...>) {
-    using T = typename P::compute;
+                  int n, GatherLanes& sums, std::index_sequence<I...> states) {
     const auto p = P::plus(P::at(piece.p, piece.low), begin);
     const auto g = G::plus(G::at(const_cast<void*>(piece.g), nullptr), begin);
     [[maybe_unused]] const typename S::pointer state[sizeof...(I) + 1] = {
@@ -305,12 +320,8 @@ void gather_lanes(const Rule& rule, typename P::compute factor, const Piece& pie
     uint32_t steps = 0;
 #pragma omp simd linear(steps : step)
     for (int j = 0; j < n; ++j) {
-        T s[sizeof...(I) + 1] = {present<Rule>(options, I) ? S::template load<T>(state[I], j)
-                                                           : T(0)...};
-        const auto summands =
-            rule.gather(P::template load<T>(p, j), G::template load<T>(g, j) * factor, s[I]...);
-        for (int k = 0; k < gathered<Rule>; ++k) sums.sum[k][j] += summands.value[k];
-        (store_state<Rule, S, options, Pass::gather, I>(state[I], j, s[I], key[I], steps), ...);
+        gather_element<Rule, P, G, S, options>(rule, p, g, factor, state, key, steps, j, sums,
+                                               states);
         steps += step;
     }
 }
