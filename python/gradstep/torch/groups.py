@@ -19,7 +19,7 @@ from ..watched import Watched
 
 # How a step is carried out by PyTorch: it changes no number. Kept in checkpoints for swapping back.
 EXECUTION = ("foreach", "fused", "capturable", "differentiable")
-UNUSED = (None, False)
+PASSES = ("foreach", "fused")  # they ask for one pass over all tensors, which each step is
 
 
 def plain(value: Any) -> Any:
@@ -173,10 +173,12 @@ class Group:
     def _check_execution(self) -> None:
         """Raise ValueError for a way to step that is not ours; a checkpoint may have been of it."""
         for key in EXECUTION:
-            if self.source.get(key) not in UNUSED:
+            allowed = (None, False, True) if key in PASSES else (None, False)
+            if not any(self.source.get(key) is value for value in allowed):
                 raise ValueError(
-                    f"{self.prefix}{key}: got {self.source[key]!r}, wanted None or False: every "
-                    "step is one native pass on the CPU"
+                    f"{self.prefix}{key}: got {self.source[key]!r}, wanted "
+                    f"{', '.join(map(str, allowed[:-1]))} or {allowed[-1]}: every step is one "
+                    "native pass on the CPU"
                 )
 
     def _check_twin(self, source: Mapping[str, Any], prefix: str) -> None:
