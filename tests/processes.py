@@ -1,6 +1,7 @@
 """Scripts in a process of their own."""
 
 import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -35,3 +36,39 @@ def run(script, **how):
     result = finished(script, **how)
     assert result.returncode == 0, result.stderr
     return result.stdout
+
+
+def free_port():
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def together(script, arguments, *, cwd, timeout=240, **changes):
+    """What went wrong in processes that run a script at the same time, one for each argument.
+
+    Each has its number in RANK and LOCAL_RANK.
+    """
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, argument],
+            env=environment(**changes, RANK=str(rank), LOCAL_RANK=str(rank)),
+            cwd=cwd,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank, argument in enumerate(arguments)
+    ]
+    errors = []
+    try:
+        for rank, process in enumerate(running):
+            output, _ = process.communicate(timeout=timeout)
+            if process.returncode:
+                errors.append(f"rank {rank} ended with {process.returncode}: {output[-3000:]}")
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    return errors

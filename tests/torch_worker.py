@@ -32,7 +32,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
@@ -261,6 +261,29 @@ def training_is_that_of_one_process():
         )
         assert plain.report.grad_norm > 0.5
     assert_close(sharded, model, rtol=1e-4, atol=1e-5)
+
+
+@check(2, 3)
+def parameters_and_gradients_in_host_memory():
+    """fully_shard's CPUOffloadPolicy: the same bits as without it, clipped to one norm of all."""
+    policy = CPUOffloadPolicy(pin_memory=False)
+    for rule, options in (("AdamW", {"clip_norm": 0.5}), ("SGD", {"momentum": 0.9})):
+        plain, offloaded = new_model(sharded=True), new_model()
+        for layer in (offloaded[0], offloaded[2], offloaded):
+            fully_shard(layer, mesh=MESH, offload_policy=policy)
+        both = [
+            getattr(gt, rule)(model.parameters(), lr=0.1, **options) for model in (plain, offloaded)
+        ]
+        for step in range(5):
+            _, part = batch(step)
+            for model, opt in zip((plain, offloaded), both, strict=True):
+                loss_of(model, part).backward()
+                opt.step()
+                opt.zero_grad()
+            norms = [opt.report.grad_norm for opt in both]
+            assert norms[0] == norms[1]
+            assert norms[0] is None or everywhere(norms[0]) > 0
+        assert_same_bits(plain, offloaded, *both)
 
 
 @check(2, 3)

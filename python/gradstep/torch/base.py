@@ -15,7 +15,7 @@ from ..rule import Rule
 from ..storages import StorageOptions, Use
 from ..turn import Turn, alone
 from . import layout, private, starting
-from .bound import Bound
+from .bound import MOST_PARTS, Bound, Parts
 from .groups import EXECUTION, Group, check_common, rule_of
 from .held import Held
 from .keeping import Keeping, Param
@@ -50,7 +50,8 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
         """What neither a pickle nor a copy takes along."""
         self.report: Report | None = None
         self._turn = self._engine.turn
-        self._bounds: dict[torch.Tensor | None, Bound] = {}  # over all, or of one parameter
+        self._forget_bounds()
+        self._left: list[Group] = []  # groups that were taken out of the list, and may come back
         self._fresh: set[torch.Tensor] = set()  # whose averages no step has moved
         self._stepped: set[int] = set()  # the tensors since the clock went on, where it goes round
         self._backward = -1  # the backward pass that the clock has counted
@@ -77,7 +78,7 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
         state = values if isinstance(values, State) else State(values)
         state.note()
         self._holder = Holder(state)
-        self._bounds = {}
+        self._forget_bounds()
 
     @property
     def groups(self) -> list[Group]:
@@ -86,6 +87,18 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
         return self._groups
 
     # ---- binding ----
+
+    def _forget_bounds(self) -> None:
+        self._bounds: dict[torch.Tensor | None, Bound] = {}  # over all, or of one parameter
+        self._parts = Parts()
+
+    def _take_up(self) -> Bound | None:
+        """The step over the groups and parameters that are there again, if there was one."""
+        bound = self._parts.get(self.param_groups)
+        if bound is not None:
+            self._follow_groups()
+            self._bounds[None] = bound
+        return bound
 
     def _bind(self, only: torch.Tensor | None) -> Bound:
         """Make the step over the parameters that have a state, or need one now."""
@@ -127,11 +140,14 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
                 norm.check_alike()
                 compiled.add_up = norm.add_up
             compiled.plan.add_up = norm.add_up_parts
-        self._bounds[only] = Bound(self._holder.state, groups, held, compiled, norm, waiting, only)
+        bound = Bound(self._holder.state, groups, held, compiled, norm, waiting, only)
+        self._bounds[only] = bound
+        if only is None:
+            self._parts.put(self.param_groups, bound)
         # States that somebody has put in, as ZeroRedundancyOptimizer does from a checkpoint.
         if self._engine.t == 0 and compiled.counts.size:
             self._engine.clock[0] = compiled.counts.max()
-        return self._bounds[only]
+        return bound
 
     def keeping(self, rule: Rule) -> Keeping:
         """What is kept for parameters of a rule."""
@@ -182,7 +198,7 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
                 if key != "frozen":
                     param_group.setdefault(key, default)
         super().add_param_group(param_group)
-        self._bounds.clear()
+        self._forget_bounds()
         try:
             if "rule" in param_group:
                 for key in self.defaults:
@@ -212,7 +228,7 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
         """Keep what stands behind the groups in line with their list, which anyone may change."""
         if list(map(id, self.param_groups)) == [id(group.source) for group in self._groups]:
             return
-        known = {id(group.source): group for group in self._groups}
+        known = {id(group.source): group for group in (*self._left, *self._groups)}
         now = [
             known.get(id(source)) or self._new_group(index, source)
             for index, source in enumerate(self.param_groups)
@@ -221,6 +237,8 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
             group.index = index
         check_common(now)
         self._groups = now
+        here = {id(group.source) for group in now}
+        self._left = [group for key, group in known.items() if key not in here][-MOST_PARTS:]
 
     def _new_group(self, index: int, source: dict[str, Any]) -> Group:
         """What stands behind a group that is new, checked."""
@@ -330,7 +348,7 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
         for group, source in zip(drivers, groups, strict=True):
             group.source = source
             group.accept_loaded()
-        self._groups = drivers
+        self._groups, self._left = drivers, []
         self._fresh = set(self._holder.state) if fresh else set()
         self._start_states()
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from .trust import State
 
 
+MOST_PARTS = 10_000  # whoever brings new tensors all the time must not fill the memory
+
+
 class Bound:
     """A compiled step, and what must hold for it to be used.
 
@@ -49,6 +52,7 @@ class Bound:
         self.tensors = [param.tensor for param in held.params]
         self.leaves = private.leaves(self.tensors)
         self.waiting = waiting
+        self.identities = frozenset(map(id, (*self.tensors, *waiting)))
         self.threads = 0
         self._flags: tuple[Any, ...] = ()
         self.trust = Trust(held.sharded)
@@ -100,3 +104,34 @@ class Bound:
         if self._flags != (advances, looks, plan):
             plan.advances, plan.looks = advances, looks  # type: ignore[union-attr]
             self._flags = advances, looks, plan
+
+
+class Parts:
+    """Steps over parts of the parameters, for engines that change the groups from call to call.
+
+    DeepSpeed puts one group, or one tensor of a group, before each step. Each part's step is found
+    again by which groups and tensors are there; a tensor is in no more than one part, since a step
+    keeps its count.
+    """
+
+    def __init__(self) -> None:
+        self._bounds: dict[tuple[tuple[int, ...], ...], Bound] = {}
+
+    def get(self, groups: list[dict[str, Any]]) -> Bound | None:
+        """The step over these groups and their tensors, if there is one."""
+        return self._bounds.get(_identity(groups))
+
+    def __len__(self) -> int:
+        return len(self._bounds)
+
+    def put(self, groups: list[dict[str, Any]], bound: Bound) -> None:
+        """Keep a step over these groups, and none that shares a tensor with it."""
+        kept = list(self._bounds.items())[1 - MOST_PARTS :]
+        self._bounds = {
+            key: one for key, one in kept if one.identities.isdisjoint(bound.identities)
+        }
+        self._bounds[_identity(groups)] = bound
+
+
+def _identity(groups: list[dict[str, Any]]) -> tuple[tuple[int, ...], ...]:
+    return tuple((id(group), *map(id, group["params"])) for group in groups)

@@ -82,8 +82,9 @@ def _doc(rule: type[NumpyOptimizer], has_twin: bool) -> str:
     text = text.replace("params: see :class:`Optimizer`.", "params: tensors or groups of them.")
     if has_twin:
         text += (
-            f"\n\nThe signature is that of ``torch.optim.{rule.__name__}``; ``foreach`` and"
-            " ``fused`` change\nnothing, ``capturable`` and ``differentiable`` may be None or False."
+            f"\n\nThe signature is that of ``torch.optim.{rule.__name__}``."
+            "\n``foreach`` and ``fused`` change nothing; ``capturable`` and ``differentiable``"
+            " may be None\nor False."
         )
     return text
 

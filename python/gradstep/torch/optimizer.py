@@ -272,16 +272,19 @@ class Optimizer(Base):
                 return self._skipped()
             if scale is not None:
                 number = scale.item()
-        bound = self._bounds.get(only)
-        if bound is not None:
-            seen = bound.look(self._holder.state.version, self.param_groups)
-            if seen != _core.CHANGED:
-                if seen == _core.OTHER_VALUES:
-                    self._sync_groups()
-                try:  # contextlib.suppress costs a small step a tenth
-                    return self._run(bound, number, only, loss)
-                except (Moved, Overlap):
-                    pass
+        bound, version = self._bounds.get(only), self._holder.state.version
+        seen = _core.CHANGED if bound is None else bound.look(version, self.param_groups)
+        if seen == _core.CHANGED and only is None:
+            bound = self._take_up()
+            if bound is not None:
+                seen = bound.look(version, self.param_groups)
+        if bound is not None and seen != _core.CHANGED:
+            if seen == _core.OTHER_VALUES:
+                self._sync_groups()
+            try:  # contextlib.suppress costs a small step a tenth
+                return self._run(bound, number, only, loss)
+            except (Moved, Overlap):
+                pass
         try:
             return self._run(self._bind(only), number, only, loss)
         except Moved:
