@@ -11,7 +11,7 @@ from gradstep import bench
 @pytest.fixture(autouse=True)
 def _without_deepspeed(monkeypatch):
     """Which compiles for a minute, and sets up the whole process."""
-    monkeypatch.setattr(bench, "present", lambda name: False)
+    monkeypatch.setattr(bench, "present", lambda _: False)
 
 
 def test_tables(capsys):

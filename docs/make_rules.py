@@ -140,7 +140,7 @@ def page() -> str:
         lines += ["", f"## {rule.name}", "", plain(known["what"]), ""]
         if "formula" in known:
             lines += ["```math", inspect.cleandoc(known["formula"]), "```", ""]
-        lines += [f"**When.** {plain(known['When'])}", ""]
+        lines += [f"**When:** {plain(known['When'])}", ""]
         lines += ["| argument | default | may be |", "|---|---|---|"]
         for key in rule.defaults:
             if key != "frozen":
@@ -149,9 +149,9 @@ def page() -> str:
                 if rule.lengths[key] > 1:
                     wanted = f"{rule.lengths[key]} of: {wanted}"
                 lines.append(f"| `{key}` | `{rule.defaults[key]!r}` | {wanted} |")
-        lines += ["", f"**States**: {states(rule)}.", ""]
-        lines += [f"**Where frameworks differ.** {plain(known['Where frameworks differ'])}", ""]
-        lines += [f"**Source.** {plain(known['Source'])}"]
+        lines += ["", f"**States:** {states(rule)}.", ""]
+        lines += [f"**Where frameworks differ:** {plain(known['Where frameworks differ'])}", ""]
+        lines += [f"**Source:** {plain(known['Source'])}"]
     return "\n".join(lines) + "\n"
 
 
