@@ -42,7 +42,7 @@ template <class T, unsigned Options, bool spares> struct MaskedAdamW : AdamW<T, 
 
     Summands<1> gather(T, T g, T& m, T& v, T& v_max) const {
         this->add(g, m, v, v_max);
-        return {double(agree(m, g))};
+        return {agree(m, g) ? 1.0 : 0.0};
     }
 
     void settle(double agreeing, double elements) {
@@ -80,7 +80,7 @@ template <class T, unsigned Options, bool spares> struct MaskedLion : Lion<T, Op
     MaskedLion(const Hyper& h, const When& when)
         : Lion<T, Options>(h, when), rate(h.lr), step(T(h.lr)) {}
 
-    Summands<1> gather(T, T g, T m) const { return {double(agree(this->direction(g, m), g))}; }
+    Summands<1> gather(T, T g, T m) const { return {agree(this->direction(g, m), g) ? 1.0 : 0.0}; }
 
     void settle(double agreeing, double elements) { step = T(rate * (elements / (agreeing + 1))); }
 
