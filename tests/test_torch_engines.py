@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import itertools
 import warnings
 from importlib.util import find_spec
@@ -122,6 +123,42 @@ def test_parts_are_compiled_once(monkeypatch, way):
         if k == 1:  # each new state had those before looked at again
             compiled = next(calls)
     assert next(calls) == compiled + 1
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", [name for name in gs.rule.RULES if gs.rule.RULES[name].common])
+def test_rules_that_look_at_all_together_refuse_parts(name, way):
+    params = tensors()
+    opt = getattr(gt, name)([{"params": params[::2]}, {"params": params[1::2]}])
+    groups = opt.param_groups
+    if way is by_tensor:
+        for group in groups:
+            group["params"] = []
+    for param, grad in zip(params, tensors(1), strict=True):
+        param.grad = grad
+    if gs.rule.RULES[name].takes_loss:
+        opt.step = functools.partial(opt.step, loss=1.0)
+    before = [param.clone() for param in params]
+    with pytest.raises(ValueError, match=f"step: got some of the parameters of {name}, and others"):
+        way(opt, groups, params)
+    stepped = range(0, len(params), 2) if way is by_group else [0]
+    for i, (param, value) in enumerate(zip(params, before, strict=True)):
+        assert torch.equal(param, value) or i in stepped
+
+
+def test_a_parameter_that_is_taken_out_leaves_the_others():
+    """Which is no part of them: the rest is stepped together as before."""
+    params = tensors()
+    opt = gt.DoG(params, reps_rel=1e-2)
+    for k in range(3):
+        for param, grad in zip(params, tensors(1 + k), strict=True):
+            param.grad = grad
+        before = [param.clone() for param in params]
+        opt.step()
+        moved = [not torch.equal(*pair) for pair in zip(params, before, strict=True)]
+        assert moved == [True] * 5 + [k == 0]
+        if k == 0:
+            opt.param_groups[0]["params"] = params[:5]
 
 
 @pytest.mark.parametrize("way", WAYS)

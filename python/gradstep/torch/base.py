@@ -116,6 +116,8 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
                 "step_in_backward: got a parameter that was taken out of its group, wanted the "
                 "handle of its hook removed"
             )
+        if only is None:
+            self._check_whole(present)
         state = self._holder.state
         keepings = [self.keeping(group.rule) for group in groups]
         for param in present:
@@ -148,6 +150,15 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
         if self._engine.t == 0 and compiled.counts.size:
             self._engine.clock[0] = compiled.counts.max()
         return bound
+
+    def _check_whole(self, present: Sequence[Param]) -> None:
+        """Raise ValueError for a part of what a rule looks at together, if others were stepped."""
+        common = [group.rule.name for group in self._groups if group.rule.common]
+        if common and self._parts.has_others([param.tensor for param in present]):
+            raise ValueError(
+                f"step: got some of the parameters of {common[0]}, and others in a call before; it "
+                "looks at all together, wanted all of them in each call"
+            )
 
     def keeping(self, rule: Rule) -> Keeping:
         """What is kept for parameters of a rule."""

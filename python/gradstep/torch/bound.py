@@ -124,6 +124,11 @@ class Parts:
     def __len__(self) -> int:
         return len(self._bounds)
 
+    def has_others(self, tensors: list[torch.Tensor]) -> bool:
+        """Whether there is a step over none of these tensors."""
+        here = set(map(id, tensors))
+        return any(one.identities.isdisjoint(here) for one in self._bounds.values())
+
     def put(self, groups: list[dict[str, Any]], bound: Bound) -> None:
         """Keep a step over these groups, and none that shares a tensor with it."""
         kept = list(self._bounds.items())[1 - MOST_PARTS :]
