@@ -65,7 +65,7 @@ def breakdown(_: str, count: int = 2000) -> dict[str, float]:
     for p in params:
         p.grad = torch.ones(1)
     optimizer.step()
-    bound = optimizer._bounds[None]
+    bound = optimizer._bounds.get(None)
     arrays = [p.detach().numpy() for p in params]
     plain = gs.AdamW(arrays)
     grads = [p.grad for p in params]

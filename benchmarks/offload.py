@@ -9,7 +9,7 @@
   other 16 bits (``split``); DeepSpeed's CPU Adam, where it is installed, keeps float32 parameters,
   gets float32 gradients (which its engine widens while they come down) and copies the result.
 
-These are loops of the step alone.
+Both time the step alone.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def layouts(size: int) -> list[Layout]:
 
 
 def check() -> None:
-    """Everyone's copy is that of float64's AdamW, as far as bfloat16 and the states tell.
+    """Everyone's copy is that of float64's AdamW, as closely as bfloat16 and the states allow.
 
     Raises:
         AssertionError: somebody's is another update.

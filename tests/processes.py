@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import gradstep as gs
@@ -50,25 +51,31 @@ def together(script, arguments, *, cwd, timeout=240, **changes):
 
     Each has its number in RANK and LOCAL_RANK.
     """
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, argument],
-            env=environment(**changes, RANK=str(rank), LOCAL_RANK=str(rank)),
-            cwd=cwd,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank, argument in enumerate(arguments)
-    ]
-    errors = []
+    logs = [Path(cwd) / f"{rank}.log" for rank in range(len(arguments))]
+    running = []
+    for rank, (argument, log) in enumerate(zip(arguments, logs, strict=True)):
+        with log.open("w") as output:  # a pipe could fill up while another one is read
+            running.append(
+                subprocess.Popen(
+                    [sys.executable, "-c", script, argument],
+                    env=environment(**changes, RANK=str(rank), LOCAL_RANK=str(rank)),
+                    cwd=cwd,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                )
+            )
+    deadline = time.monotonic() + timeout
     try:
-        for rank, process in enumerate(running):
-            output, _ = process.communicate(timeout=timeout)
-            if process.returncode:
-                errors.append(f"rank {rank} ended with {process.returncode}: {output[-3000:]}")
+        for process in running:
+            process.wait(max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        pass  # told below by how each ended
     finally:
         for process in running:
             process.kill()
             process.wait()
-    return errors
+    return [
+        f"rank {rank} ended with {process.returncode}: {log.read_text()[-3000:]}"
+        for rank, (process, log) in enumerate(zip(running, logs, strict=True))
+        if process.returncode
+    ]

@@ -60,6 +60,7 @@ TORCH_ROOMS = [
     "starting",
     "held",
     "bound",
+    "parts",
     "exchange",
     "loading",
     "base",

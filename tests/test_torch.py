@@ -136,7 +136,7 @@ def test_how_torch_executes_is_refused_or_nothing(rule, flag):
     for value in allowed if known else ():
         opt = getattr(gt, rule)(parameters(), **{flag: value})
         assert opt.param_groups[0][flag] is value
-    for value in [True, 1, "yes"][len(allowed) - 2 :]:
+    for value in [True, 2, "yes"][len(allowed) - 2 :]:
         with pytest.raises(
             (TypeError, ValueError), match=rf"{flag}'?(: got {value!r}, wanted None|, wanted)"
         ):
@@ -402,7 +402,7 @@ def test_added_groups_are_checked_and_refused_whole():
     opt = gt.Adagrad(params[:1])
     for wrong, message in [
         ({"params": params[1:2], "lr": -1.0}, r"param_groups\[1\] lr: got -1.0"),
-        ({"params": params[1:2], "fused": 1}, r"param_groups\[1\] fused: got 1"),
+        ({"params": params[1:2], "fused": 2}, r"param_groups\[1\] fused: got 2"),
         ({"params": params[:1]}, "more than one parameter group"),
         ({"params": [torch.nn.Parameter(params[0].data[2:])]}, r"got memory that it shares with"),
         ({"params": torch.zeros(3, dtype=torch.complex64)}, r"got torch.complex64"),

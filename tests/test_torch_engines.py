@@ -7,6 +7,7 @@ import copy
 import functools
 import itertools
 import warnings
+import weakref
 from importlib.util import find_spec
 
 import pytest
@@ -208,18 +209,102 @@ def test_parts_that_share_a_tensor():
         assert opt.state[mine]["step"] == wanted.state[its]["step"]
 
 
-def test_new_tensors_all_the_time_are_not_kept(monkeypatch):
+@pytest.mark.parametrize("how", ["tensors", "groups"])
+def test_new_tensors_all_the_time_are_not_kept(how):
     """An engine that reads its shards anew brings other tensors for them at each step."""
-    monkeypatch.setattr(gradstep.torch.bound, "MOST_PARTS", 5)
-    opt = gt.SGD([torch.zeros(3)], lr=0.5)
+    opt = gt.SGD([torch.zeros(3)], lr=0.5, momentum=0.9)
     (group,) = opt.param_groups
+    alive = []
     for _ in range(20):
         param = torch.ones(3)
         param.grad = torch.ones(3)
-        group["params"] = [param]
+        alive.append(weakref.ref(param))
+        if how == "groups":
+            opt.param_groups = [{**group, "params": [param]}]
+        else:
+            group["params"] = [param]
         opt.step()
         assert torch.equal(param, torch.full((3,), 0.5))
-    assert len(opt._parts) == 5
+        opt.state.pop(param)
+    del param
+    assert sum(one() is not None for one in alive) <= 2
+
+
+@pytest.mark.parametrize("sequence", ["hhhsss", "sshhss", "hshshs", "ssshhshh"])
+def test_steps_within_a_backward_pass_and_of_parts(sequence):
+    """h: each parameter within the backward pass; s: each group; both go on from the other's."""
+    ours, whole = [[p.requires_grad_() for p in tensors()] for _ in range(2)]
+    opt, wanted = made("AdamW", ours), made("AdamW", whole)
+    groups = opt.param_groups
+    for k, how in enumerate(sequence):
+        for params in (ours, whole):
+            loss = sum((p * g).sum() for p, g in zip(params, tensors(1 + k), strict=True))
+            handles = gt.step_in_backward(opt) if params is ours and how == "h" else []
+            loss.backward()
+            for handle in handles:
+                handle.remove()
+        if how == "s":
+            by_group(opt, groups, ours)
+        wanted.step()
+        opt.zero_grad()
+        wanted.zero_grad()
+    for mine, its in zip(ours, whole, strict=True):
+        assert torch.equal(mine, its)
+        assert opt.state[mine]["step"] == len(sequence)
+
+
+def test_a_group_that_is_taken_out_may_come_back_as_another():
+    params = tensors()[:2]
+    opt = gt.AdamW([{"params": params[:1]}, {"params": params[1:]}], lr=0.1)
+    for param in params:
+        param.grad = torch.ones_like(param)
+    opt.step()
+    group = opt.param_groups.pop()
+    opt.step()
+    other = torch.zeros(5)
+    other.grad = torch.ones(5)
+    for wrong, error in ((params[0], "more than one"), (torch.zeros(3).int(), "got torch.int32")):
+        group.clear()
+        group.update({"params": [wrong]})
+        with pytest.raises((TypeError, ValueError), match=error):
+            opt.add_param_group(group)
+        opt.step()
+    group.clear()
+    group.update({"params": [other], "rule": "SGD", "lr": 0.5})
+    opt.add_param_group(group)
+    opt.step()
+    assert torch.equal(other, torch.full((5,), -0.5))
+
+
+def test_looking_at_all_between_parts():
+    """As an engine does that saves a checkpoint between two groups."""
+    rate = gs.schedules.linear(0.1, 0.01, total=ROUNDS)
+    params = tensors()
+    opt = gt.AdamW([{"params": params[::2]}, {"params": params[1::2]}], lr=rate)
+    groups = opt.param_groups
+    for k in range(3):
+        for param in params:
+            param.grad = torch.ones_like(param)
+        opt.param_groups = [groups[0]]
+        opt.step()
+        assert opt.report.t == k + 1
+        opt.param_groups = groups
+        assert opt.state_dict()["state"][0]["step"] == k + 1
+
+
+def test_a_group_of_a_rule_that_looks_at_all_together_is_a_whole():
+    """The others are of another rule, or there are none."""
+    params = tensors()
+    made = {"params": params[1:], "rule": "DoG", "reps_rel": 1e-2}
+    opt = gt.SGD(
+        [{"params": params[:1]}, made, {"params": [], "rule": "DoG", "reps_rel": 1e-2}], lr=0.1
+    )
+    groups = opt.param_groups
+    for k in range(3):
+        for param, grad in zip(params, tensors(1 + k), strict=True):
+            param.grad = grad
+        by_group(opt, groups, params)
+    assert [opt.state[param]["step"] for param in params] == [3] * len(params)
 
 
 def test_a_checkpoint_between_parts():

@@ -2,7 +2,7 @@
 // so that those of the plain rules have nothing of it.
 //
 // Liang et al., "Cautious optimizers: improving training with one line of code", 2024: where the
-// newest gradient opposes the step an element stays, and the others go further instead.
+// newest gradient opposes the step, an element stays, and the others go further instead.
 // Chen et al., "Cautious weight decay", 2025: a parameter decays only where its step does not lead
 // away from 0.
 #pragma once

@@ -15,11 +15,12 @@ from ..rule import Rule
 from ..storages import StorageOptions, Use
 from ..turn import Turn, alone
 from . import layout, private, starting
-from .bound import MOST_PARTS, Bound, Parts
+from .bound import Bound
 from .groups import EXECUTION, Group, check_common, rule_of
 from .held import Held
 from .keeping import Keeping, Param
 from .loading import Loading, complete
+from .parts import Bounds, Left
 from .sharded import Norm
 from .trust import Holder, State
 
@@ -50,8 +51,8 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
         """What neither a pickle nor a copy takes along."""
         self.report: Report | None = None
         self._turn = self._engine.turn
-        self._forget_bounds()
-        self._left: list[Group] = []  # groups that were taken out of the list, and may come back
+        self._bounds = Bounds()
+        self._left = Left()
         self._fresh: set[torch.Tensor] = set()  # whose averages no step has moved
         self._stepped: set[int] = set()  # the tensors since the clock went on, where it goes round
         self._backward = -1  # the backward pass that the clock has counted
@@ -78,7 +79,7 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
         state = values if isinstance(values, State) else State(values)
         state.note()
         self._holder = Holder(state)
-        self._forget_bounds()
+        self._bounds = Bounds()
 
     @property
     def groups(self) -> list[Group]:
@@ -88,17 +89,9 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
 
     # ---- binding ----
 
-    def _forget_bounds(self) -> None:
-        self._bounds: dict[torch.Tensor | None, Bound] = {}  # over all, or of one parameter
-        self._parts = Parts()
-
     def _take_up(self) -> Bound | None:
         """The step over the groups and parameters that are there again, if there was one."""
-        bound = self._parts.get(self.param_groups)
-        if bound is not None:
-            self._follow_groups()
-            self._bounds[None] = bound
-        return bound
+        return self._bounds.take_up(self.param_groups, self.groups)
 
     def _bind(self, only: torch.Tensor | None) -> Bound:
         """Make the step over the parameters that have a state, or need one now."""
@@ -117,7 +110,7 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
                 "handle of its hook removed"
             )
         if only is None:
-            self._check_whole(present)
+            self._bounds.parts.check_whole(groups, present, self._holder.state.version)
         state = self._holder.state
         keepings = [self.keeping(group.rule) for group in groups]
         for param in present:
@@ -143,22 +136,11 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
                 compiled.add_up = norm.add_up
             compiled.plan.add_up = norm.add_up_parts
         bound = Bound(self._holder.state, groups, held, compiled, norm, waiting, only)
-        self._bounds[only] = bound
-        if only is None:
-            self._parts.put(self.param_groups, bound)
+        self._bounds.put(only, self.param_groups, bound)
         # States that somebody has put in, as ZeroRedundancyOptimizer does from a checkpoint.
         if self._engine.t == 0 and compiled.counts.size:
             self._engine.clock[0] = compiled.counts.max()
         return bound
-
-    def _check_whole(self, present: Sequence[Param]) -> None:
-        """Raise ValueError for a part of what a rule looks at together, if others were stepped."""
-        common = [group.rule.name for group in self._groups if group.rule.common]
-        if common and self._parts.has_others([param.tensor for param in present]):
-            raise ValueError(
-                f"step: got some of the parameters of {common[0]}, and others in a call before; it "
-                "looks at all together, wanted all of them in each call"
-            )
 
     def keeping(self, rule: Rule) -> Keeping:
         """What is kept for parameters of a rule."""
@@ -209,7 +191,7 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
                 if key != "frozen":
                     param_group.setdefault(key, default)
         super().add_param_group(param_group)
-        self._forget_bounds()
+        self._forget_group(param_group)
         try:
             if "rule" in param_group:
                 for key in self.defaults:
@@ -221,7 +203,14 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
                 self._start_states()
         except BaseException:
             self.param_groups.pop()
+            self._forget_group(param_group)
             raise
+
+    def _forget_group(self, source: dict[str, Any]) -> None:
+        """Have nothing stand behind a group, which may have been another one before."""
+        self._bounds = Bounds()
+        self._left.forget(source)
+        self._groups = [group for group in self._groups if group.source is not source]
 
     def _check_apart(self) -> None:
         params = self.params()
@@ -239,17 +228,19 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
         """Keep what stands behind the groups in line with their list, which anyone may change."""
         if list(map(id, self.param_groups)) == [id(group.source) for group in self._groups]:
             return
-        known = {id(group.source): group for group in (*self._left, *self._groups)}
-        now = [
-            known.get(id(source)) or self._new_group(index, source)
-            for index, source in enumerate(self.param_groups)
-        ]
+        known = [*self._left.groups, *self._bounds.parts.groups(), *self._groups]
+        by_source = {id(group.source): group for group in known}
+        now = []
+        for index, source in enumerate(self.param_groups):
+            group = by_source.get(id(source))
+            if group is None or group.rule is not rule_of(source, self.rule):
+                group = self._new_group(index, source)
+            now.append(group)
         for index, group in enumerate(now):
             group.index = index
         check_common(now)
         self._groups = now
-        here = {id(group.source) for group in now}
-        self._left = [group for key, group in known.items() if key not in here][-MOST_PARTS:]
+        self._left.note(by_source.values(), now)
 
     def _new_group(self, index: int, source: dict[str, Any]) -> Group:
         """What stands behind a group that is new, checked."""
@@ -359,7 +350,7 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
         for group, source in zip(drivers, groups, strict=True):
             group.source = source
             group.accept_loaded()
-        self._groups, self._left = drivers, []
+        self._groups, self._left = drivers, Left()
         self._fresh = set(self._holder.state) if fresh else set()
         self._start_states()
 

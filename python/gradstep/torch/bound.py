@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from .trust import State
 
 
-MOST_PARTS = 10_000  # whoever brings new tensors all the time must not fill the memory
-
-
 class Bound:
     """A compiled step, and what must hold for it to be used.
 
@@ -46,6 +43,7 @@ class Bound:
         waiting: list[torch.Tensor],
         only: torch.Tensor | None,
     ) -> None:
+        self.groups = list(groups)
         self.held = held
         self.compiled = compiled
         self.norm = norm
@@ -53,10 +51,19 @@ class Bound:
         self.leaves = private.leaves(self.tensors)
         self.waiting = waiting
         self.identities = frozenset(map(id, (*self.tensors, *waiting)))
+        self.common = {  # by the rules that look at all their parameters together: which they are
+            rule.name: frozenset(
+                id(tensor)
+                for group in groups
+                if group.rule is rule
+                for tensor in group.source["params"]
+            )
+            for rule in {group.rule for group in groups if group.rule.common}
+        }
         self.threads = 0
         self._flags: tuple[Any, ...] = ()
         self.trust = Trust(held.sharded)
-        self._version = state.version
+        self.version = state.version
         # The core compares with where these lie; they are held here, where Python can see it.
         self._groups = [group.source for group in groups]
         self._lists = [list(source["params"]) for source in self._groups]
@@ -72,7 +79,7 @@ class Bound:
             ``CHANGED``, ``OTHER_VALUES`` where groups may have other hyperparameters since they
             were last taken, or ``UNCHANGED``.
         """
-        if self._version != version or (
+        if self.version != version or (
             self.waiting and any(tensor.grad is not None for tensor in self.waiting)
         ):
             return _core.CHANGED
@@ -104,39 +111,3 @@ class Bound:
         if self._flags != (advances, looks, plan):
             plan.advances, plan.looks = advances, looks  # type: ignore[union-attr]
             self._flags = advances, looks, plan
-
-
-class Parts:
-    """Steps over parts of the parameters, for engines that change the groups from call to call.
-
-    DeepSpeed puts one group, or one tensor of a group, before each step. Each part's step is found
-    again by which groups and tensors are there; a tensor is in no more than one part, since a step
-    keeps its count.
-    """
-
-    def __init__(self) -> None:
-        self._bounds: dict[tuple[tuple[int, ...], ...], Bound] = {}
-
-    def get(self, groups: list[dict[str, Any]]) -> Bound | None:
-        """The step over these groups and their tensors, if there is one."""
-        return self._bounds.get(_identity(groups))
-
-    def __len__(self) -> int:
-        return len(self._bounds)
-
-    def has_others(self, tensors: list[torch.Tensor]) -> bool:
-        """Whether there is a step over none of these tensors."""
-        here = set(map(id, tensors))
-        return any(one.identities.isdisjoint(here) for one in self._bounds.values())
-
-    def put(self, groups: list[dict[str, Any]], bound: Bound) -> None:
-        """Keep a step over these groups, and none that shares a tensor with it."""
-        kept = list(self._bounds.items())[1 - MOST_PARTS :]
-        self._bounds = {
-            key: one for key, one in kept if one.identities.isdisjoint(bound.identities)
-        }
-        self._bounds[_identity(groups)] = bound
-
-
-def _identity(groups: list[dict[str, Any]]) -> tuple[tuple[int, ...], ...]:
-    return tuple((id(group), *map(id, group["params"])) for group in groups)

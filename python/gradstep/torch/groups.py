@@ -174,7 +174,7 @@ class Group:
         """Raise ValueError for a way to step that is not ours; a checkpoint may have been of it."""
         for key in EXECUTION:
             allowed = (None, False, True) if key in PASSES else (None, False)
-            if not any(self.source.get(key) is value for value in allowed):
+            if self.source.get(key) not in allowed:
                 raise ValueError(
                     f"{self.prefix}{key}: got {self.source[key]!r}, wanted "
                     f"{', '.join(map(str, allowed[:-1]))} or {allowed[-1]}: every step is one "

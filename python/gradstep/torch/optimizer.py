@@ -322,7 +322,7 @@ class Optimizer(Base):
             self._note_advance(bound, grads, only)
         if compiled.drive is not None:
             first = _core.FIRST_HYPER
-            for group, row, numbers in zip(self._groups, held.rows, compiled.settings, strict=True):
+            for group, row, numbers in zip(bound.groups, held.rows, compiled.settings, strict=True):
                 group.show(row, numbers[first : first + len(row.rule.hyper_names)].tolist())
         return report
 
