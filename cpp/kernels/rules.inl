@@ -290,8 +290,9 @@ void publish(const void* scalars, double gradient_factor, const Piece& piece,
         std::make_index_sequence<state_count<Rule>>(), published);
 }
 
-// The first of two passes at one element. It is a function of its own, not a part of the loop: gcc
-// keeps an aggregate that a simd loop declares in memory, once per lane, and does not vectorize.
+// The first of two passes at one element. It is a function of its own, not a part of the loop: of
+// what a simd loop declares, gcc keeps aggregates in memory, once per lane, and then does not
+// vectorize the loop.
 template <class Rule, class P, class G, class S, unsigned options, size_t... I>
 inline void gather_element(const Rule& rule, typename P::pointer p, typename G::pointer g,
                            typename P::compute factor, const typename S::pointer* state,
