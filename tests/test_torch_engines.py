@@ -33,6 +33,11 @@ def give(seed, *sides):
             param.grad = grad
 
 
+def give_ones(params):
+    for param in params:
+        param.grad = torch.ones_like(param)
+
+
 # ---- groups that change from call to call ----
 
 
@@ -243,8 +248,7 @@ def test_steps_within_a_backward_pass_and_of_parts(sequence):
 def test_a_group_that_is_taken_out_may_come_back_as_another():
     params = tensors()[:2]
     opt = gt.AdamW([{"params": params[:1]}, {"params": params[1:]}], lr=0.1)
-    for param in params:
-        param.grad = torch.ones_like(param)
+    give_ones(params)
     opt.step()
     group = opt.param_groups.pop()
     opt.step()
@@ -263,6 +267,47 @@ def test_a_group_that_is_taken_out_may_come_back_as_another():
     assert torch.equal(other, torch.full((5,), -0.5))
 
 
+def test_a_group_that_is_taken_out_at_once_may_come_back_as_another():
+    params = tensors()[:2]
+    opt = gt.AdamW([{"params": params[:1]}, {"params": params[1:]}], lr=0.1)
+    group = opt.param_groups.pop()
+    group.clear()
+    group.update({"params": [params[1]], "rule": "SGD", "lr": 0.5})
+    opt.add_param_group(group)
+    before = params[1].clone()
+    give_ones(params)
+    opt.step()
+    assert torch.equal(params[1], before - 0.5)
+
+
+def test_a_part_whose_rule_is_changed():
+    """It is stepped by the new rule, from the states of the old one where they are the same."""
+    sides = tensors()[:2], tensors()[:2]
+    for params, first in zip(sides, ("AdamW", "Adam"), strict=True):  # the same without a decay
+        each = [{"params": [p], "weight_decay": 0.0, "rule": first} for p in params]
+        opt = gt.AdamW(each, lr=0.1)
+        groups = opt.param_groups
+        for k in range(5):
+            give_ones(params)
+            if k == 3:
+                for group in groups:
+                    group.update({"rule": "Adam", "weight_decay": 0.5})
+            by_group(opt, groups, params)
+    for mine, its in zip(*sides, strict=True):
+        assert torch.equal(mine, its)
+
+
+def test_new_parameters_of_a_rule_that_looks_at_all_together():
+    """With the states of the old ones cleared, they are all there is."""
+    opt = gt.DoG(tensors(), reps_rel=1e-2)
+    for k in range(2):
+        params = opt.param_groups[0]["params"] = tensors(k)
+        opt.state.clear()
+        give_ones(params)
+        opt.step()
+        assert not torch.equal(params[0], tensors(k)[0])
+
+
 def test_looking_at_all_between_parts():
     """As an engine does that saves a checkpoint between two groups."""
     rate = gs.schedules.linear(0.1, 0.01, total=ROUNDS)
@@ -270,8 +315,7 @@ def test_looking_at_all_between_parts():
     opt = gt.AdamW([{"params": params[::2]}, {"params": params[1::2]}], lr=rate)
     groups = opt.param_groups
     for k in range(3):
-        for param in params:
-            param.grad = torch.ones_like(param)
+        give_ones(params)
         opt.param_groups = [groups[0]]
         opt.step()
         assert opt.report.t == k + 1
