@@ -406,11 +406,14 @@ double gather_norm(const Table& table, const std::vector<Tensor>& tensors, const
     const bool clips = std::isfinite(settings.clip_norm);
     if (settings.check_finite && !std::isfinite(settings.loss)) result.not_finite = 0;
     if (!settings.check_finite && !clips) return 1 / settings.loss_scale;
-    const double whole = norm(table, spans.used);
+    const bool known = !(settings.norm < 0);    // a NaN is one
+    const double whole = known ? settings.norm : norm(table, spans.used);
     result.gradient_norm = whole / settings.loss_scale;
     // Only a sum so large, or NaN, leaves the question open; it may be large by finite numbers.
     if (settings.check_finite && result.not_finite < 0 && !(whole <= double(__FLT_MAX__)))
-        result.not_finite = first_not_finite(table, tensors, spans);
+        result.not_finite = !known                 ? first_not_finite(table, tensors, spans)
+                            : std::isfinite(whole) ? -1
+                                                   : 0;
     if (!clips) return 1 / settings.loss_scale;
     const double k = settings.clip_norm / (result.gradient_norm + 1e-6);
     return (k > 1 ? 1 : k) / settings.loss_scale;    // a NaN stays one
@@ -459,7 +462,7 @@ double sum_scaled(const Table& table, const Span& span, int64_t at, int64_t n, d
 
 }    // namespace
 
-double sum_squares(const Table& table, const std::vector<Span>& spans, double scale) {
+std::vector<double> segment_sums(const Table& table, const std::vector<Span>& spans, double scale) {
     std::vector<size_t> first_segment{0};
     int64_t bytes = 0;
     for (const Span& span : spans) {
@@ -485,8 +488,12 @@ double sum_squares(const Table& table, const std::vector<Span>& spans, double sc
         }
         sums[size_t(segment)] = sum;
     });
+    return sums;
+}
+
+double sum_squares(const Table& table, const std::vector<Span>& spans, double scale) {
     double total = 0;
-    for (double sum : sums) total += sum;
+    for (double sum : segment_sums(table, spans, scale)) total += sum;
     return total;
 }
 

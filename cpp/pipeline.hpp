@@ -44,6 +44,9 @@ struct Span {
 // The sum of all squares, in double: the same bits on any threads and target. With a scale, a power
 // of two, each number is multiplied by it first, so that squares neither overflow nor vanish.
 double sum_squares(const Table& table, const std::vector<Span>& spans, double scale = 1);
+// What is added up to that, one after the other.
+std::vector<double> segment_sums(const Table& table, const std::vector<Span>& spans,
+                                 double scale = 1);
 // The root of it, also where squares overflow.
 double norm(const Table& table, const std::vector<Span>& spans);
 // By what numbers are multiplied before they are squared, where plain squares overflow.

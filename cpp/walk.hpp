@@ -57,7 +57,8 @@ struct Settings {
     double clip_norm = __builtin_inf(), clip_value = __builtin_inf();    // infinite: none
     double average_weight = 0;    // of the new parameter in the averages
     double loss_scale = 1;
-    double loss = 0;    // for rules that take it
+    double loss = 0;     // for rules that take it
+    double norm = -1;    // of all gradients, scaled as they are; negative: it is to be taken
     uint64_t seed = 0;
     bool check_finite = false, zero_gradients = false;
     enum Measure { nothing, everything, sample } measure = nothing;

@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -111,19 +112,23 @@ class Membership {
 public:
     enum Found { changed, other_values, unchanged };
 
-    // groups; the tensors of each; and the entries. only: the tensor that matters; None: all do.
+    // groups; the tensors of each; and the entries. only: a list of the tensors that matter; None:
+    // all do.
     Membership(const py::list& groups, const py::list& tensors, const py::object& only,
-               const py::list& entries)
-        : only_(only.is_none() ? nullptr : only.ptr()) {
+               const py::list& entries) {
+        std::unordered_set<PyObject*> some;
+        if (!only.is_none())
+            for (py::handle tensor : only) some.insert(tensor.ptr());
         for (py::handle group : groups) groups_.push_back(group.ptr());
         for (py::handle entry : entries) entries_.push_back(entry.cast<const Entry*>());
         for (Py_ssize_t i = 0; i < PyList_GET_SIZE(tensors.ptr()); ++i) {
             std::vector<PyObject*> list;
             for (py::handle tensor : py::reinterpret_borrow<py::list>(tensors[size_t(i)])) {
-                if (tensor.ptr() == only_) places_.emplace_back(i, Py_ssize_t(list.size()));
+                if (some.count(tensor.ptr()))
+                    places_.push_back({i, Py_ssize_t(list.size()), tensor.ptr()});
                 list.push_back(tensor.ptr());
             }
-            if (!only_) lists_.push_back(std::move(list));
+            if (only.is_none()) lists_.push_back(std::move(list));
         }
     }
 
@@ -133,10 +138,10 @@ public:
         if (!are_same(groups_, groups.ptr())) return changed;
         for (size_t i = 0; i < lists_.size(); ++i)
             if (!are_same(lists_[i], params_of(Py_ssize_t(i)))) return changed;
-        for (auto [i, j] : places_) {
-            PyObject* const params = params_of(i);
-            if (!params || !PyList_Check(params) || j >= PyList_GET_SIZE(params) ||
-                PyList_GET_ITEM(params, j) != only_)
+        for (const Place& place : places_) {
+            PyObject* const params = params_of(place.group);
+            if (!params || !PyList_Check(params) || place.index >= PyList_GET_SIZE(params) ||
+                PyList_GET_ITEM(params, place.index) != place.tensor)
                 return changed;
         }
         for (const Entry* entry : entries_)
@@ -145,10 +150,13 @@ public:
     }
 
 private:
+    struct Place {
+        Py_ssize_t group, index;
+        PyObject* tensor;
+    };
     std::vector<PyObject*> groups_;
-    PyObject* only_;
-    std::vector<std::vector<PyObject*>> lists_;                // of all groups, or none
-    std::vector<std::pair<Py_ssize_t, Py_ssize_t>> places_;    // of the only one
+    std::vector<std::vector<PyObject*>> lists_;    // of all groups, or none
+    std::vector<Place> places_;                    // of those that matter, if not all do
     std::vector<const Entry*> entries_;
 
     static const py::object& key() {

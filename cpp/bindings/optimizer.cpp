@@ -55,6 +55,20 @@ double sum_squares(const py::list& arrays, double scale, const typename View::So
     return pipeline::sum_squares(table, spans, scale);
 }
 
+// What of all tensors adds up to that, segment by segment in their order.
+py::array_t<double> segment_sums(const py::list& tensors, const TensorView::Source& source,
+                                 double scale) {
+    const Table& table = dispatch::current();
+    std::deque<Rows> rows;
+    const std::vector<pipeline::Span> spans = spans_of<TensorView>(table, tensors, source, rows);
+    std::vector<double> sums;
+    {
+        const Unlocked unlocked;
+        sums = pipeline::segment_sums(table, spans, scale);
+    }
+    return py::array_t<double>(py::ssize_t(sums.size()), sums.data());
+}
+
 double norm(const py::list& arrays) {
     const Table& table = dispatch::current();
     std::deque<Rows> rows;
@@ -125,6 +139,7 @@ template <class View> auto bind_plan(py::module_& m, const char* name) {
         .def_readwrite("advances", &P::advances)
         .def_readwrite("add_up", &P::add_up)
         .def_readwrite("loss", &P::loss)
+        .def_readwrite("norm", &P::norm)
         .def_readwrite("redirect", &P::redirect)
         .def_readonly("refusal", &P::refusal)
         .def_readonly("without_gradient", &P::without_gradient)
@@ -342,6 +357,8 @@ void bind_optimizer(py::module_& m) {
             return sum_squares<TensorView>(tensors, scale, source);
         },
         py::arg("tensors"), py::arg("source"), py::arg("scale") = 1.0);
+    m.def("segment_sums_of_tensors", &segment_sums, py::arg("tensors"), py::arg("source"),
+          py::arg("scale") = 1.0);
     m.attr("overflow_scale") = pipeline::overflow_scale;
     m.attr("sample_elements") = pipeline::sample_blocks * block_elements;
     m.def("swap", &swap, py::arg("pairs"), py::arg("flag").noconvert());

@@ -57,6 +57,7 @@ public:
     bool advances = true;        // the clock: whether a step is one of the optimizer
     bool looks = true;           // at what is kept where others can reach it, and at its counts
     double loss = 0;             // of the next step, for rules that take it
+    double norm = -1;            // of the next step's gradients and others'; negative: nobody knows
     int without_gradient = 0;    // how many parameters had none in the last step
     double gradient_norm = 0;    // of the last step; NaN where nothing wanted it
     int64_t not_finite = -1;     // the first gradient that was not in the last step; -1: none
@@ -479,6 +480,7 @@ private:
         settings.average_weight = 1 - controls_->decay;
         settings.loss_scale = loss_scale;
         settings.loss = loss;
+        settings.norm = norm;
         settings.seed = controls_->seed;
         settings.check_finite = controls_->check_finite;
         settings.zero_gradients = zero_gradients;

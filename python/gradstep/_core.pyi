@@ -109,6 +109,7 @@ class Plan:
     threads: int  # that a step uses; 0: as many as everybody
     advances: bool  # the clock: whether a step is one of the optimizer
     loss: float  # of the next step, for rules that take it
+    norm: float  # of the next step's gradients and of others elsewhere; negative: nobody knows
     add_up: Callable[[NDArray[np.float64]], object] | None  # over processes, between two passes
     # Replaces these tensors' directions, before any other rule changes anything.
     redirect: Callable[[list[int]], object] | None
@@ -212,12 +213,16 @@ CHANGED: int
 OTHER_VALUES: int
 UNCHANGED: int
 
-# Which tensors are in which group, whose `params` they are; or where the only one is that matters.
+# Which tensors are in which group, whose `params` they are; or where those are that matter.
 # look: whether they still are, and these are the groups, and the entries' values are the same, all
 # by identity. All of it is to be held by whoever holds this.
 class Membership:
     def __init__(
-        self, groups: list[Any], tensors: list[list[Any]], only: Any, entries: list[Entry]
+        self,
+        groups: list[Any],
+        tensors: list[list[Any]],
+        only: list[Any] | None,
+        entries: list[Entry],
     ) -> None: ...
     def look(self, groups: Any) -> int: ...
 
@@ -226,6 +231,7 @@ class TensorPlan:
     threads: int
     advances: bool
     loss: float
+    norm: float
     add_up: Callable[[NDArray[np.float64]], object] | None
     redirect: Callable[[list[int]], object] | None
     looks: bool  # at what is kept where others can reach it, and at its counts
@@ -267,6 +273,11 @@ def norm(arrays: list[NDArray[Any]]) -> float: ...
 def sum_squares_of_tensors(
     tensors: list[Any], source: TensorSource, scale: float = 1.0
 ) -> float: ...
+
+# What of all tensors adds up to that, segment by segment in their order.
+def segment_sums_of_tensors(
+    tensors: list[Any], source: TensorSource, scale: float = 1.0
+) -> NDArray[np.float64]: ...
 def swap(pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]], flag: NDArray[np.int64]) -> None: ...
 def assign(pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]], flag: NDArray[np.int64]) -> None: ...
 def move(changed: list[NDArray[Any]], read: list[NDArray[Any]]) -> None: ...

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     Counts = NDArray[np.int64]
 
 DONE, SKIPPED = _core.DONE, _core.SKIPPED
+UNKNOWN = -1.0  # a norm
 ONE = 1.0  # by identity: a step with nothing special must find that out at no cost
 STATS: dict[bool | str, int] = {False: 0, True: 1, "sample": 2}  # as the core has it
 
@@ -486,16 +487,12 @@ class Compiled:
         if self._waits:
             self.held.start_fresh()
         self.plan.loss = loss
-        if known_norm is None:
-            done = self._staged_step(grads, scale, zero)
-            norm, first = self.plan.gradient_norm, self.plan.not_finite
-            culprit = self.held.arguments("grads")[first] if done == SKIPPED else ""
-        else:
-            norm, culprit = known_norm / scale, "the gradients of all processes"
-            done = self._step_with_norm(grads, scale, zero, norm)
-        if not math.isfinite(loss):
-            culprit = "loss"
+        self.plan.norm = UNKNOWN if known_norm is None else known_norm
+        done = self._staged_step(grads, scale, zero)
         if done == SKIPPED and self._nonfinite == "raise":
+            culprit = "loss" if not math.isfinite(loss) else "the gradients of all processes"
+            if culprit != "loss" and known_norm is None:
+                culprit = self.held.arguments("grads")[self.plan.not_finite]
             raise FloatingPointError(
                 f"{culprit}: got "
                 + (f"{loss}" if culprit == "loss" else "an element that is not finite")
@@ -504,7 +501,8 @@ class Compiled:
         if self._waits and done == DONE:
             self.held.note_begun()
             self.look_at_fresh()
-        return Report(k + (done == DONE), self.rates(), self._measured(done, norm, scale))
+        measured = self._measured(done, self.plan.gradient_norm, scale)
+        return Report(k + (done == DONE), self.rates(), measured)
 
     def _checked_scale(self, loss_scale: Any) -> float:
         if loss_scale is ONE:
@@ -544,22 +542,6 @@ class Compiled:
         if self.plan.refusal:
             raise ValueError(f"{self.held.arguments('grads')[refused]}: {self.plan.refusal}")
         return self.held.explain(refused, grads, writable=writable)
-
-    def _step_with_norm(self, grads: list[Any], scale: float, zero: bool, norm: float) -> int:
-        """A step that takes the norm as given: what it clips is in the scale."""
-        controls = self._controls
-        limit, checked = controls.clip_norm, controls.check_finite
-        if checked and not (math.isfinite(norm) and math.isfinite(self.plan.loss)):
-            return SKIPPED
-        if limit < math.inf:
-            factor = limit / (norm + 1e-6)
-            if not factor > 1:  # a NaN stays one, as in the core
-                scale = scale / factor if factor else math.inf
-        controls.clip_norm, controls.check_finite = math.inf, False
-        try:
-            return self._staged_step(grads, scale, zero)
-        finally:
-            controls.clip_norm, controls.check_finite = limit, checked
 
     # ---- the report ----
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from . import private
+from .bound import Part
 from .optimizer import Optimizer
 from .sharded import awaits_sum
 
@@ -59,13 +60,13 @@ def step_in_backward(optimizer: Optimizer) -> list[Any]:
             )
         optimizer.step_after_backward()
 
-    def hook(tensor: torch.Tensor) -> None:
+    def hook(part: Part, tensor: torch.Tensor) -> None:
         nonlocal waiting
         stages = optimizer.stages
         each = stages["clip_norm"] is None and stages["nonfinite"] == "allow"
         each = each and not any(group.rule.common for group in optimizer.groups)
         if each and not awaits_sum(tensor):
-            optimizer.step_one(tensor)
+            optimizer.step_part(part)
             tensor.grad = None
         elif waiting != (now := private.backward_pass()):
             waiting = now
@@ -73,7 +74,7 @@ def step_in_backward(optimizer: Optimizer) -> list[Any]:
             private.at_end_of_backward(functools.partial(private.at_end_of_backward, finish))
 
     return [
-        tensor.register_post_accumulate_grad_hook(hook)
+        tensor.register_post_accumulate_grad_hook(functools.partial(hook, Part([tensor])))
         for group in optimizer.param_groups
         for tensor in group["params"]
         if tensor.requires_grad

@@ -15,7 +15,7 @@ from ..rule import Rule
 from ..storages import StorageOptions, Use
 from ..turn import Turn, alone
 from . import layout, private, starting
-from .bound import Bound
+from .bound import Bound, Part
 from .groups import EXECUTION, Group, check_common, rule_of
 from .held import Held
 from .keeping import Keeping, Param
@@ -93,18 +93,18 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
         """The step over the groups and parameters that are there again, if there was one."""
         return self._bounds.take_up(self.param_groups, self.groups)
 
-    def _bind(self, only: torch.Tensor | None) -> Bound:
+    def _bind(self, only: Part | None) -> Bound:
         """Make the step over the parameters that have a state, or need one now."""
         with torch.inference_mode(mode=False):  # tensors made there are for there alone
             return self._bound_anew(only)
 
-    def _bound_anew(self, only: torch.Tensor | None) -> Bound:
+    def _bound_anew(self, only: Part | None) -> Bound:
         self._sync_groups()
         self._fix_groups()
         groups = self._groups
         params, waiting = [], []
         present = self.params(only)
-        if only is not None and not present:
+        if only is not None and len(present) != len(only.tensors):
             raise RuntimeError(
                 "step_in_backward: got a parameter that was taken out of its group, wanted the "
                 "handle of its hook removed"
@@ -269,8 +269,8 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
             keeping.check(param, group.values)
         return group
 
-    def params(self, only: torch.Tensor | None = None) -> list[Param]:
-        """All parameters in their order, or this one."""
+    def params(self, only: Part | None = None) -> list[Param]:
+        """All parameters in their order, or those of a part."""
         places = [
             (index, i, tensor)
             for index, group in enumerate(self.param_groups)
@@ -284,7 +284,7 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
         return [
             Param(tensor, index, key, _argument(self.param_groups[index], index, i), target)
             for key, ((index, i, tensor), target) in enumerate(zip(places, copies, strict=True))
-            if only is None or tensor is only
+            if only is None or tensor in only
         ]
 
     def _uses(self, params: Sequence[Param]) -> list[Use]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -20,6 +20,42 @@ if TYPE_CHECKING:
     from .trust import State
 
 
+class Part:
+    """Some parameters, stepped together in one of several calls that make up a step.
+
+    The parts of one optimizer share no parameter.
+
+    Args:
+        tensors: which.
+    """
+
+    def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
+        self.tensors = list(tensors)
+        self._identities = frozenset(map(id, self.tensors))
+
+    def __contains__(self, tensor: torch.Tensor) -> bool:
+        return id(tensor) in self._identities
+
+
+class Call(NamedTuple):
+    """What one call of the step is to do.
+
+    Attributes:
+        only: the part that it is of; None: all parameters.
+        loss: what the gradients are of, where a rule takes it.
+        advances: whether the optimizer's clock goes on; None: as the calls before tell.
+        norm: of the gradients of all, loss scale and all; None: it is to be taken.
+    """
+
+    only: Part | None = None
+    loss: Any = None
+    advances: bool | None = None
+    norm: float | None = None
+
+
+WHOLE = Call()
+
+
 class Bound:
     """A compiled step, and what must hold for it to be used.
 
@@ -30,7 +66,7 @@ class Bound:
         compiled: the step over them.
         norm: the norm of their gradients over processes.
         waiting: parameters without a state, for they had no gradient yet.
-        only: the parameter that it is of; None: of all.
+        only: the part that it is of; None: all parameters.
     """
 
     def __init__(
@@ -41,7 +77,7 @@ class Bound:
         compiled: Compiled,
         norm: Norm,
         waiting: list[torch.Tensor],
-        only: torch.Tensor | None,
+        only: Part | None,
     ) -> None:
         self.groups = list(groups)
         self.held = held
@@ -68,8 +104,8 @@ class Bound:
         self._groups = [group.source for group in groups]
         self._lists = [list(source["params"]) for source in self._groups]
         self._entries = [group.entry for group in groups]
-        self._only = only
-        self._membership = _core.Membership(self._groups, self._lists, only, self._entries)
+        some = None if only is None else only.tensors
+        self._membership = _core.Membership(self._groups, self._lists, some, self._entries)
         self.read_counts()
 
     def look(self, version: int, groups: list[dict[str, Any]]) -> int:

@@ -17,7 +17,7 @@ from ..storages import StorageOptions
 from ..turn import alone
 from . import layout, private
 from .base import Base
-from .bound import Bound
+from .bound import WHOLE, Bound, Call, Part
 from .exchange import Exchange
 from .groups import Group, plain, rule_of
 from .held import Moved, Overlap
@@ -234,15 +234,25 @@ class Optimizer(Base):
                 loss = returned
         if isinstance(loss, torch.Tensor) and loss.numel() == 1:
             loss = loss.item()
-        self.report = self._update(None, loss)
+        self.report = self._update(WHOLE if loss is None else Call(loss=loss))
         return returned
 
     _untraced_step = torch.compiler.disable(_step)  # costs a small step a tenth
     _hooked_step = torch.optim.Optimizer.profile_hook_step(_untraced_step)
 
-    def step_one(self, tensor: torch.Tensor) -> None:
-        """Update one parameter within a backward pass, which is one step of the optimizer."""
-        self.report = self._update(tensor)
+    def step_part(
+        self, part: Part, *, advances: bool | None = None, norm: float | None = None
+    ) -> Report:
+        """Update some parameters, in one of several calls that make up a step.
+
+        Args:
+            part: which.
+            advances: whether it is the first of these calls, with which the clock goes on; None:
+                each backward pass, within which these calls are made, is a step.
+            norm: of the gradients of all, loss scale and all, where a stage asks for it.
+        """
+        self.report = self._update(Call(part, advances=advances, norm=norm))
+        return self.report
 
     def step_after_backward(self) -> None:
         """Update every parameter while a backward pass goes on that has brought all gradients."""
@@ -253,18 +263,18 @@ class Optimizer(Base):
             self._is_backward_over = False
         self.zero_grad()
 
-    def _update(self, only: torch.Tensor | None, loss: Any = None) -> Report:
-        """A step of all parameters, or of this one."""
+    def _update(self, call: Call) -> Report:
         try:
             del self._turn.free[0]
         except IndexError:
             raise self._turn.taken("step") from None
         try:
-            return self._update_alone(only, loss)
+            return self._update_alone(call)
         finally:
             self._turn.free.append(None)
 
-    def _update_alone(self, only: torch.Tensor | None, loss: Any) -> Report:
+    def _update_alone(self, call: Call) -> Report:
+        only = call.only
         number = ONE
         if "found_inf" in self.__dict__ or "grad_scale" in self.__dict__:  # of a GradScaler
             found, scale = self.__dict__.get("found_inf"), self.__dict__.get("grad_scale")
@@ -282,27 +292,31 @@ class Optimizer(Base):
             if seen == _core.OTHER_VALUES:
                 self._sync_groups()
             try:  # contextlib.suppress costs a small step a tenth
-                return self._run(bound, number, only, loss)
+                return self._run(bound, number, call)
             except (Moved, Overlap):
                 pass
         try:
-            return self._run(self._bind(only), number, only, loss)
+            return self._run(self._bind(only), number, call)
         except Moved:
             raise RuntimeError("step: refused by the core, not by the checks: a defect") from None
 
-    def _run(self, bound: Bound, scale: float, only: torch.Tensor | None, loss: Any) -> Report:
+    def _run(self, bound: Bound, scale: float, call: Call) -> Report:
         compiled, held, state = bound.compiled, bound.held, self._holder
         bound.use_threads(torch.get_num_threads())
         grads = bound.leaves.gradients()
+        only, loss, advances, norm = call
         plain = only is None and not self._rounds  # then each call is a step of the optimizer
-        advances = plain or self._advances(bound, grads, only)
+        notes = advances is None and not plain
+        if advances is None:
+            advances = plain or self._advances(bound, grads, only)
         k = compiled.clock[0] if advances else max(compiled.clock[0] - 1, 0)
         if held.converts:
             grads = held.converted(grads)
         compiled.refresh(k)
         if held.mirrored:
             held.copy_in()
-        norm = self._norm(bound, grads) if compiled.wants_norm else None
+        if norm is None and compiled.wants_norm:
+            norm = self._norm(bound, grads)
         # From here on nobody can replace a state except functions that drive the stages.
         proven, looks = False, True
         if bound.trust.asked != state.state.asked:
@@ -318,7 +332,7 @@ class Optimizer(Base):
         if held.mirrored:
             held.copy_back()
         self._note_changes(bound, grads)
-        if advances and not plain:
+        if advances and notes:
             self._note_advance(bound, grads, only)
         if compiled.drive is not None:
             first = _core.FIRST_HYPER
@@ -337,7 +351,7 @@ class Optimizer(Base):
 
     # ---- the clock ----
 
-    def _advances(self, bound: Bound, grads: Sequence[Any], only: torch.Tensor | None) -> bool:
+    def _advances(self, bound: Bound, grads: Sequence[Any], only: Part | None) -> bool:
         """Whether this call is a new step of the optimizer, or goes on with the last one."""
         if only is not None:
             return self._backward != private.backward_pass()
@@ -349,7 +363,7 @@ class Optimizer(Base):
             return False
         return True
 
-    def _note_advance(self, bound: Bound, grads: Sequence[Any], only: torch.Tensor | None) -> None:
+    def _note_advance(self, bound: Bound, grads: Sequence[Any], only: Part | None) -> None:
         if only is not None:
             self._backward = private.backward_pass()
         elif self._rounds:

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    import torch
-
-    from .bound import Bound
+    from .bound import Bound, Part
     from .groups import Group
     from .keeping import Param
 
@@ -74,20 +72,20 @@ def _identity(groups: list[dict[str, Any]]) -> tuple[tuple[int, ...], ...]:
 
 
 class Bounds:
-    """Steps that are compiled: over all parameters that there are now, over each, and over parts.
+    """Steps that are compiled: over all parameters that there are now, over each part, and others.
 
     Each has counts of its own, so that no two may step one tensor in turns.
     """
 
     def __init__(self) -> None:
-        self._now: dict[torch.Tensor | None, Bound] = {}
+        self._now: dict[Part | None, Bound] = {}
         self.parts = Parts()
 
-    def get(self, only: torch.Tensor | None) -> Bound | None:
-        """The step of one parameter; None: of all."""
+    def get(self, only: Part | None) -> Bound | None:
+        """The step of a part; None: of all."""
         return self._now.get(only)
 
-    def put(self, only: torch.Tensor | None, groups: list[dict[str, Any]], bound: Bound) -> None:
+    def put(self, only: Part | None, groups: list[dict[str, Any]], bound: Bound) -> None:
         """Take a step in, and drop those that share a tensor with it."""
         for key in list(self._now) if only is None else [None]:
             one = self._now.get(key)
