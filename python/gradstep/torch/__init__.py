@@ -29,6 +29,7 @@ if not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
 from .. import _core
 from .backward import step_in_backward
 from .classes import CLASSES
+from .offloading import SimulatedLink, offload
 from .optimizer import Optimizer
 from .placing import muon_groups
 
@@ -40,4 +41,4 @@ if TYPE_CHECKING:
     def __getattr__(name: str) -> type[Optimizer]: ...  # the rules of the catalogue
 
 
-__all__ = ["Optimizer", "muon_groups", "step_in_backward", *CLASSES]  # noqa: PLE0604 - their names
+__all__ = ["Optimizer", "SimulatedLink", "muon_groups", "offload", "step_in_backward", *CLASSES]  # noqa: PLE0604 - their names

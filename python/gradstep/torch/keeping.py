@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -101,6 +102,20 @@ class Keeping(NamedTuple):
             kept["average"] = layout.zeros(like, compute_type(dtype))
         self.start(param, kept)
         return kept
+
+    def bytes_of(self, like: torch.Tensor, group: Mapping[str, Any]) -> int:
+        """The bytes that a state takes of a parameter in a group with these hyperparameters."""
+        dtype, count = layout.STORAGES[like.dtype], like.numel()
+        total = 4 + 8 * len(self.rule.memory_names)
+        for state, storage, _ in self.storages.starts(group, self.rule.present(group), dtype):
+            shape = state.beside(like.shape)
+            if shape is not None:
+                total += _core.storage_bytes(storage, math.prod(shape))
+        if self.storages.split:
+            total += 2 * count
+        if self.averaging:
+            total += _core.storage_bytes(compute_type(dtype), count)
+        return total
 
     def start(self, param: Param, state: Mapping[str, torch.Tensor]) -> None:
         """Put a parameter, with its lower half where it is split, into what starts from it."""

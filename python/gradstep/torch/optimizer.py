@@ -241,7 +241,12 @@ class Optimizer(Base):
     _hooked_step = torch.optim.Optimizer.profile_hook_step(_untraced_step)
 
     def step_part(
-        self, part: Part, *, advances: bool | None = None, norm: float | None = None
+        self,
+        part: Part,
+        *,
+        advances: bool | None = None,
+        norm: float | None = None,
+        loss: Any = None,
     ) -> Report:
         """Update some parameters, in one of several calls that make up a step.
 
@@ -250,8 +255,9 @@ class Optimizer(Base):
             advances: whether it is the first of these calls, with which the clock goes on; None:
                 each backward pass, within which these calls are made, is a step.
             norm: of the gradients of all, loss scale and all, where a stage asks for it.
+            loss: as ``step`` takes it.
         """
-        self.report = self._update(Call(part, advances=advances, norm=norm))
+        self.report = self._update(Call(part, loss, advances, norm))
         return self.report
 
     def step_after_backward(self) -> None:

@@ -79,6 +79,7 @@ class Bounds:
 
     def __init__(self) -> None:
         self._now: dict[Part | None, Bound] = {}
+        self._places: dict[int, Part | None] = {}  # of each tensor
         self.parts = Parts()
 
     def get(self, only: Part | None) -> Bound | None:
@@ -87,22 +88,28 @@ class Bounds:
 
     def put(self, only: Part | None, groups: list[dict[str, Any]], bound: Bound) -> None:
         """Take a step in, and drop those that share a tensor with it."""
-        for key in list(self._now) if only is None else [None]:
-            one = self._now.get(key)
-            if one is not None and not one.identities.isdisjoint(bound.identities):
-                del self._now[key]
-        self._now[only] = bound
+        self._keep(only, bound)
         if only is None:
             self.parts.put(groups, bound)
         else:
             self.parts.drop(bound)
+
+    def _keep(self, only: Part | None, bound: Bound) -> None:
+        gone = {self._places[one] for one in bound.identities & self._places.keys()}
+        if only in self._now:
+            gone.add(only)
+        for key in gone:
+            for one in self._now.pop(key).identities:
+                del self._places[one]
+        self._now[only] = bound
+        self._places.update(dict.fromkeys(bound.identities, only))
 
     def take_up(self, entries: list[dict[str, Any]], groups: Sequence[Group]) -> Bound | None:
         """The part that these entries are, if the same groups stand behind: now all there is."""
         bound = self.parts.get(entries)
         if bound is None or list(map(id, bound.groups)) != list(map(id, groups)):
             return None
-        self._now[None] = bound
+        self._keep(None, bound)
         return bound
 
 

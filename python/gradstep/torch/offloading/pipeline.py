@@ -1,0 +1,621 @@
+"""From gradients on a device to parameters on it: down, step, up, beside the backward pass.
+
+What happens to a bucket of parameters, where nothing has to wait for all gradients::
+
+    backward pass   its last gradient is there: ``arrive``, ``_take``; the copy down begins
+    our thread      it has landed: ``_land``; the step: ``_step``; the copy up begins: ``_send``
+    forward pass    waits where it comes to a module of it, see waits.py
+
+With clipping, and whatever else looks at all gradients first, buckets land beside the backward
+pass, too, and the norm's sums are taken; the steps are made within ``finish``.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ... import _core
+from .. import layout, private
+from ..bound import Part
+from .slots import Bucket, Slot, cut, reserve
+from .taken import Taken
+from .worker import Worker
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from ...report import Report
+    from ..optimizer import Optimizer
+    from .links import Link, Transfer
+    from .resident import Resident
+
+Span = tuple[str, float, float]
+NO_PASS = -1
+
+
+@dataclass
+class Round:
+    """What has come since the last step.
+
+    Attributes:
+        eager: whether buckets are stepped as they come.
+        passes: the backward passes so far.
+        begun: whether a bucket was stepped.
+        report: what the last of them was told.
+    """
+
+    eager: bool
+    passes: int = 0
+    begun: bool = False
+    report: Report | None = None
+
+
+class Staging:
+    """Memory where gradients land that are then added to those that are there."""
+
+    def __init__(self, memory: torch.Tensor) -> None:
+        self.memory = memory
+        self.task: Future[None] | None = None  # that reads it
+
+
+@dataclass(frozen=True)
+class Options:
+    """How gradients are taken; see :func:`gradstep.torch.offload`."""
+
+    accumulate: int
+    accumulate_in: str
+    in_backward: bool
+    bucket_bytes: int
+
+
+class Pipeline:
+    """What takes gradients, steps by them and sends parameters back.
+
+    Args:
+        slots: all parameters.
+        link: the way to them.
+        options: how.
+        begin: called when the first gradient of a step has come, to bring hyperparameters in line.
+
+    Attributes:
+        inner: steps the twins.
+        resident: steps what stays on the device, if there is any.
+        steps: how many were made.
+    """
+
+    inner: Optimizer
+    resident: Resident | None = None
+
+    def __init__(
+        self,
+        slots: Sequence[Slot],
+        link: Link,
+        options: Options,
+        begin: Callable[[], None],
+    ) -> None:
+        self.slots = list(slots)
+        self.buckets: list[Bucket] = []
+        self.link = link
+        self.steps = 0
+        self._options = options
+        self._begin = begin
+        self._worker = Worker()
+        self._staging: list[Staging] = []
+        self._round: Round | None = None
+        self._number = 0  # of backward passes
+        self._pass, self._is_over = NO_PASS, True
+        self._keeps = self._is_last = False
+        self._unscaled = 1.0  # by what a GradScaler was told that gradients are multiplied
+        self._hooks: list[Any] = []
+        self._everything: Part | None = None
+
+    # ---- memory and hooks ----
+
+    @property
+    def _wide(self) -> bool:
+        return self._options.accumulate_in == "float32"
+
+    def lay_out(self, slots: Sequence[Slot]) -> None:
+        """Have buckets, in memory of the link's, for parameters that were not there before.
+
+        Raises:
+            MemoryError: there is not enough.
+        """
+        for some in cut(slots, self._options.bucket_bytes):
+            bucket = Bucket(some)
+            bucket.allocate(self.link, self._wide)
+            self.buckets.append(bucket)
+        self._everything = None
+        if self._options.accumulate > 1 and self._options.accumulate_in != "device":
+            dtypes = {bucket.slots[0].here.dtype for bucket in self.buckets}
+            self._staging = [
+                Staging(reserve(self.link, largest, dtype))
+                for dtype in dtypes
+                for largest in [self._largest(dtype)]
+                for _ in range(2)
+            ]
+
+    def _largest(self, dtype: torch.dtype) -> int:
+        return max(b.size for b in self.buckets if b.slots[0].here.dtype == dtype)
+
+    def attach(self, slots: Sequence[Slot]) -> None:
+        """Fill twins from the device, and take gradients from now on, as they come."""
+        self.link.down([(slot.here, slot.memory()) for slot in slots if slot.count]).wait()
+        reference = weakref.ref(self)
+        for slot in slots:
+            slot.stand_in = None if layout.is_sharded(slot.param) else Taken(slot.param, self)
+            if _is_alone():
+                hook = functools.partial(_arrived, reference, slot.index)
+                self._hooks.append(slot.param.register_post_accumulate_grad_hook(hook))
+
+    def detach(self) -> None:
+        """Take no more gradients."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+    # ---- arrivals, in the backward pass ----
+
+    def arrive(self, slot: Slot) -> None:
+        """Take note of a parameter's gradient."""
+        now = private.backward_pass()
+        if now != self._pass:
+            self._begin_pass(now, slot)
+        if self._keeps or slot.bucket is None:
+            return
+        if slot.seen == self._number:
+            raise RuntimeError(f"{slot.name}: got a second gradient in a backward pass, wanted one")
+        slot.seen = self._number
+        bucket = slot.bucket
+        bucket.arrived.append(slot)
+        if len(bucket.arrived) == len(bucket.slots):
+            self._take(bucket)
+
+    def _begin_pass(self, now: int, slot: Slot) -> None:
+        # On an accelerator, a pass within another is the only one in its thread.
+        most = 1 if slot.param.device.type == "cpu" else 0
+        if private.backward_depth() > most:
+            raise RuntimeError(
+                "offload: got a backward pass within another, which brings only some gradients, "
+                "wanted torch.utils.checkpoint with use_reentrant=False"
+            )
+        if not self._is_over:
+            raise RuntimeError(
+                "offload: got a backward pass after one that has failed, wanted zero_grad() between"
+            )
+        if self._round is None:
+            self._round = self._new_round()
+        if self._round.passes == self._options.accumulate:
+            slot.param.grad = None
+            raise _too_many(self._options.accumulate)
+        self._round.passes += 1
+        self._number += 1
+        self._pass, self._is_over = now, False
+        self._is_last = self._round.passes == self._options.accumulate
+        self._keeps = self._options.accumulate_in == "device" and not self._is_last
+        private.at_end_of_backward(self._end_pass)
+
+    def _new_round(self) -> Round:
+        self._begin()
+        return Round(self._options.in_backward and not self._looks_at_all())
+
+    def _looks_at_all(self) -> bool:
+        """Whether the step has to wait for all gradients."""
+        half = any(slot.here.dtype == torch.float16 for slot in self.slots if slot.bucket)
+        return half or self._wants_norm() or self._is_whole() or not _is_alone()
+
+    def _wants_norm(self) -> bool:
+        stages = self.inner.stages
+        return stages["clip_norm"] is not None or stages["nonfinite"] != "allow"
+
+    def _is_whole(self) -> bool:
+        """Whether all parameters must be stepped in one call."""
+        rules = {group.rule for group in self.inner.groups}
+        together = any(rule.common or rule.takes_loss or rule.has_direction for rule in rules)
+        sharded = any(layout.is_sharded(slot.param) for slot in self.slots)
+        return together or sharded or bool(self.inner.engine.stats)
+
+    def _end_pass(self) -> None:
+        """Take what has arrived of buckets of which not everything came."""
+        self._is_over = True
+        round_ = self._round
+        if round_ is None or self._keeps:
+            return
+        for bucket in self.buckets:
+            if bucket.arrived:
+                self._take(bucket)
+        if round_.eager and self._is_last:
+            for bucket in self.buckets:
+                if bucket.has_grads and not bucket.is_stepped:
+                    bucket.is_stepped = True
+                    self._worker.begin(self._step, round_, bucket)
+
+    def _take(self, bucket: Bucket) -> None:
+        """Begin to bring down the gradients that have arrived, and drop them on the device."""
+        assert self._round is not None
+        slots, bucket.arrived = bucket.arrived, []
+        straight, staged = [], []
+        for slot in slots:
+            grad = _checked(slot)
+            if not slot.has_grad:
+                self._check_read(slot)
+                if slot.was_changed():
+                    straight.append((slot.here, slot.memory()))
+            if slot.grad is None:
+                continue
+            if slot.has_grad or slot.grad.dtype != grad.dtype:
+                staged.append((slot, grad))
+            else:
+                straight.append((slot.grad, grad))
+        staging = self._free_staging(slots[0].here.dtype) if staged else None
+        if staging is not None:
+            straight += [(slot.lie(staging.memory), grad) for slot, grad in staged]
+        transfer = self.link.down(straight)
+        adds = [(slot, slot.has_grad) for slot, _ in staged]
+        for slot in slots:
+            slot.has_grad, slot.sums = True, None
+            slot.param.grad = slot.stand_in if self._is_last else None
+        steps = self._round.eager and self._is_last and len(slots) == len(bucket.slots)
+        bucket.is_stepped = steps
+        task = self._worker.begin(self._land, self._round, bucket, transfer, staging, adds, steps)
+        if staging is not None:
+            staging.task = task
+
+    def _free_staging(self, dtype: torch.dtype) -> Staging:
+        """Memory that nobody reads any more, in turns."""
+        index = next(i for i, one in enumerate(self._staging) if one.memory.dtype == dtype)
+        one = self._staging.pop(index)
+        self._staging.append(one)
+        if one.task is not None:
+            one.task.exception()  # waits; what went wrong is told by the step
+        return one
+
+    def _check_read(self, slot: Slot) -> None:
+        """Notice a forward pass that reads a parameter without its module.
+
+        From then on each step waits for such a parameter.
+
+        Raises:
+            RuntimeError: it may have been read while it was on its way.
+        """
+        if not slot.waits or any(wait.seen == self.steps for wait in slot.waits) or slot.outside:
+            return
+        slot.outside = True
+        if slot.bucket is not None and slot.bucket.up is not None:
+            raise RuntimeError(
+                f"{slot.name}: got read in the forward pass without its module's own forward "
+                "pass, which waits for it; wanted optimizer.wait() before this one. From now on "
+                "each step waits for it"
+            )
+
+    # ---- our thread ----
+
+    def _land(
+        self,
+        round_: Round,
+        bucket: Bucket,
+        transfer: Transfer,
+        staging: Staging | None,
+        adds: Sequence[tuple[Slot, bool]],
+        steps: bool,
+    ) -> None:
+        """Wait for gradients, add them to those that are there, and step where that is due."""
+        transfer.wait()
+        with torch.no_grad():
+            for slot, is_more in adds:
+                assert staging is not None
+                assert slot.grad is not None
+                landed = slot.lie(staging.memory)
+                (slot.grad.add_ if is_more else slot.grad.copy_)(landed)
+        if steps:
+            self._step(round_, bucket)
+        elif self._is_last and self._wants_norm():
+            for slot in bucket.slots:
+                if slot.has_grad:
+                    self._square(slot)
+
+    def _square(self, slot: Slot) -> None:
+        slot.sums = _core.segment_sums_of_tensors([slot.grad], private.SOURCE)
+
+    def _step(self, round_: Round, bucket: Bucket, norm: float | None = None) -> None:
+        """Step a bucket, and send it on its way."""
+        if bucket.up is not None:
+            bucket.up.wait()  # its memory is still read
+        for slot in bucket.slots:
+            slot.give()
+        bucket.is_dirty = True
+        advances, round_.begun = not round_.begun, True
+        round_.report = self.inner.step_part(bucket.part, advances=advances, norm=norm)
+        if round_.report.skipped:
+            bucket.is_dirty = False
+        else:
+            self._send(bucket)
+
+    def _send(self, bucket: Bucket) -> None:
+        """Begin to bring a bucket's parameters up."""
+        slots = [slot for slot in bucket.slots if slot.has_grad]
+        bucket.up = self.link.up([(slot.memory().data, slot.here) for slot in slots])
+        for slot in slots:
+            slot.note_written()
+        bucket.is_dirty = False
+
+    # ---- the step ----
+
+    def finish(self, loss: Any, scale: float, found_inf: bool) -> Report | None:
+        """Complete the step: on return nothing of the caller's is read any more.
+
+        Args:
+            loss: see :meth:`gradstep.torch.Optimizer.step`.
+            scale: what the gradients are divided by, of a GradScaler.
+            found_inf: whether it has found what is not finite: then nothing is stepped.
+
+        Returns:
+            The report; None where it was skipped because of ``found_inf``.
+        """
+        try:
+            report = self._finished(loss, scale, found_inf)
+        except BaseException:
+            self.abandon()
+            raise
+        self._reset()
+        self.steps += 1
+        for bucket in self.buckets:
+            if any(slot.outside or not slot.waits for slot in bucket.slots):
+                bucket.hold()
+        return report
+
+    def _finished(self, loss: Any, scale: float, found_inf: bool) -> Report | None:
+        if not self._is_over:
+            raise RuntimeError("step: got a backward pass that has failed, wanted a whole one")
+        self._take_late()
+        for bucket in self.buckets:
+            if bucket.arrived:
+                self._take(bucket)
+        self._worker.finish()
+        if self._round is None:
+            self._begin()
+            self._round = Round(eager=False)
+        round_ = self._round
+        if round_.eager and (found_inf or scale != 1 or self._unscaled != 1):
+            raise RuntimeError(
+                "step: got a GradScaler, whose scale is known only after the backward pass, within "
+                "which layers were stepped already; wanted offload(..., in_backward=False)"
+            )
+        if found_inf:
+            return None
+        self._step_rest(round_, loss, scale / self._unscaled)
+        return round_.report
+
+    def _step_rest(self, round_: Round, loss: Any, scale: float) -> None:
+        self.inner.grad_scale = None if scale == 1 else torch.tensor(scale, dtype=torch.float64)
+        try:
+            takes_loss = any(group.rule.takes_loss for group in self.inner.groups)
+            if self._is_whole() or (loss is not None and not takes_loss):
+                self._step_whole(round_, loss)
+                return
+            norm = self._norm() if self._wants_norm() else None
+            for bucket in self.buckets:
+                if bucket.is_stepped or not (bucket.has_grads or self.inner.engine.averaging):
+                    continue
+                bucket.is_stepped = True
+                self._step(round_, bucket, norm)
+                if round_.report is not None and round_.report.skipped:
+                    return
+            if not round_.begun:  # the clock goes on, as in a step without gradients
+                self._step_whole(round_, loss, norm)
+            if self.resident is not None:
+                self._step_resident(self.resident, round_, scale)
+        finally:
+            del self.inner.grad_scale
+
+    def _step_resident(self, resident: Resident, round_: Round, scale: float) -> None:
+        """Step what stays on the device as the rest was."""
+        report, stages = round_.report, self.inner.stages
+        if report is None or report.skipped:
+            return
+        factor = 1 / scale
+        if (limit := stages["clip_norm"]) is not None:
+            limit = limit(report.t - 1) if callable(limit) else limit
+            assert report.grad_norm is not None
+            factor *= min(1.0, limit / (report.grad_norm + 1e-6))
+        resident.step(self.inner.param_groups, factor)
+
+    def _step_whole(self, round_: Round, loss: Any, norm: float | None = None) -> None:
+        for bucket in self.buckets:
+            for slot in bucket.slots:
+                slot.give()
+            bucket.is_dirty = True
+        if self._everything is None:
+            self._everything = Part([slot.twin for b in self.buckets for slot in b.slots])
+        round_.report = self.inner.step_part(self._everything, advances=True, loss=loss, norm=norm)
+        for bucket in self.buckets:
+            if not round_.report.skipped and bucket.has_grads:
+                self._send(bucket)
+            bucket.is_dirty = False
+
+    def _norm(self) -> float:
+        """The norm of all gradients, loss scale and all, as one call over all of them has it."""
+        slots = [slot for slot in self.slots if slot.has_grad]
+        for slot in slots:
+            if slot.sums is None:
+                self._square(slot)
+        stays = 0.0 if self.resident is None else self.resident.square()
+        total = _added_up([slot.sums for slot in slots]) + stays
+        if not math.isinf(total):
+            return math.sqrt(total)
+        scale = _core.overflow_scale
+        grads = [slot.grad for slot in slots]
+        sums = _core.segment_sums_of_tensors(grads, private.SOURCE, scale)
+        return math.sqrt(_added_up([sums]) + stays * scale * scale) / scale
+
+    def _take_late(self) -> None:
+        """Take gradients that no hook has brought."""
+        late = [slot for slot in self.slots if _is_late(slot)]
+        if not late:
+            return
+        for slot in late:
+            if slot.has_grad:
+                raise RuntimeError(
+                    f"{slot.name}.grad: got another gradient than the one that the backward pass "
+                    "has brought, wanted one of both"
+                )
+            if slot.bucket is None:
+                self._adopt(slot)
+        if self._round is None:
+            self._round = Round(eager=False)
+            self._begin()
+        self._is_last = True
+        for slot in late:
+            assert slot.bucket is not None
+            slot.bucket.arrived.append(slot)
+
+    def _adopt(self, slot: Slot) -> None:
+        """Have a bucket for a parameter that was frozen so far, in the memory that it has."""
+        bucket = Bucket([slot])
+        bucket.allocate_grads(self.link, self._wide)
+        self.buckets.append(bucket)
+        self._everything = None
+        self.attach([slot])
+
+    def has_nonfinite(self, taken: Sequence[Taken], inverse_scale: float) -> bool:
+        """Whether gradients that were taken have an infinite element, or a NaN."""
+        for bucket in self.buckets:
+            if bucket.arrived:
+                self._take(bucket)
+        self._worker.drain()
+        stand_ins = set(map(id, taken))
+        self._unscaled *= inverse_scale
+        found = False
+        for slot in self.slots:
+            if slot.has_grad and id(slot.stand_in) in stand_ins and slot.grad is not None:
+                found |= not bool(torch.isfinite(slot.grad).all())
+        return found
+
+    # ---- what interrupts ----
+
+    @property
+    def is_eager(self) -> bool:
+        """Whether parameters are stepped as their gradients come, since the last step."""
+        return self._round is not None and self._round.eager
+
+    def discard(self) -> None:
+        """Forget the gradients that have come, as zero_grad does.
+
+        Raises:
+            RuntimeError: by some of them layers were stepped already.
+        """
+        round_ = self._round
+        if round_ is None:
+            return
+        self._worker.drain()
+        if self._is_over and round_.eager and round_.begun:
+            raise RuntimeError(
+                "zero_grad: got gradients by which layers were stepped already, within the "
+                "backward pass; wanted step() first, or offload(..., in_backward=False)"
+            )
+        self.abandon()
+
+    def recover(self) -> None:
+        """End a step whose backward pass has failed, before the next one begins."""
+        if not self._is_over and private.backward_pass() == NO_PASS:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """End a step that cannot be completed; host and device agree."""
+        self._worker.forget()
+        for bucket in self.buckets:
+            if bucket.is_dirty:
+                self._send(bucket)
+            for slot in bucket.slots:
+                slot.param.grad = None
+        self._reset()
+
+    def _reset(self) -> None:
+        for bucket in self.buckets:
+            for slot in bucket.slots:
+                if slot.has_grad:
+                    slot.param.grad = None
+                    slot.twin.grad = None
+                    slot.has_grad, slot.sums = False, None
+            bucket.arrived = []
+            bucket.is_stepped = False
+        self._round = None
+        self._unscaled = 1.0
+        self._pass, self._is_over = NO_PASS, True
+
+    def settle(self) -> None:
+        """Wait until the host has nothing left to do."""
+        self._worker.drain()
+
+    def wait(self) -> None:
+        """Wait until host and device have the same parameters."""
+        self.settle()
+        for bucket in self.buckets:
+            if bucket.up is not None:
+                bucket.up.hold()
+                bucket.up.wait()
+
+    def send_all(self) -> None:
+        """Bring all parameters up, and wait."""
+        self.wait()
+        for bucket in self.buckets:
+            pairs = [(slot.memory().data, slot.here) for slot in bucket.slots]
+            bucket.up = self.link.up(pairs)
+            for slot in bucket.slots:
+                slot.note_written()
+        self.wait()
+
+
+def _arrived(reference: weakref.ref[Pipeline], index: int, _: torch.Tensor) -> None:
+    """The hook of a parameter; it does not keep the pipeline."""
+    pipeline = reference()
+    if pipeline is not None:
+        pipeline.arrive(pipeline.slots[index])
+
+
+def _is_alone() -> bool:
+    """Whether gradients are whole when the backward pass brings them: no other process adds any."""
+    distributed = torch.distributed
+    is_there = distributed.is_available() and distributed.is_initialized()
+    return not is_there or distributed.get_world_size() == 1
+
+
+def _is_late(slot: Slot) -> bool:
+    grad = slot.param.grad
+    if grad is None or isinstance(grad, Taken) or slot.stays:
+        return False
+    return slot.bucket is None or slot not in slot.bucket.arrived
+
+
+def _checked(slot: Slot) -> torch.Tensor:
+    """A gradient, which must be dense."""
+    grad = slot.param.grad
+    name = f"{slot.name}.grad"
+    if grad is None:
+        raise RuntimeError(f"{name}: got None in a hook of the backward pass, wanted a gradient")
+    if layout.is_sharded(slot.param):
+        grad = layout.local_grad(name, grad, slot.param)
+    if grad.layout != torch.strided:
+        raise TypeError(f"{name}: got {grad.layout}, wanted a dense gradient to offload")
+    return grad
+
+
+def _added_up(sums: Sequence[Any]) -> float:
+    """One after the other, as the core adds."""
+    every = np.concatenate([np.zeros(1), *sums])
+    return float(np.add.accumulate(every)[-1])
+
+
+def _too_many(accumulate: int) -> RuntimeError:
+    return RuntimeError(
+        f"offload: got a backward pass before step(), after {accumulate} that were to be a step, "
+        f"wanted step(), or accumulate={accumulate + 1}"
+    )
