@@ -25,6 +25,7 @@ from .waits import attach
 
 if TYPE_CHECKING:
     from ...stages import Stages
+    from .simulated import Span
 
     Params = Iterable[torch.Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, torch.Tensor]]
 
@@ -286,6 +287,18 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
         self._pipeline.wait()
 
     # ---- what a person reads ----
+
+    @property
+    def spans(self) -> list[Span] | None:
+        """When buckets were stepped, ``("step", begin, end)`` by ``time.perf_counter()``.
+
+        None: nobody notes it. Assign a list to have it noted there.
+        """
+        return self._pipeline.spans
+
+    @spans.setter
+    def spans(self, spans: list[Span] | None) -> None:
+        self._pipeline.spans = spans
 
     @property
     def stages(self) -> Stages:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ import torch
 from ... import _core
 from .. import layout, private
 from ..bound import Part
+from .simulated import Span
 from .slots import Bucket, Slot, cut, reserve
 from .taken import Taken
 from .worker import Worker
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
     from .links import Link, Transfer
     from .resident import Resident
 
-Span = tuple[str, float, float]
 NO_PASS = -1
 
 
@@ -89,6 +90,7 @@ class Pipeline:
         inner: steps the twins.
         resident: steps what stays on the device, if there is any.
         steps: how many were made.
+        spans: where it is a list, each bucket's step and its time are noted there.
     """
 
     inner: Optimizer
@@ -116,6 +118,7 @@ class Pipeline:
         self._unscaled = 1.0  # by what a GradScaler was told that gradients are multiplied
         self._hooks: list[Any] = []
         self._everything: Part | None = None
+        self.spans: list[Span] | None = None
 
     # ---- memory and hooks ----
 
@@ -333,7 +336,10 @@ class Pipeline:
             slot.give()
         bucket.is_dirty = True
         advances, round_.begun = not round_.begun, True
+        begin = time.perf_counter()
         round_.report = self.inner.step_part(bucket.part, advances=advances, norm=norm)
+        if self.spans is not None:
+            self.spans.append(("step", begin, time.perf_counter()))
         if round_.report.skipped:
             bucket.is_dirty = False
         else:
