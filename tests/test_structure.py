@@ -125,6 +125,7 @@ PYTHON_ROOMS = [
     "torch",
     "bench",
     "bench_training",
+    "bench_offload",
     "plots",
     "tuning.handles",
     "tuning.range_test",
@@ -162,6 +163,7 @@ PYTHON_ALONE = {
     "torch": {
         "bench",
         "bench_training",
+        "bench_offload",
         *(f"torch.{name}" for name in TORCH_ROOMS),
         "torch",
     },

@@ -47,6 +47,19 @@ ONE = 1.0  # by identity: a step with nothing special must find that out at no c
 STATS: dict[bool | str, int] = {False: 0, True: 1, "sample": 2}  # as the core has it
 
 
+def not_finite(culprit: str, number: float | None = None) -> FloatingPointError:
+    """What ``nonfinite="raise"`` raises.
+
+    Args:
+        culprit: what has an element that is not finite.
+        number: what it is, where it is a number.
+    """
+    got = "an element that is not finite" if number is None else number
+    return FloatingPointError(
+        f"{culprit}: got {got}, wanted finite numbers, as nonfinite='raise' says"
+    )
+
+
 class Row:
     """What a group was when it was last compiled, and what must be called at each step.
 
@@ -493,11 +506,7 @@ class Compiled:
             culprit = "loss" if not math.isfinite(loss) else "the gradients of all processes"
             if culprit != "loss" and known_norm is None:
                 culprit = self.held.arguments("grads")[self.plan.not_finite]
-            raise FloatingPointError(
-                f"{culprit}: got "
-                + (f"{loss}" if culprit == "loss" else "an element that is not finite")
-                + ", wanted finite numbers, as nonfinite='raise' says"
-            )
+            raise not_finite(culprit, loss if culprit == "loss" else None)
         if self._waits and done == DONE:
             self.held.note_begun()
             self.look_at_fresh()

@@ -257,11 +257,16 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
                 loss = returned
         found, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
         eager = self._pipeline.is_eager
-        report = self._pipeline.finish(
-            loss.item() if isinstance(loss, torch.Tensor) and loss.numel() == 1 else loss,
-            1.0 if scale is None else float(scale),
-            found is not None and bool(found),
-        )
+        try:
+            report = self._pipeline.finish(
+                loss.item() if isinstance(loss, torch.Tensor) and loss.numel() == 1 else loss,
+                1.0 if scale is None else float(scale),
+                found is not None and bool(found),
+            )
+        except BaseException:
+            for name in ("found_inf", "grad_scale"):  # a GradScaler leaves them
+                self.__dict__.pop(name, None)
+            raise
         self.report = self._skipped() if report is None else report
         if eager:
             self._check_unchanged()

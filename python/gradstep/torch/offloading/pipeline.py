@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from ... import _core
+from ...engine import not_finite
 from .. import layout, private
 from ..bound import Part
 from .simulated import Span
@@ -232,6 +233,10 @@ class Pipeline:
         round_ = self._round
         if round_ is None or self._keeps:
             return
+        if self._options.accumulate_in == "device":  # what earlier passes alone have brought
+            for slot in filter(_is_late, self.slots):
+                if slot.bucket is not None:
+                    slot.bucket.arrived.append(slot)
         for bucket in self.buckets:
             if bucket.arrived:
                 self._take(bucket)
@@ -293,6 +298,7 @@ class Pipeline:
             return
         slot.outside = True
         if slot.bucket is not None and slot.bucket.up is not None:
+            slot.bucket.hold()  # for the next one
             raise RuntimeError(
                 f"{slot.name}: got read in the forward pass without its module's own forward "
                 "pass, which waits for it; wanted optimizer.wait() before this one. From now on "
@@ -387,9 +393,10 @@ class Pipeline:
                 self._take(bucket)
         self._worker.finish()
         if self._round is None:
-            self._begin()
             self._round = Round(eager=False)
         round_ = self._round
+        if not round_.eager:
+            self._begin()  # what was changed since the backward pass counts
         if round_.eager and (found_inf or scale != 1 or self._unscaled != 1):
             raise RuntimeError(
                 "step: got a GradScaler, whose scale is known only after the backward pass, within "
@@ -407,7 +414,7 @@ class Pipeline:
             if self._is_whole() or (loss is not None and not takes_loss):
                 self._step_whole(round_, loss)
                 return
-            norm = self._norm() if self._wants_norm() else None
+            norm = self._checked_norm() if self._wants_norm() else None
             for bucket in self.buckets:
                 if bucket.is_stepped or not (bucket.has_grads or self.inner.engine.averaging):
                     continue
@@ -447,6 +454,19 @@ class Pipeline:
                 self._send(bucket)
             bucket.is_dirty = False
 
+    def _checked_norm(self) -> float:
+        """The norm of all gradients.
+
+        Raises:
+            FloatingPointError: it is not finite, with ``nonfinite="raise"``.
+        """
+        norm = self._norm()
+        if self.inner.stages["nonfinite"] == "raise" and not math.isfinite(norm):
+            for slot in self.slots:
+                if slot.has_grad and slot.grad is not None and not slot.grad.isfinite().all():
+                    raise not_finite(f"{slot.name}.grad")
+        return norm
+
     def _norm(self) -> float:
         """The norm of all gradients, loss scale and all, as one call over all of them has it."""
         slots = [slot for slot in self.slots if slot.has_grad]
@@ -477,7 +497,6 @@ class Pipeline:
                 self._adopt(slot)
         if self._round is None:
             self._round = Round(eager=False)
-            self._begin()
         self._is_last = True
         for slot in late:
             assert slot.bucket is not None

@@ -29,17 +29,15 @@ class Wait:
 
     Args:
         pipeline: what sends the parameters, by a weak reference.
-        slots: the module's own parameters; None: everybody's.
+        own: the positions of the module's own parameters; None: everybody's.
 
     Attributes:
         seen: how many steps there had been when the module last ran.
     """
 
-    def __init__(
-        self, pipeline: weakref.ref[Pipeline], slots: Sequence[Slot] | None = None
-    ) -> None:
+    def __init__(self, pipeline: weakref.ref[Pipeline], own: Sequence[int] | None = None) -> None:
         self._pipeline = pipeline
-        self._slots = slots
+        self._own = own
         self.seen = -1
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -50,12 +48,13 @@ class Wait:
             return
         pipeline.recover()
         self.seen = pipeline.steps
-        if self._slots is None:
+        if self._own is None:
             pipeline.wait()
             return
-        for slot in self._slots:
-            if slot.bucket is not None:
-                slot.bucket.hold()
+        for i in self._own:
+            bucket = pipeline.slots[i].bucket
+            if bucket is not None:
+                bucket.hold()
 
     def __reduce__(self) -> tuple[Any, ...]:
         self()  # the copy is to have whole parameters
@@ -77,7 +76,7 @@ def attach(model: torch.nn.Module, pipeline: Pipeline, slots: Iterable[Slot]) ->
         own = [by_param[id(p)] for p in module.parameters(recurse=False) if id(p) in by_param]
         if not own:
             continue
-        wait = Wait(reference, own)
+        wait = Wait(reference, [slot.index for slot in own])
         for slot in own:
             slot.waits.append(wait)
             slot.outside |= module is model  # a copy of it would read them before any hook

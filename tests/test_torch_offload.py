@@ -1,0 +1,885 @@
+"""gradstep.torch.offload: a device's parameters, stepped in host memory, against the rule's own
+class on the same gradients, bit for bit; and what may go wrong.
+
+The device is simulated: transfers are late, and what has not arrived is NaN.
+"""
+
+import copy
+import gc
+import itertools
+import math
+import pickle
+import random
+import threading
+import time
+import weakref
+
+import pytest
+
+from cases import EVERY
+from test_torch_training import assert_same
+
+torch = pytest.importorskip("torch")
+import gradstep as gs  # noqa: E402
+import gradstep.torch as gt  # noqa: E402
+from gradstep.torch import SimulatedLink, offload  # noqa: E402
+
+nn, functional = torch.nn, torch.nn.functional
+WORDS, WIDTH = 30, 16
+
+
+class Net(nn.Module):
+    """Tied, frozen, unused, and used in every other pass; tensors of one to several blocks."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        torch.manual_seed(0)
+        self.words = nn.Embedding(WORDS, WIDTH)
+        self.wide, self.narrow = nn.Linear(WIDTH, 300), nn.Linear(300, WIDTH)
+        self.frozen, self.unused = nn.Linear(WIDTH, WIDTH), nn.Linear(4, 4)
+        self.sometimes, self.after = nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH)
+        self.frozen.requires_grad_(False)
+        self.to(dtype)
+        self.calls = 0
+
+    def forward(self, words):
+        self.calls += 1
+        x = self.words(words)
+        x = x + self.narrow(torch.tanh(self.wide(self.frozen(x))))
+        if self.calls % 2:
+            x = self.sometimes(x)
+        return functional.linear(self.after(x), self.words.weight)
+
+
+def batches(seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        yield torch.randint(WORDS, (6,), generator=generator)
+
+
+def backward(model, words, scale=1.0):
+    loss = functional.cross_entropy(model(words).float(), (words + 1) % WORDS) * scale
+    loss.backward()
+    return loss.item()
+
+
+def train(opt, model, steps=3, passes=1, seed=1):
+    """The losses of some steps."""
+    source, losses = batches(seed), []
+    for _ in range(steps):
+        for _ in range(passes):
+            losses.append(backward(model, next(source)))
+        takes_loss = any(group.rule.takes_loss for group in inner_of(opt).groups)
+        opt.step(**{"loss": losses[-1]} if takes_loss else {})
+        opt.zero_grad()
+    return losses
+
+
+def inner_of(opt):
+    return getattr(opt, "_inner", opt)
+
+
+def late(seed=0, most=1e-3):
+    """A link whose transfers are late by random times."""
+    return SimulatedLink(1e9, delay=lambda r=random.Random(seed): r.random() * most)
+
+
+def offloaded(params, rule=gt.AdamW, **options):
+    options = {"link": late(), "bucket_bytes": 3000, **options}
+    return offload(params, rule, **options)
+
+
+def pair(dtype=torch.bfloat16, rule=gt.AdamW, own=None, **options):
+    """The rule's own class over a model, and offload over another one such."""
+    options = {"lr": 1e-2, **options}
+    plain, model = Net(dtype), Net(dtype)
+    opt = offloaded(model, rule, **options, **(own or {}))
+    return (rule(plain.named_parameters(), **options), plain), (opt, model)
+
+
+def assert_alike(plain, model, opt):
+    opt.wait()
+    for (name, wanted), got in zip(plain.named_parameters(), model.parameters(), strict=True):
+        assert not got.isnan().any(), name
+        assert_same(got.detach(), wanted.detach())
+
+
+def assert_same_states(opt, reference):
+    got, wanted = opt.state_dict(), reference.state_dict()
+    frozen = {slot.index for slot in opt._pipeline.slots if slot.bucket is None}
+    assert got["state"].keys() == wanted["state"].keys() - frozen  # they have no average here
+    for key, state in got["state"].items():
+        assert_same(state, wanted["state"][key])
+    assert got["param_groups"] == wanted["param_groups"]
+
+
+# ---- bits ----
+
+PAIRINGS = {
+    "float32": (torch.float32, {}),
+    "float32, q8": (torch.float32, {"states": "q8"}),
+    "split, float32": (torch.bfloat16, {"split": True}),
+    "split, q8": (torch.bfloat16, {"split": True, "states": "q8"}),
+    "stochastic": (torch.bfloat16, {"rounding": {"params": "stochastic"}, "states": "bfloat16"}),
+}
+
+
+def groups_of(rule, model):
+    if rule != "Muon":
+        return model.named_parameters()
+    return gt.muon_groups(model, muon={}, adamw={})
+
+
+@pytest.mark.parametrize("pairing", PAIRINGS)
+@pytest.mark.parametrize("rule", [*EVERY, *({"Muon"} - {*EVERY})])
+def test_bits_of_the_rule(rule, pairing):
+    dtype, options = PAIRINGS[pairing]
+    kind = getattr(gt, rule)
+    for clips, passes in itertools.product((None, 0.05), (1, 4)):
+        kept = {**options, "clip_norm": clips}
+        plain, model = Net(dtype), Net(dtype)
+        try:
+            reference = kind(groups_of(rule, plain), **kept)
+        except (TypeError, ValueError) as refused:  # such as states that the rule does not have
+            with pytest.raises(type(refused)) as caught:
+                offloaded(groups_of(rule, model), kind, model=model, **kept)
+            assert str(caught.value) == str(refused)
+            return
+        opt = offloaded(groups_of(rule, model), kind, model=model, accumulate=passes, **kept)
+        losses = train(reference, plain, passes=passes)
+        assert train(opt, model, passes=passes) == losses
+        assert_alike(plain, model, opt)
+        assert_same_states(opt, reference)
+        assert opt.report == reference.report
+
+
+@pytest.fixture(scope="module")
+def wanted():
+    """A training of the rule's own class, which all schedules of arrivals must come to."""
+    plain = Net(torch.bfloat16)
+    reference = gt.AdamW(plain.named_parameters(), lr=1e-2, split=True, states="q8")
+    return plain, train(reference, plain, steps=4, passes=2)
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_random_schedules_of_arrivals(seed, wanted):
+    plain, losses = wanted
+    chance = random.Random(seed)
+    model = Net(torch.bfloat16)
+    most = chance.choice((0, 1e-4, 2e-3))
+    opt = offload(
+        model, gt.AdamW, lr=1e-2, split=True, states="q8", accumulate=2,
+        accumulate_in=chance.choice(("host", "device")),
+        in_backward=chance.random() < 0.8,
+        bucket_bytes=chance.choice((1, 500, 3000, 20_000)),
+        link=SimulatedLink(chance.choice((math.inf, 1e7)), delay=lambda: chance.random() * most),
+    )  # fmt: skip
+    for module in model.modules():  # the device is late, too
+        module.register_forward_hook(lambda *_: time.sleep(chance.random() * most / 4))
+    for param in model.parameters():
+        if param.requires_grad:
+            param.register_hook(lambda _: time.sleep(chance.random() * most / 4))
+    assert train(opt, model, steps=4, passes=2) == losses
+    assert_alike(plain, model, opt)
+
+
+def test_gradients_added_in_float32():
+    model, exact = Net(torch.bfloat16), Net(torch.bfloat16)
+    opt = offloaded(model, gt.SGD, lr=1.0, accumulate=3, accumulate_in="float32", split=True)
+    source, sums = batches(), {}
+    for _ in range(3):
+        words = next(source)
+        exact.zero_grad()
+        backward(exact, words)
+        for name, param in exact.named_parameters():
+            if param.grad is not None:
+                sums[name] = sums.get(name, 0) + param.grad.float()
+        backward(model, words)
+    opt.step()
+    opt.wait()
+    for name, param in exact.named_parameters():
+        low = opt.state[dict(model.named_parameters())[name]]["low"] if name in sums else None
+        got = dict(model.named_parameters())[name].detach()
+        if low is None:
+            assert_same(got, param.detach())
+        else:  # the upper half of the float32
+            whole = (got.view(torch.int16).int() << 16) + low.int()
+            assert_same(whole.view(torch.float32), param.float() - sums[name])
+
+
+def test_a_step_that_is_asked_for_early_takes_what_has_come():
+    (reference, plain), (opt, model) = pair(own={"accumulate": 4})
+    for passes in (4, 2, 1, 4):
+        assert train(opt, model, 1, passes) == train(reference, plain, 1, passes)
+    assert_alike(plain, model, opt)
+
+
+@pytest.mark.parametrize("stage", [{"average": 0.9}, {"stats": True}, {"stats": "sample"},
+                                   {"clip_value": 1e-3}, {"nonfinite": "skip"}])  # fmt: skip
+def test_stages(stage):
+    (reference, plain), (opt, model) = pair(split=True, **stage)
+    assert train(opt, model, 4) == train(reference, plain, 4)
+    assert_alike(plain, model, opt)
+    assert_same_states(opt, reference)
+    assert opt.report == reference.report
+    if "average" in stage:
+        with opt.averaged(), reference.averaged():
+            assert_alike(plain, model, opt)
+        assert_alike(plain, model, opt)
+
+
+def test_schedules_schedulers_closures_and_hooks():
+    seen = []
+    (reference, plain), (opt, model) = pair(
+        lr=gs.schedules.cosine(1e-2, total=8), weight_decay=lambda k: 0.1 / (k + 1)
+    )
+    opt.register_step_post_hook(lambda *_: seen.append(opt.param_groups[0]["lr"]))
+    for a, b in zip(batches(), batches(), strict=False):
+        if len(seen) == 4:
+            break
+
+        def closure(model=model, words=a):
+            return backward(model, words)
+
+        assert opt.step(closure) == backward(plain, b)
+        opt.zero_grad()
+        reference.step()
+        reference.zero_grad()
+        assert opt.report == reference.report
+    assert seen == [gs.schedules.cosine(1e-2, total=8)(k) for k in range(4)]
+    assert_alike(plain, model, opt)
+
+    (reference, plain), (opt, model) = pair()
+    schedulers = [torch.optim.lr_scheduler.OneCycleLR(o, 0.02, 6) for o in (reference, opt)]
+    for _ in range(5):
+        assert train(opt, model, 1) == train(reference, plain, 1)
+        for scheduler in schedulers:
+            scheduler.step()
+    assert opt.param_groups[0]["lr"] == reference.param_groups[0]["lr"]
+    assert_alike(plain, model, opt)
+
+
+def test_groups_and_one_that_is_added_later():
+    def split(model):
+        matrices = [p for p in model.parameters() if p.dim() > 1]
+        return [{"params": matrices, "lr": 0.02}, {
+            "params": [model.wide.bias, model.narrow.bias], "rule": "SGD", "lr": 0.5
+        }]  # fmt: skip
+
+    plain, model = Net(torch.bfloat16), Net(torch.bfloat16)
+    reference = gt.AdamW(split(plain), weight_decay=0.1, clip_norm=1.0)
+    opt = offloaded(split(model), model=model, weight_decay=0.1, clip_norm=1.0)
+    assert train(opt, model) == train(reference, plain)
+    before = opt.host_bytes
+    for one, its in ((reference, plain), (opt, model)):
+        one.add_param_group({"params": list(its.after.parameters()), "lr": 0.1})
+    assert opt.host_bytes > before
+    assert train(opt, model) == train(reference, plain)
+    assert_alike(plain, model, opt)
+    assert_same_states(opt, reference)
+
+
+def test_a_layer_that_is_thawed_later():
+    (reference, plain), (opt, model) = pair(split=True)
+    assert train(opt, model, 2) == train(reference, plain, 2)
+    for its in (plain, model):
+        its.frozen.requires_grad_(True)
+    assert train(opt, model, 3) == train(reference, plain, 3)
+    assert_alike(plain, model, opt)
+    assert_same_states(opt, reference)
+
+
+# ---- what waits ----
+
+
+def test_parameters_alone_are_all_there_after_each_step():
+    plain, model = Net(torch.bfloat16), Net(torch.bfloat16)
+    reference = gt.AdamW(plain.parameters(), lr=1e-2)
+    opt = offloaded(model.parameters(), lr=1e-2, link=late(most=5e-3))
+    for _ in range(2):
+        assert train(opt, model, 1) == train(reference, plain, 1)
+        for got, its in zip(model.parameters(), plain.parameters(), strict=True):
+            assert_same(got.detach(), its.detach())
+
+
+def test_a_forward_pass_waits_for_its_own_layer_alone():
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    opt = offload(model, gt.SGD, lr=0.1, link=SimulatedLink(math.inf, delay=lambda: 0.2),
+                  bucket_bytes=1)  # fmt: skip
+    model(torch.ones(1, 8)).sum().backward()
+    opt.step()
+    assert model[1].weight.isnan().all()
+    out = model[0](torch.ones(1, 8))
+    assert not out.isnan().any()
+    assert model[1].weight.isnan().all()  # nobody has waited for it
+    assert not model[1](out).isnan().any()
+
+
+def test_state_dicts_and_copies_have_whole_parameters():
+    def ready():
+        model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+        opt = offload(model, gt.SGD, lr=0.1, momentum=0.9,
+                      link=SimulatedLink(math.inf, delay=lambda: 0.05))  # fmt: skip
+        model(torch.ones(1, 8)).sum().backward()
+        opt.step()
+        assert model[1].weight.isnan().any()
+        return model, opt
+
+    model, opt = ready()
+    assert not any(value.isnan().any() for value in model.state_dict().values())
+    model, opt = ready()
+    other = copy.deepcopy(model)
+    assert not any(value.isnan().any() for value in other.parameters())
+    other(torch.ones(1, 8)).sum().backward()  # which no optimizer takes
+    assert other[0].weight.grad is not None
+    model, opt = ready()
+    other = pickle.loads(pickle.dumps(model))
+    assert not any(value.isnan().any() for value in other.parameters())
+    model, opt = ready()
+    state = opt.state_dict()["state"]
+    assert len(state) == 4
+    assert not any(value.isnan().any() for value in model.parameters())
+    with pytest.raises(TypeError, match="state_dict"):
+        pickle.dumps(opt)
+
+
+def test_a_copy_of_the_optimizer_steps_a_copy_of_the_model():
+    (reference, plain), (opt, model) = pair(split=True, states="q8")
+    train(opt, model), train(reference, plain)
+    both = copy.deepcopy((model, opt))
+    other, again = both
+    assert [id(p) for g in again.param_groups for p in g["params"]] == [
+        id(p) for p in other.parameters()
+    ]
+    losses = train(reference, plain, seed=2)
+    assert train(again, other, seed=2) == losses
+    assert train(opt, model, seed=2) == losses
+    assert_alike(plain, other, again)
+
+
+class Attention(nn.Module):
+    """Whose last projection is read by its parent: its own forward pass is never called."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.before = nn.Linear(8, 8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        x = self.before(x)
+        return self.attention(x, x, x, need_weights=False)[0]
+
+
+def test_what_is_read_without_its_module_is_waited_for_by_each_step():
+    plain, model = Attention(), Attention()
+    reference = gt.AdamW(plain.parameters(), lr=0.1)
+    opt = offload(model, gt.AdamW, lr=0.1, link=late(most=5e-3), bucket_bytes=1)
+    x = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0))
+    for _ in range(3):
+        for one, its in ((reference, plain), (opt, model)):
+            its(x).square().sum().backward()
+            one.step()
+            one.zero_grad()
+    assert_alike(plain, model, opt)
+
+
+class Sly(nn.Module):
+    """Reads its head by itself, but for the first pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        x = self.body(x)
+        return self.head(x) if self.calls == 1 else functional.linear(x, self.head.weight)
+
+
+def test_what_is_suddenly_read_without_its_module_is_refused_once():
+    model = Sly()
+    opt = offload(model, gt.SGD, lr=0.1, link=late(), bucket_bytes=1)
+    model(torch.ones(1, 8)).sum().backward()
+    opt.step()
+    with pytest.raises(RuntimeError, match=r"head\.weight: got read .* wanted optimizer\.wait\(\)"):
+        model(torch.ones(1, 8)).sum().backward()
+    opt.zero_grad()
+    for _ in range(2):
+        loss = model(torch.ones(1, 8)).square().sum()
+        assert not loss.isnan()
+        loss.backward()
+        opt.step()
+
+
+# ---- memory ----
+
+
+@pytest.mark.parametrize(
+    ("options", "each"),
+    [({"split": True, "states": "q8"}, 8), ({"split": True}, 14), ({"states": "bfloat16"}, 8)],
+)
+def test_host_bytes(options, each):
+    model = nn.Sequential(*[nn.Linear(256, 256, bias=False) for _ in range(4)]).bfloat16()
+    count = 4 * 256 * 256
+    opt = offload(model, gt.AdamW, link=late(), **options)
+    assert opt.host_bytes == pytest.approx(each * count, rel=0.01)
+    model(torch.randn(2, 256).bfloat16()).square().sum().backward()
+    opt.step()
+    states = sum(
+        value.numel() * value.element_size()
+        for state in opt.state.values() for value in state.values()
+    )  # fmt: skip
+    buffers = sum(2 * slot.grad.numel() * 2 for slot in opt._pipeline.slots)
+    assert opt.host_bytes == states + buffers
+
+
+def test_too_little_memory_is_told_before_it_is_taken(monkeypatch):
+    monkeypatch.setattr(gs.machine, "free_memory", lambda: 10_000)
+    model = nn.Linear(256, 256)
+    with pytest.raises(
+        MemoryError, match=r"got 10,000 bytes of free host memory, wanted 1,0.* for"
+    ):
+        offload(model, gt.AdamW, link=late())
+    assert model.weight.grad is None
+
+
+def test_a_link_without_memory():
+    class Full(SimulatedLink):
+        def empty(self, count, dtype):
+            raise RuntimeError("no pinned memory")
+
+    with pytest.raises(MemoryError, match=r"got no .* bytes .* wanted them .*: no pinned memory"):
+        offload(nn.Linear(8, 8), gt.AdamW, link=Full())
+
+
+def test_an_optimizer_that_is_gone_leaves_nothing():
+    model = nn.Linear(8, 8)
+    opt = offload(model, gt.AdamW, link=late())
+    model(torch.ones(1, 8)).sum().backward()
+    opt.step()
+    opt.wait()
+    gone = weakref.ref(opt._pipeline)
+    del opt
+    gc.collect()
+    assert gone() is None
+    model(torch.ones(1, 8)).sum().backward()
+    assert model.weight.grad is not None
+
+
+# ---- checkpoints ----
+
+
+@pytest.mark.parametrize("options", [{}, {"split": True, "states": "q8"}])
+def test_checkpoints_swap_with_the_rules_own_class(options):
+    (reference, plain), (opt, model) = pair(**options)
+    train(opt, model), train(reference, plain)
+    (again, other), (resumed, its) = pair(**options)
+    for source, target in ((model, other), (plain, its)):
+        target.load_state_dict(source.state_dict())
+        target.calls = source.calls
+    again.load_state_dict(opt.state_dict())
+    resumed.load_state_dict(reference.state_dict())
+    losses = train(reference, plain, seed=2)
+    assert train(opt, model, seed=2) == losses
+    assert train(again, other, seed=2) == losses
+    assert train(resumed, its, seed=2) == losses
+    assert_alike(plain, its, resumed)
+    assert_same_states(resumed, reference)
+
+
+def test_checkpoints_swap_with_torch():
+    plain, model = Net(torch.float32), Net(torch.float32)
+    theirs = torch.optim.AdamW(plain.parameters(), lr=1e-2)
+    opt = offloaded(model.parameters(), model=model, lr=1e-2)
+    source, other = batches(), batches()
+    for _ in range(2):
+        backward(plain, next(source)), theirs.step(), theirs.zero_grad()
+        backward(model, next(other)), opt.step(), opt.zero_grad()
+    assert opt.state_dict()["state"].keys() == theirs.state_dict()["state"].keys()
+    opt.load_state_dict(theirs.state_dict())
+    torch.optim.AdamW(plain.parameters()).load_state_dict(opt.state_dict())
+    for key, state in theirs.state_dict()["state"].items():
+        assert_same(opt.state_dict()["state"][key], state)
+
+
+def test_distributed_checkpoints_take_it_for_an_optimizer():
+    from torch.distributed.checkpoint.state_dict import (  # noqa: PLC0415 - for this alone
+        get_optimizer_state_dict,
+        set_optimizer_state_dict,
+    )
+
+    (reference, plain), (opt, model) = pair(split=True)
+    for its in (plain, model):
+        its.unused.requires_grad_(False)  # whose state DCP would make
+    train(opt, model), train(reference, plain)
+    saved = get_optimizer_state_dict(model, opt)
+    wanted = get_optimizer_state_dict(plain, reference)
+    assert saved["state"].keys() == wanted["state"].keys()
+    fresh = Net(torch.bfloat16)
+    fresh.unused.requires_grad_(False)
+    fresh.load_state_dict(model.state_dict())
+    fresh.calls = model.calls
+    other = offloaded(fresh, lr=1e-2, split=True)
+    set_optimizer_state_dict(fresh, other, saved)
+    assert train(other, fresh, seed=2) == train(reference, plain, seed=2)
+
+
+# ---- partly on the device ----
+
+
+@pytest.mark.parametrize("clips", [None, 0.05])
+@pytest.mark.parametrize("asked", [0.5, "words.*", 1.0])
+def test_partly_on_the_device(asked, clips):
+    (reference, plain), (opt, model) = pair(
+        torch.float32, own={"on_device": asked}, clip_norm=clips
+    )
+    stay = {slot.name for slot in opt._pipeline.slots if slot.stays}
+    if asked == 0.5:
+        assert stay == {"wide.weight", "narrow.bias"} or "wide.weight" in stay
+    elif asked == 1.0:
+        assert "words.weight" in stay
+    else:
+        assert stay == {"words.weight"}
+    losses = train(opt, model, 4)
+    assert losses == pytest.approx(train(reference, plain, 4), rel=1e-5)
+    if clips:
+        assert opt.report.grad_norm == pytest.approx(reference.report.grad_norm, rel=1e-5)
+    opt.wait()
+    for got, its in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(got, its, rtol=1e-4, atol=1e-5)
+    assert opt.state_dict()["state"].keys() == reference.state_dict()["state"].keys()
+    (_, _), (other, its) = pair(torch.float32, own={"on_device": asked}, clip_norm=clips)
+    its.load_state_dict(model.state_dict())
+    its.calls = model.calls
+    other.load_state_dict(opt.state_dict())
+    assert train(other, its, seed=2) == train(opt, model, seed=2)
+
+
+def test_on_the_device_alone_and_with_one_norm():
+    """Where the gradients are the same, the norm is, and what is stepped here is to the bit."""
+    plain, model = Net(torch.float32), Net(torch.float32)
+    reference = gt.SGD(plain.named_parameters(), lr=0.1, clip_norm=0.05)
+    opt = offloaded(model, gt.SGD, lr=0.1, clip_norm=0.05, on_device=["words.weight"])
+    assert train(opt, model, 1) == train(reference, plain, 1)
+    assert opt.report.grad_norm == pytest.approx(reference.report.grad_norm, rel=1e-6)
+
+
+# ---- GradScaler ----
+
+
+@pytest.mark.parametrize("unscales", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_grad_scaler(dtype, unscales):
+    if unscales and dtype == torch.float16:
+        pytest.skip("GradScaler refuses to unscale float16")
+    (reference, plain), (opt, model) = pair(
+        dtype, own={"in_backward": dtype == torch.float16}, clip_norm=0.1 if unscales else None
+    )
+    skipped = 0
+    scalers = [torch.amp.GradScaler("cpu", init_scale=2.0**k, growth_interval=2) for k in (17, 17)]
+    for k in range(6):
+        for one, its, scaler in ((reference, plain, scalers[0]), (opt, model, scalers[1])):
+            words = next(batches(k))
+            loss = functional.cross_entropy(its(words).float(), words)
+            scaler.scale(loss * (math.inf if k == 3 else 1)).backward()
+            if unscales:
+                scaler.unscale_(one)
+            scaler.step(one)
+            scaler.update()
+            one.zero_grad()
+        skipped += opt.report.skipped is True
+        assert opt.report.skipped == reference.report.skipped
+        assert scalers[0].get_scale() == scalers[1].get_scale()
+        assert_alike(plain, model, opt)
+    assert skipped >= 1
+    assert opt.report.t == reference.report.t < 6
+
+
+def test_a_grad_scaler_after_layers_were_stepped_is_refused():
+    model = Net(torch.float32)
+    opt = offloaded(model, lr=1e-2)
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.scale(model(next(batches())).float().square().mean()).backward()
+    with pytest.raises(RuntimeError, match="GradScaler.*in_backward=False"):
+        scaler.step(opt)
+    opt.zero_grad()
+    train(opt, model)
+
+
+# ---- bad input ----
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"accumulate": 0}, ValueError, "accumulate: got 0, wanted an integer, 1 or more"),
+        ({"accumulate": True}, ValueError, "accumulate: got True"),
+        ({"accumulate_in": "bfloat16"}, ValueError, "accumulate_in: got 'bfloat16', wanted one of"),
+        ({"bucket_bytes": 0.5}, ValueError, "bucket_bytes: got 0.5, wanted an integer"),
+        ({"on_device": 1.5}, ValueError, "on_device: got 1.5, wanted a fraction from 0 to 1"),
+        ({"on_device": "heads.*"}, ValueError, "on_device: got 'heads.*', which no parameter"),
+        ({"on_device": 0.5, "average": 0.9}, ValueError, "average: got 0.9 with on_device"),
+        ({"copy_to": []}, TypeError, "copy_to: got copies, wanted none"),
+        ({"lr": -1.0}, ValueError, "lr: got -1.0"),
+        ({"momentum": 0.9}, TypeError, "momentum"),
+        ({"link": None}, ValueError, "params: got a model on the CPU, wanted one on an accel"),
+    ],
+)  # fmt: skip
+def test_arguments_are_refused(options, error, text):
+    model = Net(torch.float32)
+    before = [param.detach().clone() for param in model.parameters()]
+    with pytest.raises(error) as caught:
+        offloaded(model, **options)
+    assert text in str(caught.value)
+    for param, its in zip(model.parameters(), before, strict=True):
+        assert_same(param.detach(), its)
+
+
+@pytest.mark.parametrize("rule", [torch.optim.Adam, gs.AdamW, gt.Optimizer, "a name"])
+def test_rules_of_others_are_refused(rule):
+    with pytest.raises(TypeError, match=r"rule: got .*, wanted a class of gradstep\.torch"):
+        offload(nn.Linear(2, 2), rule, link=late())
+
+
+def test_rules_that_pytorch_lacks_do_not_stay_on_the_device():
+    with pytest.raises(ValueError, match="on_device: got Lion, or a rule per group, wanted one"):
+        offload(nn.Linear(2, 2), gt.Lion, on_device=0.5, link=late())
+
+
+BUCKETS = {"step in the backward pass": {}, "step after it": {"in_backward": False}}
+
+
+@pytest.mark.parametrize("how", BUCKETS)
+def test_two_backward_passes_without_accumulate(how):
+    (reference, plain), (opt, model) = pair(own=BUCKETS[how])
+    words = next(batches())
+    backward(plain, words)
+    backward(model, words)
+    with pytest.raises(RuntimeError, match=r"gradient that was taken|got a backward pass before"):
+        backward(model, words)
+    model.calls = plain.calls
+    for one in (reference, opt):
+        one.step()
+        one.zero_grad()
+    assert_alike(plain, model, opt)
+    assert train(opt, model) == train(reference, plain)
+
+
+@pytest.mark.parametrize("how", BUCKETS)
+@pytest.mark.parametrize("passes", [1, 2])
+def test_zero_grad_between(how, passes):
+    (reference, plain), (opt, model) = pair(own={**BUCKETS[how], "accumulate": 2})
+    words = next(batches())
+    for _ in range(passes):
+        backward(plain, words)
+        backward(model, words)
+    if passes == 2 and how == "step in the backward pass":
+        with pytest.raises(RuntimeError, match=r"zero_grad: got gradients by which layers were st"):
+            opt.zero_grad()
+        opt.step()
+        reference.step()
+    else:
+        opt.zero_grad()
+    reference.zero_grad()
+    opt.zero_grad()
+    assert_alike(plain, model, opt)
+    assert train(opt, model, passes=2) == train(reference, plain, passes=2)
+    assert_alike(plain, model, opt)
+
+
+class Broken(Exception):
+    pass
+
+
+@pytest.mark.parametrize("how", BUCKETS)
+@pytest.mark.parametrize("error", [Broken, KeyboardInterrupt])
+@pytest.mark.parametrize("recovers", ["zero_grad", "forward", "step"])
+def test_an_exception_within_the_backward_pass(how, error, recovers):
+    model = nn.Sequential(*[nn.Linear(8, 8) for _ in range(4)])
+    opt = offload(model, gt.AdamW, lr=0.1, link=late(), bucket_bytes=1, **BUCKETS[how])
+
+    def fail(_):
+        raise error
+
+    handle = model[1].weight.register_hook(fail)
+    with pytest.raises(error):
+        model(torch.ones(1, 8)).sum().backward()
+    handle.remove()
+    if recovers == "zero_grad":
+        opt.zero_grad()
+    elif recovers == "step":
+        with pytest.raises(RuntimeError, match="step: got a backward pass that has failed"):
+            opt.step()
+    for param in model.parameters() if recovers != "forward" else ():
+        assert param.grad is None
+    opt.wait()
+    state = opt.state
+    for slot in opt._pipeline.slots:  # host and device agree
+        assert_same(slot.param.detach(), slot.here)
+    stepped = [bool(state.get(param)) for param in model.parameters()]
+    assert stepped[:3] == [False] * 3
+    assert stepped[-1] == (how == "step in the backward pass")
+    before = model[0].weight.detach().clone()
+    for _ in range(2):
+        loss = model(torch.ones(1, 8)).square().sum()
+        assert not loss.isnan()
+        loss.backward()
+        opt.step()
+        opt.zero_grad()
+    assert not torch.equal(before, model[0].weight)
+
+
+def test_a_step_without_a_backward_pass():
+    (reference, plain), (opt, model) = pair(average=0.9)
+    for _ in range(2):
+        opt.step()
+        reference.step()
+        assert opt.report == reference.report
+    assert train(opt, model) == train(reference, plain)
+    assert_alike(plain, model, opt)
+
+
+@pytest.mark.parametrize("where", ["words.weight", "after.bias"])
+def test_a_nan_in_one_bucket(where):
+    for nonfinite in ("skip", "raise"):
+        (reference, plain), (opt, model) = pair(split=True, nonfinite=nonfinite)
+        train(opt, model), train(reference, plain)
+        words = next(batches())
+        for its in (plain, model):
+            dict(its.named_parameters())[where].register_hook(lambda g: g * math.nan).id
+        backward(plain, words)
+        backward(model, words)
+        if nonfinite == "raise":
+            with pytest.raises(FloatingPointError) as wanted:
+                reference.step()
+            with pytest.raises(FloatingPointError) as got:
+                opt.step()
+            assert str(got.value) == str(wanted.value)
+        else:
+            opt.step()
+            reference.step()
+            assert opt.report.skipped
+            assert opt.report.t == reference.report.t
+        assert_alike(plain, model, opt)
+        assert_same_states(opt, reference)
+
+
+def test_a_parameter_that_was_written_to():
+    (reference, plain), (opt, model) = pair(split=True)
+    train(opt, model), train(reference, plain)
+    opt.wait()
+    with torch.no_grad():
+        for its in (plain, model):
+            its.wide.weight.mul_(0.5)  # in place
+            its.narrow.weight.data = its.narrow.weight.data + 1  # other memory
+    model.load_state_dict(plain.state_dict())
+    assert train(opt, model) == train(reference, plain)
+    assert_alike(plain, model, opt)
+
+
+def test_a_model_that_was_converted():
+    model = nn.Linear(8, 8)
+    opt = offload(model, gt.AdamW, lr=0.1, link=late())
+    model.double()
+    with pytest.raises(ValueError, match=r"(weight|bias): got .*, wanted torch\.float32 of shape"):
+        model(torch.ones(1, 8, dtype=torch.float64)).sum().backward()
+    opt.zero_grad()
+    model.float()
+    model(torch.ones(1, 8)).sum().backward()
+    opt.step()
+
+
+def test_hyperparameters_that_are_changed_after_the_backward_pass():
+    (reference, plain), (opt, model) = pair()
+    words = next(batches())
+    backward(plain, words)
+    backward(model, words)
+    opt.param_groups[0]["lr"] = 0.5
+    with pytest.raises(RuntimeError, match=r"param_groups\[0\] lr: got 0\.5 after the backward"):
+        opt.step()
+    reference.step()
+    assert_alike(plain, model, opt)
+    opt.param_groups[0]["lr"] = reference.param_groups[0]["lr"] = 0.5
+    opt.zero_grad(), reference.zero_grad()
+    assert train(opt, model) == train(reference, plain)
+    (reference, plain), (opt, model) = pair(own={"in_backward": False})
+    backward(plain, words)
+    backward(model, words)
+    for one in (opt, reference):
+        one.param_groups[0]["lr"] = 0.5
+        one.step()
+    assert_alike(plain, model, opt)
+
+
+def test_gradients_that_were_taken_are_not_clipped_in_silence():
+    model = Net(torch.float32)
+    opt = offloaded(model, lr=1e-2)
+    backward(model, next(batches()))
+    with pytest.raises(RuntimeError, match=r"taken to the host.* wanted clip_norm="):
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    assert "Taken" in repr(model.wide.weight.grad)
+    opt.step()
+    assert model.wide.weight.grad is None
+
+
+def test_sparse_gradients_are_refused():
+    model = nn.Embedding(5, 4, sparse=True)
+    opt = offload(model, gt.SGD, lr=0.1, link=late())
+    with pytest.raises(TypeError, match=r"weight\.grad: got torch\.sparse_coo, wanted a dense"):
+        model(torch.tensor([1])).sum().backward()
+    opt.zero_grad()
+
+
+def test_reentrant_checkpoints_are_refused():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    opt = offload(model, gt.SGD, lr=0.1, link=late())
+    x = torch.ones(1, 4, requires_grad=True)
+    out = torch.utils.checkpoint.checkpoint(model, x, use_reentrant=True)
+    with pytest.raises(RuntimeError, match="use_reentrant=False"):
+        out.sum().backward()
+    opt.zero_grad()
+    out = torch.utils.checkpoint.checkpoint(model, x, use_reentrant=False)
+    out.sum().backward()
+    opt.step()
+
+
+def test_a_gradient_assigned_by_hand():
+    """As distributed checkpoints do to make states; and one beside that of a backward pass."""
+    (reference, plain), (opt, model) = pair()
+    for one, its in ((reference, plain), (opt, model)):
+        for param in its.parameters():
+            if param.requires_grad:
+                param.grad = torch.ones_like(param)
+        one.step()
+        one.zero_grad()
+    assert_alike(plain, model, opt)
+    backward(model, next(batches()))
+    model.wide.weight.grad = torch.ones_like(model.wide.weight)
+    with pytest.raises(RuntimeError, match=r"wide\.weight\.grad: got another gradient than"):
+        opt.step()
+
+
+def test_another_thread_trains():
+    """The thread of the backward pass need not be the one that made the optimizer."""
+    (reference, plain), (opt, model) = pair()
+    losses = []
+    thread = threading.Thread(target=lambda: losses.extend(train(opt, model)))
+    thread.start()
+    thread.join()
+    assert losses == train(reference, plain)
+
+
+def test_denormals_are_as_the_training_thread_has_them():
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot")
+    try:
+        (reference, plain), (opt, model) = pair(torch.float32, lr=1e-38, rule=gt.SGD)
+        for its in (plain, model):
+            its.wide.weight.data.mul_(1e-38)
+        opt._pipeline.slots[1].version = -1  # that the twin reads it again
+        assert train(opt, model) == train(reference, plain)
+        assert_alike(plain, model, opt)
+    finally:
+        torch.set_flush_denormal(False)
