@@ -10,6 +10,7 @@ import itertools
 import math
 import pickle
 import random
+import re
 import threading
 import time
 import weakref
@@ -26,6 +27,15 @@ from gradstep.torch import SimulatedLink, offload  # noqa: E402
 
 nn, functional = torch.nn, torch.nn.functional
 WORDS, WIDTH = 30, 16
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Teams of two threads that compete for two cores would take most of the time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 class Net(nn.Module):
@@ -79,9 +89,10 @@ def inner_of(opt):
     return getattr(opt, "_inner", opt)
 
 
-def late(seed=0, most=1e-3):
+def late(most=1e-3):
     """A link whose transfers are late by random times."""
-    return SimulatedLink(1e9, delay=lambda r=random.Random(seed): r.random() * most)
+    chance = random.Random(0)
+    return SimulatedLink(1e9, delay=lambda: chance.random() * most)
 
 
 def offloaded(params, rule=gt.AdamW, **options):
@@ -107,8 +118,8 @@ def assert_alike(plain, model, opt):
 def assert_same_states(opt, reference):
     got, wanted = opt.state_dict(), reference.state_dict()
     frozen = {slot.index for slot in opt._pipeline.slots if slot.bucket is None}
-    assert got["state"].keys() == wanted["state"].keys() - frozen  # they have no average here
-    for key, state in got["state"].items():
+    assert got["state"].keys() | frozen == wanted["state"].keys() | frozen
+    for key, state in got["state"].items():  # what is frozen has no average here
         assert_same(state, wanted["state"][key])
     assert got["param_groups"] == wanted["param_groups"]
 
@@ -141,9 +152,8 @@ def test_bits_of_the_rule(rule, pairing):
         try:
             reference = kind(groups_of(rule, plain), **kept)
         except (TypeError, ValueError) as refused:  # such as states that the rule does not have
-            with pytest.raises(type(refused)) as caught:
+            with pytest.raises(type(refused), match=re.escape(str(refused))):
                 offloaded(groups_of(rule, model), kind, model=model, **kept)
-            assert str(caught.value) == str(refused)
             return
         opt = offloaded(groups_of(rule, model), kind, model=model, accumulate=passes, **kept)
         losses = train(reference, plain, passes=passes)
@@ -154,7 +164,7 @@ def test_bits_of_the_rule(rule, pairing):
 
 
 @pytest.fixture(scope="module")
-def wanted():
+def wanted(one_thread):
     """A training of the rule's own class, which all schedules of arrivals must come to."""
     plain = Net(torch.bfloat16)
     reference = gt.AdamW(plain.named_parameters(), lr=1e-2, split=True, states="q8")
@@ -447,7 +457,7 @@ def test_too_little_memory_is_told_before_it_is_taken(monkeypatch):
 
 def test_a_link_without_memory():
     class Full(SimulatedLink):
-        def empty(self, count, dtype):
+        def empty(self, *_):
             raise RuntimeError("no pinned memory")
 
     with pytest.raises(MemoryError, match=r"got no .* bytes .* wanted them .*: no pinned memory"):
@@ -602,7 +612,7 @@ def test_a_grad_scaler_after_layers_were_stepped_is_refused():
     opt = offloaded(model, lr=1e-2)
     scaler = torch.amp.GradScaler("cpu")
     scaler.scale(model(next(batches())).float().square().mean()).backward()
-    with pytest.raises(RuntimeError, match="GradScaler.*in_backward=False"):
+    with pytest.raises(RuntimeError, match=r"GradScaler.*in_backward=False"):
         scaler.step(opt)
     opt.zero_grad()
     train(opt, model)
@@ -748,7 +758,7 @@ def test_a_nan_in_one_bucket(where):
         train(opt, model), train(reference, plain)
         words = next(batches())
         for its in (plain, model):
-            dict(its.named_parameters())[where].register_hook(lambda g: g * math.nan).id
+            dict(its.named_parameters())[where].register_hook(lambda g: g * math.nan)
         backward(plain, words)
         backward(model, words)
         if nonfinite == "raise":

@@ -145,9 +145,9 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
             slot.stays = True
         if stays:
             check_options(options)
-        held = [s for s in slots if s.param.requires_grad and not s.stays]
+        held = _held(slots)
         link = _link_of(slots) if link is None else link
-        self.host_bytes = self._bytes_of(held, rule, how, options)
+        self.host_bytes = self._bytes_of(slots, rule, how, options)
         _check_free(self.host_bytes)
         pipeline = Pipeline(slots, link, how, self._push)
         pipeline.lay_out(held)
@@ -173,24 +173,27 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
         return slots
 
     def _bytes_of(
-        self, held: Sequence[Slot], rule: type[Optimizer], how: Options, options: Mapping[str, Any]
+        self, slots: Sequence[Slot], rule: type[Optimizer], how: Options, options: Mapping[str, Any]
     ) -> int:
         """What parameters take in host memory."""
         wide = how.accumulate_in == "float32"
+        held = _held(slots)
         asked = StorageOptions(
             options.get("states"), options.get("rounding"), options.get("split", False)
         )
         groups = {id(p): group for group in self.param_groups for p in group["params"]}
         rules = [rule.rule, *(rule_of(group, rule.rule) for group in self.param_groups)]
         total = 0
-        for slot in held:
+        for slot in slots:
             group = groups[id(slot.param)]
             own = rule_of(group, rule.rule)
             values = {**own.defaults, **options, **group}
             keeping = Keeping(own, asked.of(own, rules), options.get("average") is not None)
-            total += slot.count * slot.here.element_size()
-            total += slot.count * grad_dtype(slot, wide).itemsize
-            total += keeping.bytes_of(slot.here, values)
+            if slot in held:
+                total += slot.count * slot.here.element_size()
+                total += slot.count * grad_dtype(slot, wide).itemsize
+            if slot in held or own.constant:  # some states are there from the start
+                total += keeping.bytes_of(slot.here, values)
         if how.accumulate > 1 and how.accumulate_in != "device":
             largest: dict[torch.dtype, int] = {}
             for bucket in cut(held, how.bucket_bytes):
@@ -350,8 +353,8 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
         pipeline, (rule, how, _, _, options) = self._pipeline, self._made_of
         try:
             slots = self._new_slots([group], len(pipeline.slots))
-            held = [slot for slot in slots if slot.param.requires_grad]
-            more = self._bytes_of(held, rule, how, options)
+            held = _held(slots)
+            more = self._bytes_of(slots, rule, how, options)
             _check_free(more)
             pipeline.lay_out(held)
             self._inner.add_param_group(_with([group], slots)[0])
@@ -438,6 +441,11 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
         rule = self._made_of[0].__name__
         text: str = super().__repr__()
         return text.replace("Offload", f"Offload of {rule}", 1)
+
+
+def _held(slots: Sequence[Slot]) -> list[Slot]:
+    """Those that are stepped here."""
+    return [slot for slot in slots if slot.param.requires_grad and not slot.stays]
 
 
 def _names(group: Mapping[str, Any]) -> dict[str, Any]:
