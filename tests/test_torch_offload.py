@@ -302,6 +302,17 @@ def test_a_layer_that_is_thawed_later():
 # ---- what waits ----
 
 
+def test_a_forward_pass_between_the_backward_pass_and_the_step():
+    """Sees parameters of before or after the step, and none that is on its way."""
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    opt = offload(model, gt.SGD, lr=0.1, link=late(most=0.02), bucket_bytes=1)
+    for _ in range(3):
+        model(torch.ones(1, 8)).sum().backward()
+        with torch.no_grad():
+            assert not model(torch.ones(1, 8)).isnan().any()
+        opt.step()
+
+
 def test_parameters_alone_are_all_there_after_each_step():
     plain, model = Net(torch.bfloat16), Net(torch.bfloat16)
     reference = gt.AdamW(plain.parameters(), lr=1e-2)

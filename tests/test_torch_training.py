@@ -109,6 +109,26 @@ def test_a_gpt_learns_as_with_torchs_adamw():
     assert sum(wanted[-10:]) / 10 < 0.6 * wanted[0]
 
 
+@pytest.mark.parametrize("options", [{}, {"states": "q8", "clip_norm": 1.0, "average": 0.99}])
+def test_a_gpt_learns_the_same_on_a_device_and_stepped_here(options):
+    """The loss curve, to the bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        wanted = losses_of(lambda model: gt.AdamW(groups_of(model), **options), 40)
+        link = gt.SimulatedLink(1e9, delay=lambda: 2e-4)
+        got = losses_of(
+            lambda model: gt.offload(
+                groups_of(model), gt.AdamW, model=model, link=link, bucket_bytes=50_000, **options
+            ),
+            40,
+        )
+    finally:
+        torch.set_num_threads(before)
+    assert got == wanted
+    assert {way for way, _, _ in link.spans} == {"down", "up"}
+
+
 # ---- loss scaling ----
 
 

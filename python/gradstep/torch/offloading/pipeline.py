@@ -548,10 +548,14 @@ class Pipeline:
             )
         self.abandon()
 
-    def recover(self) -> None:
-        """End a step whose backward pass has failed, before the next one begins."""
-        if not self._is_over and private.backward_pass() == NO_PASS:
+    def before_forward(self) -> None:
+        """Have nothing half done: a backward pass that has failed, or one without step() so far."""
+        if private.backward_pass() != NO_PASS:  # it computes something again
+            return
+        if not self._is_over:
             self.abandon()
+        elif self.is_eager:
+            self.settle()
 
     def abandon(self) -> None:
         """End a step that cannot be completed; host and device agree."""

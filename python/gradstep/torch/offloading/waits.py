@@ -46,7 +46,7 @@ class Wait:
         pipeline = self._pipeline()
         if pipeline is None:
             return
-        pipeline.recover()
+        pipeline.before_forward()
         self.seen = pipeline.steps
         if self._own is None:
             pipeline.wait()
