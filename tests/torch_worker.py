@@ -287,6 +287,53 @@ def parameters_and_gradients_in_host_memory():
 
 
 @check(2, 3)
+def sharded_parameters_on_a_device():
+    """fully_shard and offload(): the same bits and norm as with the rule's own class."""
+    for dtype, options in (
+        (torch.float32, {"clip_norm": 0.5}),
+        (torch.float32, {"nonfinite": "skip", "stats": True}),
+        (torch.bfloat16, {"split": True}),
+        (torch.bfloat16, {"rounding": {"params": "stochastic"}}),
+    ):
+        plain, model = new_model(dtype, sharded=True), new_model(dtype, sharded=True)
+        reference = gt.AdamW(plain.parameters(), lr=0.1, **options)
+        link = gt.SimulatedLink(1e9, delay=lambda: 1e-3)
+        opt = gt.offload(model, gt.AdamW, lr=0.1, link=link, **options)
+        for step in range(4):
+            _, part = batch(step)
+            for its, one in ((plain, reference), (model, opt)):
+                loss_of(its, part.to(dtype)).backward()
+                one.step()
+                one.zero_grad()
+            assert opt.report == reference.report
+            if step == 2:  # a checkpoint of one goes on in the other
+                saved = get_optimizer_state_dict(plain, reference)
+                set_optimizer_state_dict(model, opt, saved)
+        opt.wait()
+        assert_same_bits(plain, model, reference, opt)
+
+
+@check(2)
+def copies_on_a_device_whose_gradients_are_summed():
+    """DistributedDataParallel and offload(): gradients are taken once they are whole."""
+    plain, model = new_model(), new_model()
+    both = [DistributedDataParallel(its) for its in (plain, model)]
+    reference = gt.AdamW(plain.parameters(), lr=0.1, clip_norm=0.5)
+    link = gt.SimulatedLink(1e9, delay=lambda: 1e-3)
+    opt = gt.offload(model, gt.AdamW, lr=0.1, clip_norm=0.5, link=link)
+    for step in range(4):
+        _, part = batch(step)
+        for its, one in zip(both, (reference, opt), strict=True):
+            loss_of(its, part).backward()
+            one.step()
+            one.zero_grad()
+        assert everywhere(opt.report.grad_norm) == reference.report.grad_norm
+    opt.wait()
+    for got, wanted in zip(model.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(got, wanted)
+
+
+@check(2, 3)
 def what_is_not_finite_is_skipped_by_all():
     for last in (False, True):
         sharded = new_model(sharded=True)

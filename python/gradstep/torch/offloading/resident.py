@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from .. import layout
 from ..groups import EXECUTION, plain
 from .slots import Slot
 
@@ -25,6 +26,12 @@ def choose(slots: Sequence[Slot], asked: float | str | Sequence[str]) -> list[Sl
     Raises:
         TypeError, ValueError: it is neither, or a name is nobody's.
     """
+    if asked in (0, [], ()):
+        return []
+    if any(layout.is_sharded(slot.param) for slot in slots):
+        raise ValueError(
+            f"on_device: got {asked!r} for DTensors, wanted 0: their norm is taken over processes"
+        )
     trained = [slot for slot in slots if slot.param.requires_grad]
     if isinstance(asked, str) or not isinstance(asked, int | float):
         patterns = [asked] if isinstance(asked, str) else list(asked)

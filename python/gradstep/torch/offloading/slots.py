@@ -57,7 +57,7 @@ class Slot:
         self.has_grad = False
         self.sums: NDArray[Any] | None = None
         self.seen = -1
-        self.outside = False
+        self.outside = layout.is_sharded(param)  # gathered before a module begins
         self.waits: list[Any] = []
         self.stand_in: Taken | None = None
         self.stays = False
