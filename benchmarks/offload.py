@@ -1,6 +1,6 @@
-"""What an engine that offloads the optimizer pays for: its calls, and the step in its layout.
+"""What an engine that offloads the optimizer pays for, and what our own offload() does.
 
-``python benchmarks/offload.py [calls] [layout] [--size N] [--rounds N]`` prints a table each:
+``python benchmarks/offload.py [SECTION …] [--size N] [--rounds N]`` prints a table each:
 
 - calls: what one call costs over small tensors, where the engine changes the groups before it, as
   DeepSpeed does: one group (ZeRO stages 1 and 2), or one tensor of a group (stage 3).
@@ -8,16 +8,24 @@
   exact float32 master moves, a bfloat16 copy goes back. Ours keeps the master as that copy and its
   other 16 bits (``split``); DeepSpeed's CPU Adam, where it is installed, keeps float32 parameters,
   gets float32 gradients (which its engine widens while they come down) and copies the result.
+- overlap: an iteration on a simulated device and link, as ``gradstep bench --offload`` has it; and
+  on the accelerator, where there is one, with torchao's CPUOffloadOptimizer where it is installed.
+- share: what Python costs an iteration with offload(), of a model of many small parameters.
+- memory: by what resident memory grows with offload(), against its ``host_bytes``.
 
-Both time the step alone.
+The first two time the step alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import copy
+import gc
+import math
+import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -27,9 +35,9 @@ import torch
 
 import gradstep as gs
 import gradstep.torch
-from gradstep import bench
+from gradstep import bench, bench_offload
+from gradstep.bench_offload import GPT2_SIZE
 
-GPT2_SIZE = 124_439_808
 OPTIONS = {"lr": 1e-3, "weight_decay": 0.01}
 SMALL, PIECES = 1000, 16
 CHECKED = 3
@@ -126,15 +134,10 @@ class DeepSpeed:
     """Parameters and gradients in float32; a bfloat16 copy after the step."""
 
     def __init__(self, start: torch.Tensor) -> None:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        # its build calls ninja, which lies beside a Python that nobody activated
-        os.environ["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]
-        from deepspeed.ops.adam import DeepSpeedCPUAdam  # noqa: PLC0415 - it takes a while
-
         self.name = "DeepSpeed CPU Adam, then the copy"
         self.param, self.copy = start.bfloat16().float(), start.bfloat16()
         self.bytes = 34.0
-        self.opt = DeepSpeedCPUAdam([self.param], adamw_mode=True, **OPTIONS)
+        self.opt = bench_offload.make_deepspeed_adam([self.param], **OPTIONS)
 
     def give(self, grad: torch.Tensor) -> None:
         self.param.grad = grad.float()
@@ -208,7 +211,352 @@ def show_layout(size: int, rounds: int) -> None:
         )
 
 
-SECTIONS = ("calls", "layout")
+# ---- overlap ----
+
+BUCKET = 8 << 20  # bytes of parameters, as offload() has it; or the largest tensor
+
+
+def tasks(size: int) -> list[bench_offload.Task]:
+    """A model of equal layers, and GPT-2's own where the size is its."""
+    compute = bench_offload.COMPUTE * size / GPT2_SIZE
+    layers = bench_offload.equal_layers(size)
+    made = [bench_offload.Task(f"{len(layers)} equal layers", layers, compute)]
+    if size == GPT2_SIZE:
+        own, last = bench_offload.gpt2_layers(), bench_offload.GPT2_EMBEDDING
+        made.append(bench_offload.Task("GPT-2's layers", own, compute, last=last))
+    return made
+
+
+def found(results: Sequence[bench_offload.Result], *key: Any) -> bench_offload.Result:
+    """The result of a contestant by name, states, and whether it clips."""
+    return next(one for one in results if (one.name, one.states, one.clips) == key)
+
+
+def judged(
+    task: bench_offload.Task, results: Sequence[bench_offload.Result]
+) -> Iterator[tuple[str, float, str, float]]:
+    """What remains after the backward pass, in seconds, and what it must not exceed."""
+    bucket = max(BUCKET, 2 * math.prod(task.last or ())) / task.rate
+    for states in bench_offload.STATES:
+        plain = found(results, bench_offload.SYNCHRONOUS, states, False)
+        if task.last is None:
+            words, most = "15 % of the synchronous", 0.15 * plain.rest
+        else:
+            words = f"{bench_offload.LAST} + 10 %"
+            most = 1.1 * found(results, bench_offload.LAST, states, False).rest
+        yield f"{states}", found(results, bench.OURS, states, False).rest, words, most
+        words, most = "1.1 × the step + a bucket each way", 1.1 * plain.step + 2 * bucket
+        yield f"{states}, clipping", found(results, bench.OURS, states, True).rest, words, most
+
+
+def show_overlap(size: int, rounds: int) -> None:
+    """Print a table of iterations for each model, and what is asked of ours."""
+    for task in tasks(size):
+        results = bench_offload.measure(task, rounds)
+        print(f"\n### {bench_offload.headline(task)}\n")
+        print(f"| {' | '.join(bench_offload.HEADER)} |\n|{'---|' * len(bench_offload.HEADER)}")
+        for row in bench_offload.rows(results):
+            print(f"| {' | '.join(row)} |")
+        print("\n| after the backward pass, ours | ms | at most | ms |\n|---|---|---|---|")
+        for name, rest, words, most in judged(task, results):
+            print(f"| {name} | {rest * 1e3:.1f} | {words} | {most * 1e3:.1f} |")
+    print(f"\n{bench_offload.NOTE}")
+    if torch.accelerator.is_available():
+        show_accelerator(torch.accelerator.current_accelerator(), size, rounds)
+
+
+# ---- the same on an accelerator ----
+
+WIDTH, LENGTH, BATCH = 1024, 512, 8
+COMPUTE_ALONE = "no optimizer"
+
+
+def transformer(size: int, device: torch.device) -> torch.nn.Module:
+    """One of about so many parameters, in bfloat16."""
+    layer = torch.nn.TransformerEncoderLayer(WIDTH, 16, 4 * WIDTH, 0.0, batch_first=True)
+    count = max(1, round(size / sum(p.numel() for p in layer.parameters())))
+    torch.manual_seed(0)
+    made = torch.nn.TransformerEncoder(layer, count, enable_nested_tensor=False)
+    return made.to(device, torch.bfloat16)
+
+
+def synchronous(model: torch.nn.Module) -> Callable[[], None]:
+    """A step after which nothing is on its way: gradients down, our step, parameters up."""
+    params = list(model.parameters())
+    host = [torch.empty_like(p, device="cpu").copy_(p.detach()) for p in params]
+    for own in host:
+        own.grad = torch.empty_like(own)
+        if params[0].device.type != "cpu":
+            own.data, own.grad = own.data.pin_memory(), own.grad.pin_memory()
+    optimizer = gradstep.torch.AdamW(host, split=True, **OPTIONS)
+
+    @torch.no_grad()
+    def step() -> None:
+        for own, param in zip(host, params, strict=True):
+            own.grad.copy_(param.grad, non_blocking=True)
+            param.grad = None
+        synchronize()
+        optimizer.step()
+        for own, param in zip(host, params, strict=True):
+            param.copy_(own, non_blocking=True)
+
+    return step
+
+
+def synchronize() -> None:
+    """Wait until the accelerator has done what it was told."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+
+
+def of_torchao(model: torch.nn.Module) -> Callable[[], None]:
+    """The step of torchao's wrapper, of PyTorch's own AdamW in bfloat16."""
+    from torchao.optim import CPUOffloadOptimizer  # noqa: PLC0415 - not everybody has it
+
+    optimizer = CPUOffloadOptimizer(
+        model.parameters(), torch.optim.AdamW, offload_gradients=True, **OPTIONS
+    )
+    return optimizer.step
+
+
+def nothing(model: torch.nn.Module) -> Callable[[], None]:
+    """No step: what forward and backward pass take."""
+    return model.zero_grad
+
+
+def steppers(link: Any) -> dict[str, Callable[[torch.nn.Module], Callable[[], None]]]:
+    """Who can step a model on the accelerator; `link` None is its own."""
+
+    def ours(model: torch.nn.Module, states: str) -> Callable[[], None]:
+        made = gradstep.torch.offload(
+            model, gradstep.torch.AdamW, split=True, states=states, link=link, **OPTIONS
+        )
+        return made.step
+
+    made: dict[str, Callable[[torch.nn.Module], Callable[[], None]]] = {
+        f"{bench.OURS}, {states} states": lambda model, states=states: ours(model, states)
+        for states in bench_offload.STATES
+    }
+    made |= {bench_offload.SYNCHRONOUS: synchronous, COMPUTE_ALONE: nothing}
+    if bench.present("torchao") and link is None:
+        made["torchao's CPUOffloadOptimizer"] = of_torchao
+    return made
+
+
+def on_device(model: torch.nn.Module) -> Callable[[], None]:
+    """PyTorch's AdamW on the device, of float32 masters: what the others are held against."""
+    params = list(model.parameters())
+    masters = [param.detach().float() for param in params]
+    optimizer = torch.optim.AdamW(masters, **OPTIONS)
+
+    @torch.no_grad()
+    def step() -> None:
+        for master, param in zip(masters, params, strict=True):
+            master.grad, param.grad = param.grad.float(), None
+        optimizer.step()
+        for master, param in zip(masters, params, strict=True):
+            param.copy_(master)
+
+    return step
+
+
+def iterate(model: torch.nn.Module, inputs: torch.Tensor, step: Callable[[], None]) -> None:
+    """One iteration of a training that has the model return its inputs."""
+    torch.nn.functional.mse_loss(model(inputs), inputs).backward()
+    step()
+
+
+def seconds_on(
+    start: torch.nn.Module,
+    inputs: torch.Tensor,
+    make: Callable[[torch.nn.Module], Callable[[], None]],
+    rounds: int,
+) -> float:
+    """Of an iteration, one right after the other, so that the next forward pass may overlap."""
+    model = copy.deepcopy(start)
+    step = make(model)
+    for _ in range(3):
+        iterate(model, inputs, step)
+    synchronize()
+    begin = perf_counter()
+    for _ in range(rounds):
+        iterate(model, inputs, step)
+    synchronize()
+    return (perf_counter() - begin) / rounds
+
+
+def check_accelerator(start: torch.nn.Module, inputs: torch.Tensor, link: Any) -> None:
+    """Our parameters after some steps are those of a training on the device, but for rounding.
+
+    Raises:
+        AssertionError: they are not.
+    """
+    ends = []
+    for make in (on_device, next(iter(steppers(link).values()))):
+        model = copy.deepcopy(start)
+        step = make(model)
+        for _ in range(CHECKED):
+            iterate(model, inputs, step)
+        ends.append(torch.cat([p.double().flatten() for p in model.state_dict().values()]))
+    first = torch.cat([p.double().flatten() for p in start.state_dict().values()])
+    off = (ends[1] - ends[0]).square().mean().sqrt() / (ends[0] - first).square().mean().sqrt()
+    assert off < 0.15, f"offload: differs by {off:.3f} of what a training on the device changes"
+
+
+def show_accelerator(device: torch.device, size: int, rounds: int, link: Any = None) -> None:
+    """Print a row for everyone who trains a transformer there."""
+    inputs = torch.randn(BATCH, LENGTH, WIDTH, device=device, dtype=torch.bfloat16)
+    check_accelerator(transformer(1, device), inputs, link)
+    start = transformer(size, device)
+    count = sum(p.numel() for p in start.parameters())
+    print(f"\n### A transformer of {count:,} parameters on {device}, bfloat16: an iteration\n")
+    print("| optimizer | ms | over ours |\n|---|---|---|")
+    ours = 0.0
+    for name, make in steppers(link).items():
+        seconds = seconds_on(start, inputs, make, rounds)
+        ours = ours or seconds
+        print(f"| {name} | {seconds * 1e3:.1f} | {seconds / ours:.2f} |")
+        gc.collect()  # models and hooks refer to each other
+
+
+# ---- share ----
+
+MODULES, ELEMENTS = 1000, 1000
+
+
+class Scale(torch.nn.Module):
+    """One parameter, of which PyTorch knows the gradient without Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(ELEMENTS, dtype=torch.bfloat16))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return inputs * self.weight
+
+
+PARTS = ("forward pass", "backward pass", "step")
+
+
+def timed(*calls: Callable[[], object]) -> list[float]:
+    """The seconds of calls, one after the other."""
+    times = [perf_counter()]
+    for call in calls:
+        call()
+        times.append(perf_counter())
+    return [after - before for before, after in pairwise(times)]
+
+
+def passes(model: torch.nn.Module) -> tuple[Callable[[], None], Callable[[], None]]:
+    """The forward pass and the backward pass of a model of Scales."""
+    inputs = torch.ones(ELEMENTS, dtype=torch.bfloat16)
+    made: list[torch.Tensor] = []
+    return lambda: made.append(model(inputs).sum()), lambda: made.pop().backward()
+
+
+def measure_share(rounds: int, modules: int = MODULES) -> dict[str, list[float]]:
+    """Median seconds of forward pass, backward pass and step, by whose they are."""
+    bare, model = (torch.nn.Sequential(*(Scale() for _ in range(modules))) for _ in range(2))
+    options = {"split": True, "states": "float32", **OPTIONS}
+    link = bench_offload.make_link(math.inf, moves=False)
+    optimizer = gradstep.torch.offload(model, gradstep.torch.AdamW, link=link, **options)
+    flat = torch.ones(modules * ELEMENTS, dtype=torch.bfloat16)
+    flat.grad = bench_offload.random_numbers(flat.numel())
+    alone = gradstep.torch.AdamW([flat], **options)
+
+    def step() -> None:
+        optimizer.step()
+        optimizer.wait()
+
+    calls = {
+        "with offload()": (*passes(model), step),
+        "without an optimizer; as many elements in one tensor": (*passes(bare), alone.step),
+    }
+    times: dict[str, list[list[float]]] = {name: [] for name in calls}
+    for _ in range(3 + rounds):
+        for name, parts in calls.items():
+            times[name].append(timed(*parts))
+        bare.zero_grad()
+    return {name: [median(part) for part in zip(*t[3:], strict=True)] for name, t in times.items()}
+
+
+def show_share(rounds: int) -> None:
+    """Print what offload() adds to forward pass, backward pass and step."""
+    seconds = measure_share(rounds)
+    ours, others = seconds.values()
+    seconds["Python's share (at most 2 in all)"] = [
+        a - b for a, b in zip(ours, others, strict=True)
+    ]
+    print(f"\n### An iteration of {MODULES:,} parameters of {ELEMENTS:,} elements, ms\n")
+    print(f"| | {' | '.join(PARTS)} | in all |\n|---|{'---|' * (len(PARTS) + 1)}")
+    for name, parts in seconds.items():
+        print(f"| {name} | {' | '.join(f'{1e3 * t:.2f}' for t in [*parts, sum(parts)])} |")
+
+
+# ---- memory ----
+
+
+def resident() -> int:
+    """Bytes of this process that lie in memory."""
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) << 10
+    raise RuntimeError("/proc/self/status: got no VmRSS, wanted it")
+
+
+def grow(states: str, size: int) -> tuple[int, int]:
+    """By what offload() and its first steps make this process grow, and what it said before."""
+    task = bench_offload.Task("", bench_offload.equal_layers(size), 0.0, math.inf)
+    gradients = bench_offload.random_gradients(task.layers)
+    model = bench_offload.make_model(task, bench_offload.Device(), gradients)
+    inputs = torch.ones(1, requires_grad=True)
+    model(inputs).backward()  # what PyTorch loads for it is there
+    model.zero_grad()
+    gc.collect()
+    before = resident()
+    optimizer = gradstep.torch.offload(
+        model,
+        gradstep.torch.AdamW,
+        split=True,
+        states=states,
+        link=gradstep.torch.SimulatedLink(),
+        **OPTIONS,
+    )
+    for _ in range(2):
+        model(inputs).backward()
+        optimizer.step()
+    optimizer.wait()
+    return resident() - before, optimizer.host_bytes
+
+
+def grown(states: str, size: int) -> tuple[int, int]:
+    """The same of a process of its own."""
+    here = Path(__file__).resolve().parent
+    code = f"import sys; sys.path.insert(0, {str(here)!r}); import offload; "
+    code += f"print(*offload.grow({states!r}, {size}))"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    growth, said = map(int, done.stdout.split())
+    return growth, said
+
+
+def show_memory(size: int) -> None:
+    """Print a row for each kind of states."""
+    print(f"\n### Host memory of offload(), split, bfloat16, AdamW, {size:,} parameters\n")
+    print("| states | host_bytes, per parameter | resident memory grows by | ratio |")
+    print("|---|---|---|---|")
+    for states in bench_offload.STATES:
+        growth, said = grown(states, size)
+        print(f"| {states} | {said / size:.2f} | {growth / size:.2f} | {growth / said:.3f} |")
+
+
+SECTIONS: Mapping[str, Callable[[int, int], None]] = {
+    "calls": lambda _, rounds: show_calls(5 * rounds),
+    "layout": show_layout,
+    "overlap": show_overlap,
+    "share": lambda _, rounds: show_share(5 * rounds),
+    "memory": lambda size, _: show_memory(size),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -223,10 +571,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"got {section!r}, wanted some of {', '.join(SECTIONS)}")
     torch.set_num_threads(gs.get_num_threads())
     for section in options.sections or SECTIONS:
-        if section == "calls":
-            show_calls(5 * options.rounds)
-        else:
-            show_layout(options.size, options.rounds)
+        SECTIONS[section](options.size, options.rounds)
 
 
 if __name__ == "__main__":

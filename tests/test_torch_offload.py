@@ -24,6 +24,7 @@ torch = pytest.importorskip("torch")
 import gradstep as gs  # noqa: E402
 import gradstep.torch as gt  # noqa: E402
 from gradstep.torch import SimulatedLink, offload  # noqa: E402
+from gradstep.torch.offloading.links import AcceleratorLink, Slabs  # noqa: E402
 
 nn, functional = torch.nn, torch.nn.functional
 WORDS, WIDTH = 30, 16
@@ -475,6 +476,30 @@ def test_a_link_without_memory():
         offload(nn.Linear(8, 8), gt.AdamW, link=Full())
 
 
+@pytest.mark.parametrize("total", [1000, 3 << 20, 700 << 20, 5 << 30])
+def test_slabs_of_powers_of_two_leave_little(total):
+    """Memory that PyTorch would round up to powers of 2, piece by piece."""
+    made = []
+
+    def allocate(size):
+        made.append(size)
+        return torch.empty(size, dtype=torch.uint8, device="meta")
+
+    slabs = Slabs(allocate)
+    chance, left = random.Random(0), total
+    slabs.expect(total)
+    while left > 0:
+        size = min(left, chance.randint(1, 8 << 20))
+        assert slabs.cut(size).numel() >= size
+        left -= size
+    assert all(size & (size - 1) == 0 for size in made)
+    assert sum(made) <= 1.02 * total + (8 << 20)
+    assert slabs.cut(77 << 20).numel() == 77 << 20
+    assert made[-1] == 128 << 20  # which the next ones share
+    assert slabs.cut(40 << 20).numel() == 40 << 20
+    assert made[-1] == 128 << 20
+
+
 def test_an_optimizer_that_is_gone_leaves_nothing():
     model = nn.Linear(8, 8)
     opt = offload(model, gt.AdamW, link=late())
@@ -487,6 +512,89 @@ def test_an_optimizer_that_is_gone_leaves_nothing():
     assert gone() is None
     model(torch.ones(1, 8)).sum().backward()
     assert model.weight.grad is not None
+
+
+class Stream:
+    """As a stream of PyTorch's generic interface is called; here it notes that."""
+
+    def __init__(self, device, calls):
+        self.device, self.calls = device, calls
+
+    def note(self, name):
+        self.calls.append(name)
+
+    def __enter__(self):
+        self.note("enter")
+
+    def __exit__(self, *_):
+        self.note("exit")
+
+    def wait_stream(self, other):
+        assert isinstance(other, Stream)
+        self.note("wait_stream")
+
+    def wait_event(self, event):
+        assert isinstance(event, Event)
+        self.note("wait_event")
+
+    def synchronize(self):
+        self.note("synchronize")
+
+
+class Event:
+    def __init__(self, device, *, blocking):
+        assert blocking
+        self.device = device
+
+    def record(self, stream):
+        self.stream = stream
+        stream.note("record")
+
+    def synchronize(self):
+        self.stream.note("event.synchronize")
+
+
+def test_the_calls_of_an_accelerators_link(monkeypatch):
+    """Training over it, with streams that do nothing: the device is the CPU."""
+    calls = []
+    monkeypatch.setattr(torch, "Stream", lambda device: Stream(device, calls))
+    monkeypatch.setattr(torch, "Event", Event)
+    monkeypatch.setattr(torch.accelerator, "current_stream", lambda device: Stream(device, calls))
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda *_: calls.append("record_stream"))
+    empty = torch.empty
+    monkeypatch.setattr(
+        torch, "empty", lambda *a, pin_memory=False, **k: calls.append(pin_memory) or empty(*a, **k)
+    )
+    (reference, plain), (opt, model) = pair(
+        split=True, own={"link": AcceleratorLink(torch.device("cpu"))}
+    )
+    assert True in calls  # memory is pinned
+    assert calls.count("enter") == calls.count("exit") == 1
+    assert train(opt, model) == train(reference, plain)
+    opt.wait()
+    for name in ("wait_stream", "record_stream", "event.synchronize", "wait_event", "synchronize"):
+        assert name in calls, name
+    for got, wanted in zip(model.parameters(), plain.parameters(), strict=True):
+        assert_same(got.detach(), wanted.detach())
+
+
+@pytest.mark.skipif(not torch.accelerator.is_available(), reason="there is no accelerator")
+@pytest.mark.parametrize("options", [{}, {"split": True, "states": "q8"}, {"clip_norm": 0.05}])
+def test_an_accelerator(options):
+    """What the host has is on the device; it learns as the same rule does on the CPU."""
+    device = torch.accelerator.current_accelerator()
+    plain, model = Net(torch.bfloat16), Net(torch.bfloat16).to(device)
+    reference = gt.AdamW(plain.named_parameters(), lr=1e-3, **options)
+    opt = offload(model, gt.AdamW, lr=1e-3, bucket_bytes=3000, **options)
+    source, other = batches(), batches()
+    for _ in range(5):
+        got, wanted = backward(model, next(source).to(device)), backward(plain, next(other))
+        assert got == pytest.approx(wanted, rel=0.05)
+        opt.step(), opt.zero_grad(), reference.step(), reference.zero_grad()
+    opt.wait()
+    for slot in opt._pipeline.slots:
+        if slot.bucket is not None:
+            assert_same(slot.param.detach().cpu(), slot.here)
 
 
 # ---- checkpoints ----

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import bench, bench_training, demo, machine, plots, runtime, schedules
+from . import bench, bench_offload, bench_training, demo, machine, plots, runtime, schedules
 from .tables import table
 from .tuning import finding, watching
 
@@ -94,6 +94,22 @@ def size(text: str) -> tuple[int, ...]:
         ) from None
 
 
+def rate(text: str) -> float:
+    """An argument's type: see `bench_offload.parse_rate`."""
+    try:
+        return bench_offload.parse_rate(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("link: ")) from None
+
+
+def seconds(text: str) -> float:
+    """An argument's type: see `bench_offload.parse_seconds`."""
+    try:
+        return bench_offload.parse_seconds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("compute: ")) from None
+
+
 def folder(text: str) -> Path:
     """An argument's type: the path of a folder, which is not nothing."""
     if not text:
@@ -125,14 +141,24 @@ def run_info(_: argparse.Namespace) -> None:
     print(table(machine.describe().items()))
 
 
+OFFLOAD_OPTIONS = ("link", "compute", "model", "layers", "plot")
+
+
+def refuse(names: Sequence[str], arguments: argparse.Namespace, why: str) -> None:
+    """Refuse options that do not go with others."""
+    for name in names:
+        if getattr(arguments, name):
+            raise finding.Refused(f"--{name}: got it {why}")
+
+
 def run_bench(arguments: argparse.Namespace) -> None:
+    if arguments.offload:
+        run_bench_offload(arguments)
+        return
+    refuse(OFFLOAD_OPTIONS, arguments, "without --offload, wanted it with that alone")
     if arguments.training:
-        for name in ("rule", "size"):
-            if getattr(arguments, name):
-                raise finding.Refused(
-                    f"--{name}: got it with --training, whose networks and sizes are its own; "
-                    "wanted one of the two"
-                )
+        own = "with --training, whose networks and sizes are its own; wanted one of the two"
+        refuse(("rule", "size"), arguments, own)
         bench_training.run(rounds=arguments.rounds)
         return
     bench.run(
@@ -140,6 +166,35 @@ def run_bench(arguments: argparse.Namespace) -> None:
         arguments.size or bench.DEFAULT_SIZES,
         rounds=arguments.rounds,
     )
+
+
+def run_bench_offload(arguments: argparse.Namespace) -> None:
+    refuse(("training", "rule"), arguments, "with --offload, wanted one of the two")
+    if arguments.model == "gpt2":
+        own = "with --model gpt2, whose layers are its own; wanted one of the two"
+        refuse(("size", "layers"), arguments, own)
+        layers, name, last = bench_offload.gpt2_layers(), "GPT-2", bench_offload.GPT2_EMBEDDING
+    else:
+        sizes = arguments.size or [(bench_offload.GPT2_SIZE,)]
+        if len(sizes) > 1 or len(sizes[0]) > 1:
+            got = ", ".join(f"{len(size)}x{size[0]}" for size in sizes)
+            raise finding.Refused(f"--size: got {got} with --offload, wanted one N for the model")
+        count = arguments.layers or bench_offload.LAYERS
+        try:
+            layers = bench_offload.equal_layers(sizes[0][0], count)
+        except ValueError as error:
+            raise finding.Refused(f"--{error}") from None
+        name, last = f"{count:,} equal layers", None
+    task = bench_offload.Task(
+        name,
+        layers,
+        arguments.compute or bench_offload.COMPUTE,
+        arguments.link or bench_offload.LINK,
+        last,
+    )
+    timelines = bench_offload.run(task, rounds=arguments.rounds)
+    if arguments.plot is not None:
+        print(plots.timeline(timelines, arguments.plot, title=bench_offload.headline(task)))
 
 
 def run_plot(arguments: argparse.Namespace) -> None:
@@ -308,6 +363,22 @@ def add_bench(command: Command) -> None:
         help="race AdamW's step where it runs instead: right after the backward pass of five "
         "networks (where torch is installed) and after products in NumPy, in whole iterations; a "
         "few minutes")  # fmt: skip
+    add("--offload", action="store_true",
+        help="simulate iterations whose optimizer is offloaded instead: how long they take, and "
+        "what remains after the backward pass, with ours, with a synchronous step and in "
+        "DeepSpeed's layout (where deepspeed is installed); wants torch; two minutes and 8 GB of "
+        "memory. The options below go with it")  # fmt: skip
+    add("--link", type=rate, metavar="RATE",
+        help="of the link to the device, each way (default: 25GB/s)")  # fmt: skip
+    add("--compute", type=seconds, metavar="TIME",
+        help="of the device's forward and backward pass together (default: 200ms)")  # fmt: skip
+    add("--model", choices=["equal", "gpt2"],
+        help="equal: --size parameters (default: as many as GPT-2 has) in --layers of equal size; "
+        "gpt2: its layers, whose embedding's gradient comes last (default: equal)")  # fmt: skip
+    add("--layers", type=at_least(1, bench_offload.MOST_LAYERS), metavar="N",
+        help=f"of the model (default: {bench_offload.LAYERS})")  # fmt: skip
+    add("--plot", type=picture, metavar="FILE",
+        help="a picture of the timelines; its ending names the format")  # fmt: skip
 
 
 def prepare_streams() -> None:

@@ -465,3 +465,78 @@ def run(
                     rotation=90, textcoords="offset points", fontsize=8, color="0.2",
                 )  # fmt: skip
     return _save(figure, Path(path))
+
+
+# Of each lane what is drawn there, and how.
+LANES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "compute": {"forward": {"color": "0.8"}, "backward": {"color": "0.62"}},
+    "down": {"down": {"color": STYLES[1]["color"]}},
+    "step": {"step": {"color": STYLES[2]["color"]}},
+    "up": {"up": {"color": STYLES[3]["color"]}},
+}
+
+
+def timeline(
+    panels: Mapping[str, Sequence[tuple[str, float, float]]], path: Path | str, *, title: str
+) -> Path:
+    """Iterations whose optimizer is offloaded, one below the other, over one axis of time.
+
+    What comes after the backward pass is shaded.
+
+    Args:
+        panels: label to what went on (forward, backward, down, step or up), and when it began and
+            ended, in milliseconds from the iteration's own beginning.
+        path: the file to write; its ending names the format.
+        title: the headline.
+
+    Returns:
+        `path`.
+
+    Raises:
+        ValueError: there is no iteration, or nothing went on in one.
+    """
+    if not panels or not all(panels.values()):
+        raise ValueError("panels: got none, or an empty one, wanted what went on in each")
+    figure = need("matplotlib.figure", "plots", "demo").Figure(
+        figsize=(9, 0.7 + 1.75 * len(panels)), layout="constrained"
+    )
+    figure.suptitle(title, fontsize=11)
+    axes = list(figure.subplots(len(panels), 1, sharex=True, squeeze=False).flat)
+    longest = max(end for spans in panels.values() for _, _, end in spans)
+    for axis, (label, spans) in zip(axes, panels.items(), strict=True):
+        end, rest = _lanes(axis, spans)
+        words = f"{label}: {end:.4g} ms, {rest:.3g} ms of them after the backward pass"
+        axis.set_title(words, loc="left", fontsize=10)
+        axis.set_xlim(0, longest * 1.01)
+    axes[-1].set_xlabel("time (ms)")
+    return _save(figure, Path(path))
+
+
+def _lanes(axis: Any, spans: Sequence[tuple[str, float, float]]) -> tuple[float, float]:
+    """Draw one iteration: a bar for each span, what remains after the backward pass shaded.
+
+    Returns:
+        When it ended, and how much of that came after the backward pass.
+    """
+    for y, (lane, kinds) in enumerate(LANES.items()):
+        for kind, style in kinds.items():
+            bars = [(start, stop - start) for what, start, stop in spans if what == kind]
+            # A thin edge in its own colour keeps in sight what is short.
+            axis.broken_barh(
+                bars, (y - 0.36, 0.72), linewidth=0.4, edgecolor=style["color"], **style
+            )
+            if bars and lane == "compute":
+                middle = (bars[0][0] + sum(bars[-1])) / 2
+                axis.text(middle, y, f"{kind} pass", ha="center", va="center", fontsize=8)
+    end = max(stop for _, _, stop in spans)
+    computed = max((stop for what, _, stop in spans if what == "backward"), default=end)
+    axis.axvspan(computed, end, color="0.92", zorder=0)
+    axis.axvline(end, color="0.3", linewidth=0.8)
+    axis.set_yticks(range(len(LANES)), LANES)
+    axis.set_ylim(len(LANES) - 0.5, -0.5)
+    axis.tick_params(axis="y", length=0)
+    axis.tick_params(axis="x", labelbottom=True)
+    axis.grid(visible=True, axis="x", color="0.88", linewidth=0.6)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right", "left"]].set_visible(False)
+    return end, end - computed

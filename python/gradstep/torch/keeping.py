@@ -103,6 +103,38 @@ class Keeping(NamedTuple):
         self.start(param, kept)
         return kept
 
+    def _forms(self, param: Param, group: Mapping[str, Any]) -> dict[str, str] | None:
+        """The forms of a new state, without its memory; None where they depend on more."""
+        like, present = param.tensor.detach(), self.rule.present(group)
+        in_order = self.in_order(like, present)
+        if layout.is_sharded(like) or not layout.is_dense(like, in_order=in_order):
+            return None
+        dtype = layout.STORAGES[like.dtype]
+        forms = {"step": layout.form_of(torch.float32, (), ())}
+        for state, storage, _ in self.storages.starts(group, present, dtype):
+            shape = state.beside(like.shape)
+            if shape is None:
+                continue
+            if storage not in layout.DTYPES:
+                forms[state.name] = layout.form_of(
+                    torch.uint8, (_core.storage_bytes(storage, math.prod(shape)),), (1,)
+                )
+            elif state.is_factor:
+                beside = torch.empty(shape, dtype=layout.DTYPES[storage], device="meta")
+                forms[state.name] = layout.form_of(beside.dtype, shape, beside.stride())
+            else:
+                forms[state.name] = layout.form_of(
+                    layout.DTYPES[storage], like.shape, like.stride()
+                )
+        for name in self.rule.memory_names:
+            forms[name] = layout.form_of(torch.float64, (), ())
+        if self.storages.split:
+            forms["low"] = layout.form_of(torch.int16, like.shape, like.stride())
+        if self.averaging:
+            average = layout.DTYPES[compute_type(dtype)]
+            forms["average"] = layout.form_of(average, like.shape, like.stride())
+        return forms
+
     def bytes_of(self, like: torch.Tensor, group: Mapping[str, Any]) -> int:
         """The bytes that a state takes of a parameter in a group with these hyperparameters."""
         dtype, count = layout.STORAGES[like.dtype], like.numel()
@@ -147,6 +179,11 @@ class Keeping(NamedTuple):
         What differs in its strides alone, since those of the parameter were changed, is replaced;
         what a hyperparameter calls for only now, such as the buffer of a momentum, is made.
         """
+        self.check(param, group)
+        if self._forms(param, group) == _forms_of(state):
+            for name, got in state.items():
+                layout.check_memory(f"{where}: {name!r}", got)
+            return
         later = set(self.rule.later)
         for name, wanted in self.new_state(param, group).items():
             got = state.get(name)
@@ -199,3 +236,10 @@ class Keeping(NamedTuple):
                     value = torch.tensor(value, dtype=torch.float64)  # as torch was, before 1.12
                 layout.adopt(f"{where}[{name!r}]", value, memory)
         return wanted
+
+
+def _forms_of(state: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        name: layout.form(value) if isinstance(value, torch.Tensor) else repr(value)
+        for name, value in state.items()
+    }

@@ -170,6 +170,14 @@ def _spread(tensor: torch.Tensor) -> tuple[bool, bool]:
     return dense or tensor.numel() == 0, apart or tensor.numel() == 0
 
 
+def is_dense(tensor: torch.Tensor, *, in_order: bool) -> bool:
+    """Whether the core can work on a tensor where it lies; see :func:`dense`."""
+    if in_order and not tensor.is_contiguous():
+        return False
+    aligned = tensor.data_ptr() % tensor.element_size() == 0
+    return aligned and _spread(tensor)[0] and not tensor.is_neg()
+
+
 def dense(tensor: torch.Tensor, *, in_order: bool) -> torch.Tensor:
     """A tensor as the core works on it: itself, or new memory where it has gaps.
 
@@ -177,11 +185,10 @@ def dense(tensor: torch.Tensor, *, in_order: bool) -> torch.Tensor:
         tensor: whose elements each have a place in memory.
         in_order: whether elements must lie in C order, as blocks of states follow them.
     """
+    if is_dense(tensor, in_order=in_order):
+        return tensor
     if in_order and not tensor.is_contiguous():
         return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
-    aligned = tensor.data_ptr() % tensor.element_size() == 0
-    if aligned and _spread(tensor)[0] and not tensor.is_neg():
-        return tensor
     return torch.empty_like(tensor, requires_grad=False)
 
 
@@ -302,7 +309,15 @@ def form(tensor: torch.Tensor) -> str:
         return f"a tensor in {tensor.layout}"
     kind = f"a DTensor on {tensor.placements}" if is_sharded(tensor) else "a tensor"
     kind += "" if tensor.device.type == "cpu" else f" on {tensor.device}"
-    return f"{kind} of {tensor.dtype}, shape {tuple(tensor.shape)}, strides {_steps(tensor)}"
+    return form_of(tensor.dtype, tensor.shape, tensor.stride(), kind)
+
+
+def form_of(
+    dtype: torch.dtype, shape: Sequence[int], strides: Sequence[int], kind: str = "a tensor"
+) -> str:
+    """The form of a tensor that need not be there."""
+    steps = tuple(stride for stride, n in zip(strides, shape, strict=True) if n > 1)
+    return f"{kind} of {dtype}, shape {tuple(shape)}, strides {steps}"
 
 
 def _steps(tensor: torch.Tensor) -> tuple[int, ...]:

@@ -133,10 +133,11 @@ class Pipeline:
         Raises:
             MemoryError: there is not enough.
         """
-        for some in cut(slots, self._options.bucket_bytes):
-            bucket = Bucket(some)
+        new = [Bucket(some) for some in cut(slots, self._options.bucket_bytes)]
+        self.link.expect(sum(bucket.bytes(self._wide) for bucket in new))
+        for bucket in new:
             bucket.allocate(self.link, self._wide)
-            self.buckets.append(bucket)
+        self.buckets += new
         self._everything = None
         if self._options.accumulate > 1 and self._options.accumulate_in != "device":
             dtypes = {bucket.slots[0].here.dtype for bucket in self.buckets}
@@ -404,6 +405,8 @@ class Pipeline:
             )
         if found_inf:
             return None
+        if not all(bucket.is_stepped for bucket in self.buckets):
+            self.link.synchronize()  # nothing reads the parameters that are written now
         self._step_rest(round_, loss, scale / self._unscaled)
         return round_.report
 
@@ -595,6 +598,7 @@ class Pipeline:
     def send_all(self) -> None:
         """Bring all parameters up, and wait."""
         self.wait()
+        self.link.synchronize()
         for bucket in self.buckets:
             pairs = [(slot.memory().data, slot.here) for slot in bucket.slots]
             bucket.up = self.link.up(pairs)

@@ -21,6 +21,7 @@ class _Timed:
         self._due = due
         self._pairs = pairs
         self._lock = threading.Lock()
+        self._is_done = False
 
     def wait(self) -> None:
         left = self._due - time.perf_counter()
@@ -30,8 +31,12 @@ class _Timed:
             pairs, self._pairs = self._pairs, ()
             for to, source in pairs:
                 to.copy_(source)
+            self._is_done = True
 
     hold = wait
+
+    def is_done(self) -> bool:
+        return self._is_done
 
 
 class SimulatedLink:
@@ -43,8 +48,9 @@ class SimulatedLink:
     Args:
         rate: bytes per second each way.
         delay: gives the seconds by which the next transfer is late besides.
-        moves: whether numbers are copied. Without that, which takes no core as a device's own
-            copies take none, each side keeps the numbers that it has.
+        moves: whether numbers are copied. Without that only time passes, which takes no core, as a
+            device's own copies take none: gradients here are whatever lay in their memory, and the
+            device's parameters stay as they are.
 
     Attributes:
         spans: what went over the link and when, by ``time.perf_counter()``.
@@ -72,6 +78,12 @@ class SimulatedLink:
         self._moves = moves
         self._free = {"down": 0.0, "up": 0.0}  # when each way has nothing left to do
         self.spans: list[Span] = []
+
+    def expect(self, size: int) -> None:
+        """See :class:`gradstep.torch.offloading.links.Link`."""
+
+    def synchronize(self) -> None:
+        """See :class:`gradstep.torch.offloading.links.Link`."""
 
     def empty(self, count: int, dtype: torch.dtype) -> torch.Tensor:
         """Memory that is not pinned."""

@@ -9,14 +9,13 @@ import torch
 
 from .. import layout
 from ..bound import Part
+from .links import ALIGNED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .links import Link, Transfer
     from .taken import Taken
-
-ALIGNED = 64  # bytes, at whose multiples tensors begin in a bucket
 
 
 class Slot:
@@ -87,7 +86,9 @@ class Slot:
 
     def lie(self, flat: torch.Tensor) -> torch.Tensor:
         """Its part of memory that is laid out as its bucket."""
-        return flat.as_strided(self.here.shape, self.strides, self.offset)
+        return flat.as_strided(
+            self.here.shape, self.strides, flat.storage_offset() + self.offset
+        )
 
     def move_in(self, flat: torch.Tensor) -> None:
         """Have the twin in its bucket's memory."""
@@ -156,6 +157,12 @@ class Bucket:
             slot.offset = self.size
             self.size += -(-slot.count * unit // ALIGNED) * ALIGNED // unit
         self.part = Part([slot.twin for slot in self.slots])
+
+    def bytes(self, wide: bool) -> int:
+        """What parameters and gradients take."""
+        first = self.slots[0]
+        each: int = first.here.element_size() + grad_dtype(first, wide).itemsize
+        return self.size * each
 
     def allocate(self, link: Link, wide: bool) -> None:
         """Have memory for parameters, and for gradients, these in float32 where they are wide.
