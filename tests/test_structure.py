@@ -58,6 +58,7 @@ TORCH_ROOMS = [
     "groups",
     "keeping",
     "starting",
+    "call",
     "held",
     "bound",
     "parts",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from . import private
-from .bound import Part
+from .call import Part
 from .optimizer import Optimizer
 from .sharded import awaits_sum
 

@@ -15,7 +15,8 @@ from ..rule import Rule
 from ..storages import StorageOptions, Use
 from ..turn import Turn, alone
 from . import layout, private, starting
-from .bound import Bound, Part
+from .bound import Bound
+from .call import Part
 from .groups import EXECUTION, Group, check_common, rule_of
 from .held import Held
 from .keeping import Keeping, Param
@@ -127,7 +128,7 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
         starting.restart(groups, keepings, self.params(), state)
         self._fix_groups()
         states = [state[param.tensor] for param in params]
-        held = Held(keepings, groups, params, states, self._fresh)
+        held = Held(keepings, groups, params, states, self._fresh, only)
         norm = Norm([param.tensor for param in params], self._norm_group)
         compiled = Compiled(self._engine, held, np.zeros(len(params), np.int64))
         if not norm.is_local:
@@ -356,9 +357,8 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
 
     def share_memory(self) -> None:
         """Move all states into memory that other processes share, as Adagrad of PyTorch can."""
-        for state in self.state.values():
-            for value in state.values():
-                value.share_memory_()
+        for value in (value for state in self.state.values() for value in state.values()):
+            value.share_memory_()
 
     @alone("copy")
     def __copy__(self) -> Base:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,44 +16,9 @@ from .trust import Trust
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from .call import Part
     from .groups import Group
     from .trust import State
-
-
-class Part:
-    """Some parameters, stepped together in one of several calls that make up a step.
-
-    The parts of one optimizer share no parameter.
-
-    Args:
-        tensors: which.
-    """
-
-    def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
-        self.tensors = list(tensors)
-        self._identities = frozenset(map(id, self.tensors))
-
-    def __contains__(self, tensor: torch.Tensor) -> bool:
-        return id(tensor) in self._identities
-
-
-class Call(NamedTuple):
-    """What one call of the step is to do.
-
-    Attributes:
-        only: the part that it is of; None: all parameters.
-        loss: what the gradients are of, where a rule takes it.
-        advances: whether the optimizer's clock goes on; None: as the calls before tell.
-        norm: of the gradients of all, loss scale and all; None: it is to be taken.
-    """
-
-    only: Part | None = None
-    loss: Any = None
-    advances: bool | None = None
-    norm: float | None = None
-
-
-WHOLE = Call()
 
 
 class Bound:
@@ -86,7 +51,10 @@ class Bound:
         self.tensors = [param.tensor for param in held.params]
         self.leaves = private.leaves(self.tensors)
         self.waiting = waiting
-        self.identities = frozenset(map(id, (*self.tensors, *waiting)))
+        # Pieces of a tensor are stepped in turns, each once before the next round.
+        is_piece = only is not None and only.piece is not None
+        steps = [only] if is_piece else [*self.tensors, *waiting]
+        self.identities = frozenset(map(id, steps))
         self.common = {  # by the rules that look at all their parameters together: which they are
             rule.name: frozenset(
                 id(tensor)
@@ -98,13 +66,14 @@ class Bound:
         }
         self.threads = 0
         self._flags: tuple[Any, ...] = ()
-        self.trust = Trust(held.sharded)
+        self.trust = Trust(held.sharded or is_piece)
         self.version = state.version
         # The core compares with where these lie; they are held here, where Python can see it.
         self._groups = [group.source for group in groups]
         self._lists = [list(source["params"]) for source in self._groups]
         self._entries = [group.entry for group in groups]
         some = None if only is None else only.tensors
+        self._only = only  # whose identity must stay its own
         self._membership = _core.Membership(self._groups, self._lists, some, self._entries)
         self.read_counts()
 

@@ -12,6 +12,7 @@ from .. import _core
 from ..engine import Row
 from ..storages import compute_type
 from . import layout
+from .call import Part
 from .groups import Group
 from .keeping import Keeping, Param
 from .orthogonal import TensorRedirection
@@ -49,6 +50,7 @@ class Held:
         params: the parameters that have a state.
         states: theirs, by name, plain dictionaries.
         fresh: the parameters whose averages, and whatever else starts from them, no step has moved.
+        part: which part of all this is, for one that is a piece of a tensor.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Held:
         params: Sequence[Param],
         states: Sequence[dict[str, torch.Tensor]],
         fresh: set[torch.Tensor],
+        part: Part | None = None,
     ) -> None:
         self.keepings = keepings
         self.params = params
@@ -71,6 +74,10 @@ class Held:
         ]
         here = [layout.local(param.tensor.detach()) for param in params]
         self._arrange(here)
+        self._piece = None if part is None else part.piece
+        if part is not None and self._piece is not None and params:
+            self._take_piece(self._piece, is_last=part.is_last)
+            return
         layout.check_apart(self._named(here))
 
     def _arrange(self, here: Sequence[torch.Tensor]) -> None:
@@ -106,6 +113,34 @@ class Held:
             if self.sharded
             else states
         )
+
+    def _take_piece(self, piece: slice, *, is_last: bool) -> None:
+        """Have a piece of the only parameter and of its states in their place."""
+        (param,), (state,) = self.params, self.states
+        storages, dtype = self.keepings[param.group].storages, layout.STORAGES[param.tensor.dtype]
+        self.arrays = self._looked_at = [layout.piece_of(param.tensor.detach(), piece)]
+        self._whole = dict(state)  # of which these are pieces
+        own = {}
+        for name, value in state.items():
+            if name == "step":
+                own[name] = value if is_last else value.clone()
+            elif value.dim() == 1 and value.dtype == torch.uint8:  # blocks
+                storage = storages.of(name, dtype)
+                ends = [_core.storage_bytes(storage, n) for n in (piece.start, piece.stop)]
+                own[name] = value[slice(*ends)]
+            else:
+                own[name] = layout.piece_of(value, piece)
+        self.own = [own]
+        self.converts = True
+
+    def _check_whole(self) -> None:
+        """Raise Moved where the tensor or a state is not the one of which this is a piece."""
+        (param,), (state,) = self.params, self.states
+        place = layout.piece_of(param.tensor.detach(), self._piece).data_ptr()
+        if place != self.arrays[0].data_ptr() or state.keys() != self._whole.keys():
+            raise Moved
+        if any(state[name] is not value for name, value in self._whole.items()):
+            raise Moved
 
     def _in_order(self, param: Param) -> bool:
         return self.keepings[param.group].in_order(param.tensor, self.rows[param.group].present)
@@ -180,13 +215,19 @@ class Held:
             stochastic=keeping.storages.stochastic(dtype, row.present),
             group=param.group,
             key=param.key,
-            start=begin(param.tensor) or 0,  # None: nothing depends on it
-            first=not _has_begun(row, own),
+            start=self._start(param),
+            first=not _has_begun(row, self.states[i] if self._piece else own),
             average=own.get("average") if keeping.averaging else None,
             copy=self.copies[i],
             own=own,
             direction=direction,
         )
+
+    def _start(self, param: Param) -> int:
+        """At which element of the whole tensor it begins."""
+        if self._piece is not None:
+            return int(self._piece.start)
+        return begin(param.tensor) or 0  # None: nothing depends on it
 
     def extend(self, row: Row, missing: Sequence[str]) -> None:
         """Have a state made that a hyperparameter calls for only now."""
@@ -254,6 +295,9 @@ class Held:
         """Gradients as the core takes them, where it would be slow to find that it does not."""
         if self.sharded:
             return self.local(grads)
+        if self._piece is not None:
+            self._check_whole()
+            return [None if g is None else layout.piece_of(g, self._piece) for g in grads]
         named = zip(self.arguments("grads"), grads, self.arrays, strict=True)
         return [
             layout.rows(argument, g, array) if g is not None and g.layout == torch.sparse_coo else g
@@ -297,7 +341,7 @@ class Held:
         if layout.form(self._looked_at[refused]) != layout.form(self.arrays[refused]):
             raise Moved  # to other strides, in the same memory
         fitting = self.realigned(grads)
-        self.converts = self.sharded or any(isinstance(g, _core.RowGradient) for g in fitting)
+        self.converts = self.converts or any(isinstance(g, _core.RowGradient) for g in fitting)
         if fitting[refused] is grads[refused]:
             self._overlapping(refused, grads[refused])
         return fitting

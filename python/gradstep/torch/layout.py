@@ -303,6 +303,11 @@ def local_grad(argument: str, grad: torch.Tensor, param: torch.Tensor) -> torch.
     return grad
 
 
+def piece_of(tensor: torch.Tensor, piece: slice | None) -> torch.Tensor:
+    """Some elements of a contiguous tensor, in a row; itself for None."""
+    return tensor if piece is None else tensor.reshape(-1)[piece]
+
+
 def form(tensor: torch.Tensor) -> str:
     """What must stay as it is about a tensor that the core keeps writing to."""
     if tensor.layout != torch.strided:

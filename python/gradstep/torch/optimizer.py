@@ -17,10 +17,12 @@ from ..storages import StorageOptions
 from ..turn import alone
 from . import layout, private
 from .base import Base
-from .bound import WHOLE, Bound, Call, Part
+from .bound import Bound
+from .call import WHOLE, Call, Part
 from .exchange import Exchange
 from .groups import Group, plain, rule_of
 from .held import Moved, Overlap
+from .parts import Bounds
 from .sharded import check_group
 
 if TYPE_CHECKING:
@@ -354,6 +356,10 @@ class Optimizer(Base):
             torch.autograd.graph.increment_version(stepped)
         if bound.held.copied:
             torch.autograd.graph.increment_version(bound.held.copied)
+
+    def forget_steps(self) -> None:
+        """Have each part's step compiled anew."""
+        self._bounds = Bounds()
 
     # ---- the clock ----
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from .bound import Bound, Part
+    from .bound import Bound
+    from .call import Part
     from .groups import Group
     from .keeping import Param
 

@@ -12,7 +12,7 @@ import torch
 from ... import machine
 from ...report import Report
 from ...storages import StorageOptions
-from .. import private
+from .. import layout, private
 from ..classes import CLASSES
 from ..groups import plain, rule_of
 from ..keeping import Keeping
@@ -20,7 +20,7 @@ from ..optimizer import Optimizer
 from .links import AcceleratorLink, Link
 from .pipeline import Options, Pipeline
 from .resident import Resident, check_options, choose
-from .slots import Slot, cut, grad_dtype
+from .slots import Slot, grad_dtype
 from .waits import attach
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
         self.host_bytes = self._bytes_of(slots, rule, how, options)
         _check_free(self.host_bytes)
         pipeline = Pipeline(slots, link, how, self._push)
-        pipeline.lay_out(held)
+        pipeline.lay_out(held, self._cuts(held, rule, options))
         entries = _with(self.param_groups, slots)
         pipeline.inner = self._inner = rule(entries, **options)
         self._pipeline = pipeline
@@ -159,7 +159,7 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
         self._resident = Resident(rule.__name__, self.param_groups, stays) if stays else None
         pipeline.resident = self._resident
         pipeline.attach(held)
-        self._handles = [] if model is None else attach(model, pipeline, slots)
+        self._handles = [] if model is None else attach(model, pipeline, slots, how.bucket_bytes)
         self._is_built = True
 
     def _new_slots(self, groups: Sequence[dict[str, Any]], first: int = 0) -> list[Slot]:
@@ -196,12 +196,28 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
                 total += keeping.bytes_of(slot.here, values)
         if how.accumulate > 1 and how.accumulate_in != "device":
             largest: dict[torch.dtype, int] = {}
-            for bucket in cut(held, how.bucket_bytes):
-                dtype = bucket[0].here.dtype
-                size = sum(slot.count for slot in bucket) * dtype.itemsize
-                largest[dtype] = max(largest.get(dtype, 0), size)
+            for slot in held:
+                size, dtype = slot.count * slot.here.element_size(), slot.here.dtype
+                largest[dtype] = max(largest.get(dtype, 0), min(size, how.bucket_bytes))
             total += 2 * sum(largest.values())
         return total
+
+    def _cuts(
+        self, slots: Sequence[Slot], rule: type[Optimizer], options: Mapping[str, Any]
+    ) -> set[Slot]:
+        """Parameters whose elements know nothing of each other, so that pieces can be stepped."""
+        groups = {id(p): group for group in self.param_groups for p in group["params"]}
+        if options.get("stats") or any(layout.is_sharded(slot.param) for slot in slots):
+            return set()
+        cuts = set()
+        for slot in slots:
+            group = groups[id(slot.param)]
+            own = rule_of(group, rule.rule)
+            values = {**own.defaults, **options, **group}
+            whole = own.memory_names or own.factors or own.has_direction or own.common
+            if not (whole or own.takes_loss or own.gathers_for(values)):
+                cuts.add(slot)
+        return cuts
 
     # ---- hyperparameters ----
 
@@ -294,6 +310,14 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
         """Wait until the device has all parameters."""
         self._pipeline.wait()
 
+    def close(self) -> None:
+        """Take no more gradients: remove all hooks, once the device has all parameters."""
+        self.wait()
+        self._pipeline.detach()
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
     # ---- what a person reads ----
 
     @property
@@ -356,7 +380,7 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
             held = _held(slots)
             more = self._bytes_of(slots, rule, how, options)
             _check_free(more)
-            pipeline.lay_out(held)
+            pipeline.lay_out(held, self._cuts(held, rule, options))
             self._inner.add_param_group(_with([group], slots)[0])
         except BaseException:
             self.param_groups.pop()
@@ -464,7 +488,7 @@ def _link_of(slots: Sequence[Slot]) -> Link:
     Raises:
         ValueError: they are on several, or on none.
     """
-    devices = {slot.memory().device for slot in slots}
+    devices = {slot.device.device for slot in slots}
     if len(devices) > 1:
         raise ValueError(f"params: got some on each of {sorted(map(str, devices))}, wanted one")
     device = devices.pop() if devices else torch.device("cpu")

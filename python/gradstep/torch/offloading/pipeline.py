@@ -26,9 +26,9 @@ import torch
 from ... import _core
 from ...engine import not_finite
 from .. import layout, private
-from ..bound import Part
+from ..call import Part
 from .simulated import Span
-from .slots import Bucket, Slot, cut, reserve
+from .slots import Bucket, Slot, allocate, fill, grad_dtype, is_to_cut, reserve
 from .taken import Taken
 from .worker import Worker
 
@@ -127,24 +127,26 @@ class Pipeline:
     def _wide(self) -> bool:
         return self._options.accumulate_in == "float32"
 
-    def lay_out(self, slots: Sequence[Slot]) -> None:
+    def lay_out(self, slots: Sequence[Slot], cuts: set[Slot]) -> None:
         """Have buckets, in memory of the link's, for parameters that were not there before.
+
+        Args:
+            slots: those.
+            cuts: which of them may lie in several.
 
         Raises:
             MemoryError: there is not enough.
         """
-        new = [Bucket(some) for some in cut(slots, self._options.bucket_bytes)]
-        self.link.expect(sum(bucket.bytes(self._wide) for bucket in new))
-        for bucket in new:
-            bucket.allocate(self.link, self._wide)
+        size = self._options.bucket_bytes
+        new = fill(slots, size, {slot for slot in cuts if is_to_cut(slot, size)})
+        allocate(self.link, new, self._wide)
         self.buckets += new
         self._everything = None
         if self._options.accumulate > 1 and self._options.accumulate_in != "device":
             dtypes = {bucket.slots[0].here.dtype for bucket in self.buckets}
             self._staging = [
-                Staging(reserve(self.link, largest, dtype))
+                Staging(reserve(self.link, self._largest(dtype), dtype))
                 for dtype in dtypes
-                for largest in [self._largest(dtype)]
                 for _ in range(2)
             ]
 
@@ -153,9 +155,9 @@ class Pipeline:
 
     def attach(self, slots: Sequence[Slot]) -> None:
         """Fill twins from the device, and take gradients from now on, as they come."""
-        self.link.down([(slot.here, slot.memory()) for slot in slots if slot.count]).wait()
         reference = weakref.ref(self)
         for slot in slots:
+            slot.here.copy_(slot.device)
             slot.stand_in = None if layout.is_sharded(slot.param) else Taken(slot.param, self)
             if _is_alone():
                 hook = functools.partial(_arrived, reference, slot.index)
@@ -174,15 +176,15 @@ class Pipeline:
         now = private.backward_pass()
         if now != self._pass:
             self._begin_pass(now, slot)
-        if self._keeps or slot.bucket is None:
+        if self._keeps:
             return
         if slot.seen == self._number:
             raise RuntimeError(f"{slot.name}: got a second gradient in a backward pass, wanted one")
         slot.seen = self._number
-        bucket = slot.bucket
-        bucket.arrived.append(slot)
+        for bucket in slot.buckets:
+            bucket.arrived.append(slot)
         if len(bucket.arrived) == len(bucket.slots):
-            self._take(bucket)
+            self._take(bucket.slots)
 
     def _begin_pass(self, now: int, slot: Slot) -> None:
         # On an accelerator, a pass within another is the only one in its thread.
@@ -214,7 +216,7 @@ class Pipeline:
 
     def _looks_at_all(self) -> bool:
         """Whether the step has to wait for all gradients."""
-        half = any(slot.here.dtype == torch.float16 for slot in self.slots if slot.bucket)
+        half = any(slot.here.dtype == torch.float16 for slot in self.slots if slot.buckets)
         return half or self._wants_norm() or self._is_whole() or not _is_alone()
 
     def _wants_norm(self) -> bool:
@@ -236,45 +238,69 @@ class Pipeline:
             return
         if self._options.accumulate_in == "device":  # what earlier passes alone have brought
             for slot in filter(_is_late, self.slots):
-                if slot.bucket is not None:
-                    slot.bucket.arrived.append(slot)
-        for bucket in self.buckets:
-            if bucket.arrived:
-                self._take(bucket)
+                for bucket in slot.buckets:
+                    bucket.arrived.append(slot)
+        self._take_arrived()
         if round_.eager and self._is_last:
             for bucket in self.buckets:
                 if bucket.has_grads and not bucket.is_stepped:
                     bucket.is_stepped = True
                     self._worker.begin(self._step, round_, bucket)
 
-    def _take(self, bucket: Bucket) -> None:
-        """Begin to bring down the gradients that have arrived, and drop them on the device."""
-        assert self._round is not None
-        slots, bucket.arrived = bucket.arrived, []
-        straight, staged = [], []
+    def _take_arrived(self) -> None:
+        for bucket in self.buckets:
+            if bucket.arrived:
+                self._take(bucket.arrived)
+
+    def _take(self, slots: Sequence[Slot]) -> None:
+        """Begin to bring down the gradients of a bucket that are there, and drop them there.
+
+        Args:
+            slots: the parameters, of one bucket, or one that lies in several.
+        """
+        slots = list(slots)
+        grads = [_checked(slot) for slot in slots]
+        changed = []
         for slot in slots:
-            grad = _checked(slot)
             if not slot.has_grad:
-                self._check_read(slot)
+                if not slot.outside:
+                    self._check_read(slot)
                 if slot.was_changed():
-                    straight.append((slot.here, slot.memory()))
-            if slot.grad is None:
-                continue
-            if slot.has_grad or slot.grad.dtype != grad.dtype:
-                staged.append((slot, grad))
-            else:
-                straight.append((slot.grad, grad))
-        staging = self._free_staging(slots[0].here.dtype) if staged else None
-        if staging is not None:
-            straight += [(slot.lie(staging.memory), grad) for slot, grad in staged]
-        transfer = self.link.down(straight)
-        adds = [(slot, slot.has_grad) for slot, _ in staged]
-        for slot in slots:
-            slot.has_grad, slot.sums = True, None
+                    changed.append((slot.here, slot.device))
+        news = list(zip(slots, grads, [slot.has_grad for slot in slots], strict=True))
+        for slot in slots:  # before our thread may see it
+            slot.has_grad = True
             slot.param.grad = slot.stand_in if self._is_last else None
-        steps = self._round.eager and self._is_last and len(slots) == len(bucket.slots)
+        for bucket in slots[0].buckets:
+            self._bring_down(bucket, news, changed)
+            changed = []
+
+    def _bring_down(
+        self,
+        bucket: Bucket,
+        news: Sequence[tuple[Slot, torch.Tensor, bool]],
+        others: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    ) -> None:
+        """Bring what lies in a bucket down: gradients, each with whether one is there already."""
+        round_ = self._round
+        assert round_ is not None
+        bucket.arrived = []
+        pairs, adds, staging = list(others), [], None
+        for slot, grad, is_more in news:
+            target = slot.grad
+            if target is None:  # nobody steps it here
+                continue
+            piece = target if bucket.piece is None else bucket.of(target)
+            if is_more or target.dtype != grad.dtype:
+                staging = staging or self._free_staging(slot.here.dtype)
+                landing = bucket.staged(slot, staging.memory)
+                adds.append((piece, landing, is_more))
+                piece = landing
+            pairs.append((piece, grad if bucket.piece is None else bucket.of(grad)))
+        transfer = self.link.down(pairs)
+        steps = round_.eager and self._is_last and len(news) == len(bucket.slots)
         bucket.is_stepped = steps
-        task = self._worker.begin(self._land, self._round, bucket, transfer, staging, adds, steps)
+        task = self._worker.begin(self._land, round_, bucket, transfer, adds, steps)
         if staging is not None:
             staging.task = task
 
@@ -295,11 +321,13 @@ class Pipeline:
         Raises:
             RuntimeError: it may have been read while it was on its way.
         """
-        if not slot.waits or any(wait.seen == self.steps for wait in slot.waits) or slot.outside:
-            return
+        for wait in slot.waits:
+            if wait.seen == self.steps:
+                return
         slot.outside = True
-        if slot.bucket is not None and slot.bucket.up is not None:
-            slot.bucket.hold()  # for the next one
+        if slot.waits and any(bucket.up is not None for bucket in slot.buckets):
+            for bucket in slot.buckets:
+                bucket.hold()  # for the next one
             raise RuntimeError(
                 f"{slot.name}: got read in the forward pass without its module's own forward "
                 "pass, which waits for it; wanted optimizer.wait() before this one. From now on "
@@ -313,32 +341,25 @@ class Pipeline:
         round_: Round,
         bucket: Bucket,
         transfer: Transfer,
-        staging: Staging | None,
-        adds: Sequence[tuple[Slot, bool]],
+        adds: Sequence[tuple[torch.Tensor, torch.Tensor, bool]],
         steps: bool,
     ) -> None:
         """Wait for gradients, add them to those that are there, and step where that is due."""
         transfer.wait()
         with torch.no_grad():
-            for slot, is_more in adds:
-                assert staging is not None
-                assert slot.grad is not None
-                landed = slot.lie(staging.memory)
-                (slot.grad.add_ if is_more else slot.grad.copy_)(landed)
+            for grad, landed, is_more in adds:
+                (grad.add_ if is_more else grad.copy_)(landed)
+        bucket.sums = {}
         if steps:
             self._step(round_, bucket)
         elif self._is_last and self._wants_norm():
             for slot in bucket.slots:
                 if slot.has_grad:
-                    self._square(slot)
-
-    def _square(self, slot: Slot) -> None:
-        slot.sums = _core.segment_sums_of_tensors([slot.grad], private.SOURCE)
+                    _square(bucket, slot)
 
     def _step(self, round_: Round, bucket: Bucket, norm: float | None = None) -> None:
         """Step a bucket, and send it on its way."""
-        if bucket.up is not None:
-            bucket.up.wait()  # its memory is still read
+        bucket.wait()  # until nothing reads its memory
         for slot in bucket.slots:
             slot.give()
         bucket.is_dirty = True
@@ -355,7 +376,12 @@ class Pipeline:
     def _send(self, bucket: Bucket) -> None:
         """Begin to bring a bucket's parameters up."""
         slots = [slot for slot in bucket.slots if slot.has_grad]
-        bucket.up = self.link.up([(slot.memory().data, slot.here) for slot in slots])
+        if bucket.piece is None:
+            pairs = [(slot.device, slot.here) for slot in slots]
+        else:
+            pairs = [(bucket.of(slot.device), bucket.of(slot.here)) for slot in slots]
+        bucket.up = self.link.up(pairs)
+        torch.autograd.graph.increment_version([slot.param for slot in slots])
         for slot in slots:
             slot.note_written()
         bucket.is_dirty = False
@@ -381,7 +407,7 @@ class Pipeline:
         self._reset()
         self.steps += 1
         for bucket in self.buckets:
-            if any(slot.outside or not slot.waits for slot in bucket.slots):
+            if bucket.up is not None and any(s.outside or not s.waits for s in bucket.slots):
                 bucket.hold()
         return report
 
@@ -389,9 +415,7 @@ class Pipeline:
         if not self._is_over:
             raise RuntimeError("step: got a backward pass that has failed, wanted a whole one")
         self._take_late()
-        for bucket in self.buckets:
-            if bucket.arrived:
-                self._take(bucket)
+        self._take_arrived()
         self._worker.finish()
         if self._round is None:
             self._round = Round(eager=False)
@@ -418,7 +442,7 @@ class Pipeline:
                 self._step_whole(round_, loss)
                 return
             norm = self._checked_norm() if self._wants_norm() else None
-            for bucket in self.buckets:
+            for bucket in self._as_a_forward_pass_comes():
                 if bucket.is_stepped or not (bucket.has_grads or self.inner.engine.averaging):
                     continue
                 bucket.is_stepped = True
@@ -431,6 +455,14 @@ class Pipeline:
                 self._step_resident(self.resident, round_, scale)
         finally:
             del self.inner.grad_scale
+
+    def _as_a_forward_pass_comes(self) -> list[Bucket]:
+        """The buckets of the first layers first; pieces of a tensor keep their order."""
+        order: list[Bucket] = []
+        for bucket in reversed(self.buckets):
+            if bucket.slots[0].buckets[0] is bucket or bucket.piece is None:
+                order += bucket.slots[0].buckets
+        return order
 
     def _step_resident(self, resident: Resident, round_: Round, scale: float) -> None:
         """Step what stays on the device as the rest was."""
@@ -450,8 +482,11 @@ class Pipeline:
                 slot.give()
             bucket.is_dirty = True
         if self._everything is None:
-            self._everything = Part([slot.twin for b in self.buckets for slot in b.slots])
+            held = [slot for slot in self.slots if slot.buckets]
+            self._everything = Part([slot.twin for slot in held])
         round_.report = self.inner.step_part(self._everything, advances=True, loss=loss, norm=norm)
+        if any(bucket.piece is not None for bucket in self.buckets):
+            self.inner.forget_steps()  # pieces have counts of their own
         for bucket in self.buckets:
             if not round_.report.skipped and bucket.has_grads:
                 self._send(bucket)
@@ -472,12 +507,13 @@ class Pipeline:
 
     def _norm(self) -> float:
         """The norm of all gradients, loss scale and all, as one call over all of them has it."""
-        slots = [slot for slot in self.slots if slot.has_grad]
+        slots = [slot for slot in self.slots if slot.has_grad and slot.grad is not None]
         for slot in slots:
-            if slot.sums is None:
-                self._square(slot)
+            for bucket in slot.buckets:
+                if slot not in bucket.sums:
+                    _square(bucket, slot)
         stays = 0.0 if self.resident is None else self.resident.square()
-        total = _added_up([slot.sums for slot in slots]) + stays
+        total = _added_up([b.sums[slot] for slot in slots for b in slot.buckets]) + stays
         if not math.isinf(total):
             return math.sqrt(total)
         scale = _core.overflow_scale
@@ -496,28 +532,26 @@ class Pipeline:
                     f"{slot.name}.grad: got another gradient than the one that the backward pass "
                     "has brought, wanted one of both"
                 )
-            if slot.bucket is None:
+            if not slot.buckets:
                 self._adopt(slot)
         if self._round is None:
             self._round = Round(eager=False)
         self._is_last = True
         for slot in late:
-            assert slot.bucket is not None
-            slot.bucket.arrived.append(slot)
+            for bucket in slot.buckets:
+                bucket.arrived.append(slot)
 
     def _adopt(self, slot: Slot) -> None:
         """Have a bucket for a parameter that was frozen so far, in the memory that it has."""
         bucket = Bucket([slot])
-        bucket.allocate_grads(self.link, self._wide)
+        slot.land_in(reserve(self.link, bucket.size, grad_dtype(slot, self._wide)), 0)
         self.buckets.append(bucket)
         self._everything = None
         self.attach([slot])
 
     def has_nonfinite(self, taken: Sequence[Taken], inverse_scale: float) -> bool:
         """Whether gradients that were taken have an infinite element, or a NaN."""
-        for bucket in self.buckets:
-            if bucket.arrived:
-                self._take(bucket)
+        self._take_arrived()
         self._worker.drain()
         stand_ins = set(map(id, taken))
         self._unscaled *= inverse_scale
@@ -528,6 +562,11 @@ class Pipeline:
         return found
 
     # ---- what interrupts ----
+
+    @property
+    def is_open(self) -> bool:
+        """Whether gradients have come since the last step."""
+        return self._round is not None
 
     @property
     def is_eager(self) -> bool:
@@ -571,13 +610,12 @@ class Pipeline:
         self._reset()
 
     def _reset(self) -> None:
+        for slot in self.slots:
+            if slot.has_grad:
+                slot.param.grad = None
+                slot.has_grad = False
         for bucket in self.buckets:
-            for slot in bucket.slots:
-                if slot.has_grad:
-                    slot.param.grad = None
-                    slot.twin.grad = None
-                    slot.has_grad, slot.sums = False, None
-            bucket.arrived = []
+            bucket.arrived, bucket.sums = [], {}
             bucket.is_stepped = False
         self._round = None
         self._unscaled = 1.0
@@ -591,17 +629,17 @@ class Pipeline:
         """Wait until host and device have the same parameters."""
         self.settle()
         for bucket in self.buckets:
-            if bucket.up is not None:
-                bucket.up.hold()
-                bucket.up.wait()
+            bucket.wait()
 
     def send_all(self) -> None:
         """Bring all parameters up, and wait."""
         self.wait()
         self.link.synchronize()
         for bucket in self.buckets:
-            pairs = [(slot.memory().data, slot.here) for slot in bucket.slots]
-            bucket.up = self.link.up(pairs)
+            bucket.up = self.link.up(
+                [(b.of(s.device), b.of(s.here)) for b in [bucket] for s in b.slots]
+            )
+            torch.autograd.graph.increment_version([slot.param for slot in bucket.slots])
             for slot in bucket.slots:
                 slot.note_written()
         self.wait()
@@ -612,6 +650,12 @@ def _arrived(reference: weakref.ref[Pipeline], index: int, _: torch.Tensor) -> N
     pipeline = reference()
     if pipeline is not None:
         pipeline.arrive(pipeline.slots[index])
+
+
+def _square(bucket: Bucket, slot: Slot) -> None:
+    assert slot.grad is not None
+    grad = bucket.of(slot.grad)
+    bucket.sums[slot] = _core.segment_sums_of_tensors([grad], private.SOURCE)
 
 
 def _is_alone() -> bool:
@@ -625,7 +669,7 @@ def _is_late(slot: Slot) -> bool:
     grad = slot.param.grad
     if grad is None or isinstance(grad, Taken) or slot.stays:
         return False
-    return slot.bucket is None or slot not in slot.bucket.arrived
+    return not slot.buckets or slot not in slot.buckets[0].arrived
 
 
 def _checked(slot: Slot) -> torch.Tensor:

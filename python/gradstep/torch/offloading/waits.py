@@ -7,11 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .. import private
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from .pipeline import Pipeline
     from .slots import Slot
+
+
+# Modules that may be gone through without being called.
+NOT_CALLED = (torch.nn.Sequential, torch.nn.ModuleList, torch.nn.ModuleDict)
 
 
 class Nothing:
@@ -40,29 +46,45 @@ class Wait:
         self._own = own
         self.seen = -1
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, *_: Any) -> None:
         """Have the device wait."""
+        if private.is_traced():
+            self._untraced()
+        else:
+            self._wait()
+
+    def _wait(self) -> None:
         pipeline = self._pipeline()
         if pipeline is None:
             return
-        pipeline.before_forward()
+        if pipeline.is_open:
+            pipeline.before_forward()
         self.seen = pipeline.steps
         if self._own is None:
             pipeline.wait()
             return
         for i in self._own:
-            bucket = pipeline.slots[i].bucket
-            if bucket is not None:
-                bucket.hold()
+            for bucket in pipeline.slots[i].buckets:
+                if bucket.up is not None:
+                    bucket.hold()
+
+    _untraced = torch.compiler.disable(_wait)
 
     def __reduce__(self) -> tuple[Any, ...]:
         self()  # the copy is to have whole parameters
         return Nothing, ()
 
 
-def attach(model: torch.nn.Module, pipeline: Pipeline, slots: Iterable[Slot]) -> list[Any]:
-    """Have modules wait for their own parameters, and their state dicts for all.
+def attach(
+    model: torch.nn.Module, pipeline: Pipeline, slots: Iterable[Slot], size: int
+) -> list[Any]:
+    """Have modules wait for their parameters, and their state dicts for all.
+
+    Args:
+        model: of these modules.
+        pipeline: what sends parameters.
+        slots: the parameters.
+        size: a module with fewer bytes of parameters waits for all of them, and for its children.
 
     Returns:
         The handles of the hooks.
@@ -71,14 +93,23 @@ def attach(model: torch.nn.Module, pipeline: Pipeline, slots: Iterable[Slot]) ->
     reference = weakref.ref(pipeline)
     everything = Wait(reference)
     handles: list[Any] = []
-    for module in model.modules():
+    waiting: set[torch.nn.Module] = set()  # whose children need not wait
+    for module in model.modules():  # parents first
         handles.append(module.register_state_dict_pre_hook(everything))
-        own = [by_param[id(p)] for p in module.parameters(recurse=False) if id(p) in by_param]
-        if not own:
+        if module in waiting:
             continue
-        wait = Wait(reference, [slot.index for slot in own])
-        for slot in own:
-            slot.waits.append(wait)
-            slot.outside |= module is model  # a copy of it would read them before any hook
-        handles.append(module.register_forward_pre_hook(wait, prepend=True))
+        whole = [by_param[id(p)] for p in module.parameters() if id(p) in by_param]
+        own = [by_param[id(p)] for p in module.parameters(recurse=False) if id(p) in by_param]
+        small = sum(slot.count * slot.here.element_size() for slot in whole) <= size
+        if small and not isinstance(module, NOT_CALLED):
+            own = whole
+            waiting.update(module.modules())
+        if own:
+            wait = Wait(reference, [slot.index for slot in own])
+            for slot in own:
+                slot.waits.append(wait)
+            handles.append(module.register_forward_pre_hook(wait, prepend=True))
+    for param in model.parameters(recurse=False):
+        if id(param) in by_param:
+            by_param[id(param)].outside = True  # a copy would read it before any hook
     return handles
