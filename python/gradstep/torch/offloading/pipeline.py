@@ -28,7 +28,7 @@ from ...engine import not_finite
 from .. import layout, private
 from ..call import Part
 from .simulated import Span
-from .slots import Bucket, Slot, allocate, fill, grad_dtype, is_to_cut, reserve
+from .slots import Bucket, Piece, Slot, allocate, fill, grad_dtype, is_to_cut, reserve
 from .taken import Taken
 from .worker import Worker
 
@@ -106,6 +106,7 @@ class Pipeline:
     ) -> None:
         self.slots = list(slots)
         self.buckets: list[Bucket] = []
+        self.pieces: list[Piece] = []  # of all buckets
         self.link = link
         self.steps = 0
         self._options = options
@@ -140,21 +141,29 @@ class Pipeline:
         size = self._options.bucket_bytes
         new = fill(slots, size, {slot for slot in cuts if is_to_cut(slot, size)})
         allocate(self.link, new, self._wide)
-        self.buckets += new
-        self._everything = None
+        self._add(new)
         if self._options.accumulate > 1 and self._options.accumulate_in != "device":
-            dtypes = {bucket.slots[0].here.dtype for bucket in self.buckets}
             self._staging = [
-                Staging(reserve(self.link, self._largest(dtype), dtype))
-                for dtype in dtypes
+                Staging(reserve(self.link, largest, dtype))
+                for dtype, largest in self._largest().items()
                 for _ in range(2)
             ]
 
-    def _largest(self, dtype: torch.dtype) -> int:
-        return max(b.size for b in self.buckets if b.slots[0].here.dtype == dtype)
+    def _add(self, buckets: Sequence[Bucket]) -> None:
+        self.buckets += buckets
+        self.pieces = [piece for bucket in self.buckets for piece in bucket.pieces]
+        self._everything = None
+
+    def _largest(self) -> dict[torch.dtype, int]:
+        """The elements of the largest piece of each dtype."""
+        largest: dict[torch.dtype, int] = {}
+        for bucket in self.buckets:
+            largest[bucket.dtype] = max(largest.get(bucket.dtype, 0), bucket.largest)
+        return largest
 
     def attach(self, slots: Sequence[Slot]) -> None:
         """Fill twins from the device, and take gradients from now on, as they come."""
+        self._leaves = private.leaves([slot.param for slot in self.slots])
         reference = weakref.ref(self)
         for slot in slots:
             slot.here.copy_(slot.device)
@@ -173,20 +182,20 @@ class Pipeline:
 
     def arrive(self, slot: Slot) -> None:
         """Take note of a parameter's gradient."""
-        now = private.backward_pass()
-        if now != self._pass:
-            self._begin_pass(now, slot)
+        if private.backward_pass() != self._pass:
+            self._begin_pass(slot)
         if self._keeps:
             return
         if slot.seen == self._number:
             raise RuntimeError(f"{slot.name}: got a second gradient in a backward pass, wanted one")
         slot.seen = self._number
-        for bucket in slot.buckets:
-            bucket.arrived.append(slot)
-        if len(bucket.arrived) == len(bucket.slots):
-            self._take(bucket.slots)
+        bucket = slot.bucket
+        assert bucket is not None
+        bucket.waiting -= 1
+        if bucket.waiting == 0:
+            self._take(bucket, bucket.slots)
 
-    def _begin_pass(self, now: int, slot: Slot) -> None:
+    def _begin_pass(self, slot: Slot) -> None:
         # On an accelerator, a pass within another is the only one in its thread.
         most = 1 if slot.param.device.type == "cpu" else 0
         if private.backward_depth() > most:
@@ -205,7 +214,7 @@ class Pipeline:
             raise _too_many(self._options.accumulate)
         self._round.passes += 1
         self._number += 1
-        self._pass, self._is_over = now, False
+        self._pass, self._is_over = private.backward_pass(), False
         self._is_last = self._round.passes == self._options.accumulate
         self._keeps = self._options.accumulate_in == "device" and not self._is_last
         private.at_end_of_backward(self._end_pass)
@@ -216,7 +225,7 @@ class Pipeline:
 
     def _looks_at_all(self) -> bool:
         """Whether the step has to wait for all gradients."""
-        half = any(slot.here.dtype == torch.float16 for slot in self.slots if slot.buckets)
+        half = any(slot.here.dtype == torch.float16 for slot in self.slots if slot.bucket)
         return half or self._wants_norm() or self._is_whole() or not _is_alone()
 
     def _wants_norm(self) -> bool:
@@ -227,80 +236,87 @@ class Pipeline:
         """Whether all parameters must be stepped in one call."""
         rules = {group.rule for group in self.inner.groups}
         together = any(rule.common or rule.takes_loss or rule.has_direction for rule in rules)
-        sharded = any(layout.is_sharded(slot.param) for slot in self.slots)
+        sharded = any(slot.is_sharded for slot in self.slots)
         return together or sharded or bool(self.inner.engine.stats)
 
     def _end_pass(self) -> None:
-        """Take what has arrived of buckets of which not everything came."""
+        """Take what has come of buckets of which not everything did."""
         self._is_over = True
         round_ = self._round
         if round_ is None or self._keeps:
             return
-        if self._options.accumulate_in == "device":  # what earlier passes alone have brought
-            for slot in filter(_is_late, self.slots):
-                for bucket in slot.buckets:
-                    bucket.arrived.append(slot)
-        self._take_arrived()
+        self._take_what_is_there()
         if round_.eager and self._is_last:
             for bucket in self.buckets:
-                if bucket.has_grads and not bucket.is_stepped:
-                    bucket.is_stepped = True
-                    self._worker.begin(self._step, round_, bucket)
+                for piece in bucket.pieces if bucket.has_grads else ():
+                    if not piece.is_stepped:
+                        piece.is_stepped = True
+                        self._worker.begin(self._step, round_, piece)
 
-    def _take_arrived(self) -> None:
-        for bucket in self.buckets:
-            if bucket.arrived:
-                self._take(bucket.arrived)
+    def _take_what_is_there(self) -> None:
+        """Take all gradients that are on the device, whoever has brought them there."""
+        found: dict[Bucket, list[Slot]] = {}
+        for slot, grad in zip(self.slots, self._leaves.gradients(), strict=True):
+            if grad is None or type(grad) is Taken or slot.stays:
+                continue
+            has_come = slot.seen == self._number != slot.taken
+            if slot.has_grad and not has_come:
+                raise RuntimeError(
+                    f"{slot.name}.grad: got another gradient than the one that the backward pass "
+                    "has brought, wanted one of both"
+                )
+            if slot.bucket is None:
+                self._adopt(slot)
+            assert slot.bucket is not None
+            found.setdefault(slot.bucket, []).append(slot)
+        for bucket, slots in found.items():
+            self._take(bucket, slots)
 
-    def _take(self, slots: Sequence[Slot]) -> None:
-        """Begin to bring down the gradients of a bucket that are there, and drop them there.
-
-        Args:
-            slots: the parameters, of one bucket, or one that lies in several.
-        """
-        slots = list(slots)
-        grads = [_checked(slot) for slot in slots]
-        changed = []
+    def _take(self, bucket: Bucket, slots: Sequence[Slot]) -> None:
+        """Begin to bring gradients of a bucket down, and drop them on the device."""
+        grads = bucket.gradients()
+        if slots is not bucket.slots:
+            grads = [g for slot, g in zip(bucket.slots, grads, strict=True) if slot in slots]
+            slots = [slot for slot in bucket.slots if slot in slots]
+        if not all(type(g) is torch.Tensor and g.layout == torch.strided for g in grads):
+            grads = [_checked(slot) for slot in slots]
         for slot in slots:
-            if not slot.has_grad:
-                if not slot.outside:
-                    self._check_read(slot)
-                if slot.was_changed():
-                    changed.append((slot.here, slot.device))
+            if not (slot.has_grad or slot.outside):
+                self._check_read(slot)
+        changed = [] if bucket.has_grads else bucket.changed()
         news = list(zip(slots, grads, [slot.has_grad for slot in slots], strict=True))
         for slot in slots:  # before our thread may see it
-            slot.has_grad = True
+            slot.has_grad, slot.taken = True, self._number
             slot.param.grad = slot.stand_in if self._is_last else None
-        for bucket in slots[0].buckets:
-            self._bring_down(bucket, news, changed)
+        bucket.waiting = len(bucket.slots)
+        for piece in bucket.pieces:
+            self._bring_down(piece, news, changed)
             changed = []
 
     def _bring_down(
         self,
-        bucket: Bucket,
+        piece: Piece,
         news: Sequence[tuple[Slot, torch.Tensor, bool]],
         others: Sequence[tuple[torch.Tensor, torch.Tensor]],
     ) -> None:
-        """Bring what lies in a bucket down: gradients, each with whether one is there already."""
+        """Bring a piece down: gradients, each with whether one is there already."""
         round_ = self._round
         assert round_ is not None
-        bucket.arrived = []
         pairs, adds, staging = list(others), [], None
         for slot, grad, is_more in news:
-            target = slot.grad
-            if target is None:  # nobody steps it here
-                continue
-            piece = target if bucket.piece is None else bucket.of(target)
+            target = piece.grads[slot]
+            if piece.cut is not None:
+                grad = piece.of(grad)  # noqa: PLW2901 - what of it is meant
             if is_more or target.dtype != grad.dtype:
-                staging = staging or self._free_staging(slot.here.dtype)
-                landing = bucket.staged(slot, staging.memory)
-                adds.append((piece, landing, is_more))
-                piece = landing
-            pairs.append((piece, grad if bucket.piece is None else bucket.of(grad)))
+                staging = staging or self._free_staging(piece.bucket.dtype)
+                landing = piece.staged(slot, staging.memory)
+                adds.append((target, landing, is_more))
+                target = landing
+            pairs.append((target, grad))
         transfer = self.link.down(pairs)
-        steps = round_.eager and self._is_last and len(news) == len(bucket.slots)
-        bucket.is_stepped = steps
-        task = self._worker.begin(self._land, round_, bucket, transfer, adds, steps)
+        steps = round_.eager and self._is_last and len(news) == len(piece.bucket.slots)
+        piece.is_stepped = steps
+        task = self._worker.begin(self._land, round_, piece, transfer, adds, steps)
         if staging is not None:
             staging.task = task
 
@@ -325,9 +341,9 @@ class Pipeline:
             if wait.seen == self.steps:
                 return
         slot.outside = True
-        if slot.waits and any(bucket.up is not None for bucket in slot.buckets):
-            for bucket in slot.buckets:
-                bucket.hold()  # for the next one
+        if slot.waits and slot.bucket is not None and not slot.bucket.is_up:
+            for piece in slot.bucket.pieces:
+                piece.hold()  # for the next one
             raise RuntimeError(
                 f"{slot.name}: got read in the forward pass without its module's own forward "
                 "pass, which waits for it; wanted optimizer.wait() before this one. From now on "
@@ -339,7 +355,7 @@ class Pipeline:
     def _land(
         self,
         round_: Round,
-        bucket: Bucket,
+        piece: Piece,
         transfer: Transfer,
         adds: Sequence[tuple[torch.Tensor, torch.Tensor, bool]],
         steps: bool,
@@ -349,42 +365,36 @@ class Pipeline:
         with torch.no_grad():
             for grad, landed, is_more in adds:
                 (grad.add_ if is_more else grad.copy_)(landed)
-        bucket.sums = {}
+        piece.sums = {}
         if steps:
-            self._step(round_, bucket)
+            self._step(round_, piece)
         elif self._is_last and self._wants_norm():
-            for slot in bucket.slots:
+            for slot in piece.bucket.slots:
                 if slot.has_grad:
-                    _square(bucket, slot)
+                    _square(piece, slot)
 
-    def _step(self, round_: Round, bucket: Bucket, norm: float | None = None) -> None:
-        """Step a bucket, and send it on its way."""
-        bucket.wait()  # until nothing reads its memory
-        for slot in bucket.slots:
+    def _step(self, round_: Round, piece: Piece, norm: float | None = None) -> None:
+        """Step a piece, and send it on its way."""
+        piece.wait()  # until nothing reads its memory
+        for slot in piece.bucket.slots:
             slot.give()
-        bucket.is_dirty = True
+        piece.is_dirty = True
         advances, round_.begun = not round_.begun, True
         begin = time.perf_counter()
-        round_.report = self.inner.step_part(bucket.part, advances=advances, norm=norm)
+        round_.report = self.inner.step_part(piece.part, advances=advances, norm=norm)
         if self.spans is not None:
             self.spans.append(("step", begin, time.perf_counter()))
         if round_.report.skipped:
-            bucket.is_dirty = False
+            piece.is_dirty = False
         else:
-            self._send(bucket)
+            self._send(piece)
 
-    def _send(self, bucket: Bucket) -> None:
-        """Begin to bring a bucket's parameters up."""
-        slots = [slot for slot in bucket.slots if slot.has_grad]
-        if bucket.piece is None:
-            pairs = [(slot.device, slot.here) for slot in slots]
-        else:
-            pairs = [(bucket.of(slot.device), bucket.of(slot.here)) for slot in slots]
-        bucket.up = self.link.up(pairs)
-        torch.autograd.graph.increment_version([slot.param for slot in slots])
-        for slot in slots:
-            slot.note_written()
-        bucket.is_dirty = False
+    def _send(self, piece: Piece) -> None:
+        """Begin to bring a piece's parameters up."""
+        slots = [slot for slot in piece.bucket.slots if slot.has_grad]
+        piece.up = self.link.up(piece.ways_up(slots))
+        piece.bucket.note_written(slots)
+        piece.is_dirty = False
 
     # ---- the step ----
 
@@ -407,19 +417,20 @@ class Pipeline:
         self._reset()
         self.steps += 1
         for bucket in self.buckets:
-            if bucket.up is not None and any(s.outside or not s.waits for s in bucket.slots):
-                bucket.hold()
+            if not bucket.is_up and any(s.outside or not s.waits for s in bucket.slots):
+                for piece in bucket.pieces:
+                    piece.hold()
         return report
 
     def _finished(self, loss: Any, scale: float, found_inf: bool) -> Report | None:
         if not self._is_over:
             raise RuntimeError("step: got a backward pass that has failed, wanted a whole one")
-        self._take_late()
-        self._take_arrived()
-        self._worker.finish()
-        if self._round is None:
-            self._round = Round(eager=False)
         round_ = self._round
+        if round_ is None:
+            round_ = self._round = Round(eager=False)
+        self._is_last = True
+        self._take_what_is_there()
+        self._worker.finish()
         if not round_.eager:
             self._begin()  # what was changed since the backward pass counts
         if round_.eager and (found_inf or scale != 1 or self._unscaled != 1):
@@ -429,7 +440,7 @@ class Pipeline:
             )
         if found_inf:
             return None
-        if not all(bucket.is_stepped for bucket in self.buckets):
+        if not all(piece.is_stepped for piece in self.pieces):
             self.link.synchronize()  # nothing reads the parameters that are written now
         self._step_rest(round_, loss, scale / self._unscaled)
         return round_.report
@@ -442,11 +453,11 @@ class Pipeline:
                 self._step_whole(round_, loss)
                 return
             norm = self._checked_norm() if self._wants_norm() else None
-            for bucket in self._as_a_forward_pass_comes():
-                if bucket.is_stepped or not (bucket.has_grads or self.inner.engine.averaging):
+            for piece in self._as_a_forward_pass_comes():
+                if piece.is_stepped or not (piece.bucket.has_grads or self.inner.engine.averaging):
                     continue
-                bucket.is_stepped = True
-                self._step(round_, bucket, norm)
+                piece.is_stepped = True
+                self._step(round_, piece, norm)
                 if round_.report is not None and round_.report.skipped:
                     return
             if not round_.begun:  # the clock goes on, as in a step without gradients
@@ -456,13 +467,9 @@ class Pipeline:
         finally:
             del self.inner.grad_scale
 
-    def _as_a_forward_pass_comes(self) -> list[Bucket]:
-        """The buckets of the first layers first; pieces of a tensor keep their order."""
-        order: list[Bucket] = []
-        for bucket in reversed(self.buckets):
-            if bucket.slots[0].buckets[0] is bucket or bucket.piece is None:
-                order += bucket.slots[0].buckets
-        return order
+    def _as_a_forward_pass_comes(self) -> list[Piece]:
+        """The pieces of the first layers first."""
+        return [piece for bucket in reversed(self.buckets) for piece in bucket.pieces]
 
     def _step_resident(self, resident: Resident, round_: Round, scale: float) -> None:
         """Step what stays on the device as the rest was."""
@@ -477,20 +484,20 @@ class Pipeline:
         resident.step(self.inner.param_groups, factor)
 
     def _step_whole(self, round_: Round, loss: Any, norm: float | None = None) -> None:
-        for bucket in self.buckets:
-            for slot in bucket.slots:
+        for piece in self.pieces:
+            for slot in piece.bucket.slots:
                 slot.give()
-            bucket.is_dirty = True
+            piece.is_dirty = True
         if self._everything is None:
-            held = [slot for slot in self.slots if slot.buckets]
+            held = [slot for slot in self.slots if slot.bucket is not None]
             self._everything = Part([slot.twin for slot in held])
         round_.report = self.inner.step_part(self._everything, advances=True, loss=loss, norm=norm)
-        if any(bucket.piece is not None for bucket in self.buckets):
+        if any(piece.cut is not None for piece in self.pieces):
             self.inner.forget_steps()  # pieces have counts of their own
-        for bucket in self.buckets:
-            if not round_.report.skipped and bucket.has_grads:
-                self._send(bucket)
-            bucket.is_dirty = False
+        for piece in self.pieces:
+            if not round_.report.skipped and piece.bucket.has_grads:
+                self._send(piece)
+            piece.is_dirty = False
 
     def _checked_norm(self) -> float:
         """The norm of all gradients.
@@ -507,51 +514,32 @@ class Pipeline:
 
     def _norm(self) -> float:
         """The norm of all gradients, loss scale and all, as one call over all of them has it."""
-        slots = [slot for slot in self.slots if slot.has_grad and slot.grad is not None]
+        slots = [slot for slot in self.slots if slot.has_grad]
+        sums = []
         for slot in slots:
-            for bucket in slot.buckets:
-                if slot not in bucket.sums:
-                    _square(bucket, slot)
+            for piece in slot.bucket.pieces if slot.bucket is not None else ():
+                if slot not in piece.sums:
+                    _square(piece, slot)
+                sums.append(piece.sums[slot])
         stays = 0.0 if self.resident is None else self.resident.square()
-        total = _added_up([b.sums[slot] for slot in slots for b in slot.buckets]) + stays
+        total = _added_up(sums) + stays
         if not math.isinf(total):
             return math.sqrt(total)
         scale = _core.overflow_scale
         grads = [slot.grad for slot in slots]
-        sums = _core.segment_sums_of_tensors(grads, private.SOURCE, scale)
-        return math.sqrt(_added_up([sums]) + stays * scale * scale) / scale
-
-    def _take_late(self) -> None:
-        """Take gradients that no hook has brought."""
-        late = [slot for slot in self.slots if _is_late(slot)]
-        if not late:
-            return
-        for slot in late:
-            if slot.has_grad:
-                raise RuntimeError(
-                    f"{slot.name}.grad: got another gradient than the one that the backward pass "
-                    "has brought, wanted one of both"
-                )
-            if not slot.buckets:
-                self._adopt(slot)
-        if self._round is None:
-            self._round = Round(eager=False)
-        self._is_last = True
-        for slot in late:
-            for bucket in slot.buckets:
-                bucket.arrived.append(slot)
+        scaled = _core.segment_sums_of_tensors(grads, private.SOURCE, scale)
+        return math.sqrt(_added_up([scaled]) + stays * scale * scale) / scale
 
     def _adopt(self, slot: Slot) -> None:
         """Have a bucket for a parameter that was frozen so far, in the memory that it has."""
         bucket = Bucket([slot])
-        slot.land_in(reserve(self.link, bucket.size, grad_dtype(slot, self._wide)), 0)
-        self.buckets.append(bucket)
-        self._everything = None
+        bucket.move_in(None, reserve(self.link, bucket.size, grad_dtype(slot, self._wide)))
+        self._add([bucket])
         self.attach([slot])
 
     def has_nonfinite(self, taken: Sequence[Taken], inverse_scale: float) -> bool:
         """Whether gradients that were taken have an infinite element, or a NaN."""
-        self._take_arrived()
+        self._take_what_is_there()
         self._worker.drain()
         stand_ins = set(map(id, taken))
         self._unscaled *= inverse_scale
@@ -602,10 +590,11 @@ class Pipeline:
     def abandon(self) -> None:
         """End a step that cannot be completed; host and device agree."""
         self._worker.forget()
-        for bucket in self.buckets:
-            if bucket.is_dirty:
-                self._send(bucket)
-            for slot in bucket.slots:
+        for piece in self.pieces:
+            if piece.is_dirty:
+                self._send(piece)
+        for slot in self.slots:
+            if slot.bucket is not None:
                 slot.param.grad = None
         self._reset()
 
@@ -615,8 +604,10 @@ class Pipeline:
                 slot.param.grad = None
                 slot.has_grad = False
         for bucket in self.buckets:
-            bucket.arrived, bucket.sums = [], {}
-            bucket.is_stepped = False
+            bucket.waiting = len(bucket.slots)
+        for piece in self.pieces:
+            piece.sums = {}
+            piece.is_stepped = False
         self._round = None
         self._unscaled = 1.0
         self._pass, self._is_over = NO_PASS, True
@@ -628,20 +619,16 @@ class Pipeline:
     def wait(self) -> None:
         """Wait until host and device have the same parameters."""
         self.settle()
-        for bucket in self.buckets:
-            bucket.wait()
+        for piece in self.pieces:
+            piece.wait()
 
     def send_all(self) -> None:
         """Bring all parameters up, and wait."""
         self.wait()
         self.link.synchronize()
-        for bucket in self.buckets:
-            bucket.up = self.link.up(
-                [(b.of(s.device), b.of(s.here)) for b in [bucket] for s in b.slots]
-            )
-            torch.autograd.graph.increment_version([slot.param for slot in bucket.slots])
-            for slot in bucket.slots:
-                slot.note_written()
+        for piece in self.pieces:
+            piece.up = self.link.up(piece.ways_up(piece.bucket.slots))
+            piece.bucket.note_written(piece.bucket.slots)
         self.wait()
 
 
@@ -652,10 +639,8 @@ def _arrived(reference: weakref.ref[Pipeline], index: int, _: torch.Tensor) -> N
         pipeline.arrive(pipeline.slots[index])
 
 
-def _square(bucket: Bucket, slot: Slot) -> None:
-    assert slot.grad is not None
-    grad = bucket.of(slot.grad)
-    bucket.sums[slot] = _core.segment_sums_of_tensors([grad], private.SOURCE)
+def _square(piece: Piece, slot: Slot) -> None:
+    piece.sums[slot] = _core.segment_sums_of_tensors([piece.grads[slot]], private.SOURCE)
 
 
 def _is_alone() -> bool:
@@ -663,13 +648,6 @@ def _is_alone() -> bool:
     distributed = torch.distributed
     is_there = distributed.is_available() and distributed.is_initialized()
     return not is_there or distributed.get_world_size() == 1
-
-
-def _is_late(slot: Slot) -> bool:
-    grad = slot.param.grad
-    if grad is None or isinstance(grad, Taken) or slot.stays:
-        return False
-    return not slot.buckets or slot not in slot.buckets[0].arrived
 
 
 def _checked(slot: Slot) -> torch.Tensor:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .. import layout
+from .. import layout, private
 from ..call import Part
 from .links import ALIGNED
 
@@ -29,14 +30,16 @@ class Slot:
         param: the parameter.
 
     Attributes:
+        is_sharded: whether it is a DTensor.
         device: the memory of the parameter, a plain tensor, the part of this process of a sharded
             one; autograd does not see what is written to it.
         here: the memory of the twin, laid out alike.
         twin: what is stepped: that memory, or a DTensor of it.
         grad: where gradients land, laid out alike; None: it has no bucket.
-        buckets: where it lies; several where it was cut.
+        bucket: where it lies; None: nowhere.
         has_grad: whether one has come since the last step.
         seen: the last backward pass that brought one.
+        taken: the last one whose gradient has left the device.
         outside: whether the forward pass reads it elsewhere than in a module that waits for it.
         waits: what waits for it in the forward pass.
         stand_in: what stands in the parameter's ``.grad`` meanwhile.
@@ -47,7 +50,7 @@ class Slot:
         self.index = index
         self.name = name
         self.param = param
-        self._is_sharded = layout.is_sharded(param)
+        self.is_sharded = layout.is_sharded(param)
         self.device = self._memory().data
         self._place, self._version = self.device.data_ptr(), param._version
         self._form = (self.device.device, self.device.dtype, self.device.shape)
@@ -59,10 +62,10 @@ class Slot:
         self.twin = self._as_param(self.here)
         self.grad: torch.Tensor | None = None
         self._shown: torch.Tensor | None = None  # the gradient that the twin has
-        self.buckets: list[Bucket] = []
+        self.bucket: Bucket | None = None
         self.has_grad = False
-        self.seen = -1
-        self.outside = self._is_sharded  # gathered before a module begins
+        self.seen = self.taken = -1
+        self.outside = self.is_sharded  # gathered before a module begins
         self.waits: list[Any] = []
         self.stand_in: Taken | None = None
         self.stays = False
@@ -73,7 +76,7 @@ class Slot:
 
     def _as_param(self, here: torch.Tensor) -> torch.Tensor:
         """Host memory as a tensor such as the parameter is."""
-        if not self._is_sharded:
+        if not self.is_sharded:
             return here
         from torch.distributed.device_mesh import DeviceMesh  # noqa: PLC0415 - few are sharded
         from torch.distributed.tensor import DTensor  # noqa: PLC0415
@@ -119,9 +122,7 @@ class Slot:
             ValueError: it cannot be the same parameter any more.
         """
         param = self.param
-        if param._version == self._version and (
-            self._is_sharded or param.data_ptr() == self._place
-        ):
+        if param._version == self._version and (self.is_sharded or param.data_ptr() == self._place):
             return False
         self.device = self._memory().data
         form = (self.device.device, self.device.dtype, self.device.shape)
@@ -140,61 +141,142 @@ class Slot:
 
 
 class Bucket:
-    """Parameters whose gradients come down, are stepped and go back up together.
+    """Parameters whose gradients are taken together.
 
     Args:
         slots: those parameters, in the order in which a backward pass comes to them.
-        piece: of the only one, the elements; None: all.
-        is_last: whether they are its last.
+        cuts: of the only one, where it is cut into pieces: all ends; empty: it is whole.
 
     Attributes:
-        arrived: those whose gradients are there in this backward pass and still on the device.
-        is_stepped: whether it was, since the last step began.
-        is_dirty: whether the host has other parameters than were sent.
-        up: how they get back, until they are there.
-        sums: of each parameter, what adds up to the square of its gradient's norm.
+        pieces: what is copied and stepped at once.
+        waiting: how many gradients have yet to come in this backward pass.
         size: elements, gaps between tensors included.
     """
 
-    def __init__(
-        self, slots: Sequence[Slot], piece: slice | None = None, *, is_last: bool = True
-    ) -> None:
+    def __init__(self, slots: Sequence[Slot], cuts: Sequence[int] = ()) -> None:
         self.slots = list(slots)
-        self.piece = piece
-        self._is_last = is_last
-        self.arrived: list[Slot] = []
-        self.is_stepped = self.is_dirty = False
-        self.up: Transfer | None = None
-        self.sums: dict[Slot, NDArray[Any]] = {}
+        self.waiting = len(self.slots)
+        self._leaves = private.leaves([slot.param for slot in self.slots])
+        self._params = [slot.param for slot in self.slots]
+        self._versions: list[int] | None = None  # None: they are to be looked at one by one
+        self._places: list[int] = []
         self.offsets: dict[Slot, int] = {}
         self.size = 0
         unit = self.slots[0].here.element_size()
         for slot in self.slots:
-            slot.buckets.append(self)
+            slot.bucket = self
             self.offsets[slot] = self.size
-            count = slot.count if piece is None else piece.stop - piece.start
-            self.size += -(-count * unit // ALIGNED) * ALIGNED // unit
-        self.note_twins()
+            self.size += -(-slot.count * unit // ALIGNED) * ALIGNED // unit
+        pairs = itertools.pairwise((0, *cuts))
+        self.pieces = [Piece(self, slice(*ends)) for ends in pairs] or [Piece(self, None)]
 
-    def note_twins(self) -> None:
-        """Have the twins as they are now stepped."""
-        twins = [slot.twin for slot in self.slots]
-        self.part = Part(twins, self.piece, is_last=self._is_last)
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters."""
+        return self.slots[0].here.dtype
 
-    def of(self, tensor: torch.Tensor) -> torch.Tensor:
-        """What lies here of a tensor that is laid out as its parameter."""
-        return layout.piece_of(tensor, self.piece)
+    @property
+    def largest(self) -> int:
+        """The elements of the largest piece, gaps included."""
+        return self.size if self.pieces[0].cut is None else self.pieces[0].cut.stop
 
-    def staged(self, slot: Slot, memory: torch.Tensor) -> torch.Tensor:
-        """Where a gradient lands that is then added: memory for the bucket."""
-        if self.piece is not None:
-            return memory[: self.piece.stop - self.piece.start]
-        return slot.lie(memory, self.offsets[slot])
+    def move_in(self, params: torch.Tensor | None, grads: torch.Tensor) -> None:
+        """Have parameters, None: as they are, and gradients in some memory."""
+        for slot in self.slots:
+            if params is not None:
+                slot.move_in(params, self.offsets[slot])
+            slot.land_in(grads, self.offsets[slot])
+        for piece in self.pieces:
+            piece.arrange(is_last=piece is self.pieces[-1])
+
+    def gradients(self) -> list[Any]:
+        """The gradients on the device, or what stands for them."""
+        return self._leaves.gradients()
+
+    def changed(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Where to, and from where, parameters are read again that somebody has written to.
+
+        Raises:
+            ValueError: one cannot be the same parameter any more.
+        """
+        if (
+            self._versions is not None
+            and [param._version for param in self._params] == self._versions
+            and [param.data_ptr() for param in self._params] == self._places
+        ):
+            return []
+        found = [(slot.here, slot.device) for slot in self.slots if slot.was_changed()]
+        if found:
+            for piece in self.pieces:
+                piece.arrange(is_last=piece is self.pieces[-1])
+        self._note()
+        return found
+
+    def note_written(self, slots: Sequence[Slot]) -> None:
+        """Tell autograd that parameters were written, and take that for what was sent."""
+        torch.autograd.graph.increment_version([slot.param for slot in slots])
+        for slot in slots:
+            slot.note_written()
+        self._note()
+
+    def _note(self) -> None:
+        if not any(slot.is_sharded for slot in self.slots):
+            self._versions = [param._version for param in self._params]
+            self._places = [param.data_ptr() for param in self._params]
 
     @property
     def has_grads(self) -> bool:
         """Whether a gradient has come for any of them."""
         return any(slot.has_grad for slot in self.slots)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether all that was sent is there."""
+        return all(piece.up is None for piece in self.pieces)
+
+
+class Piece:
+    """What of a bucket is copied and stepped at once: all of it, or some of its only parameter.
+
+    Args:
+        bucket: the bucket.
+        cut: the elements of its only parameter; None: all of it.
+
+    Attributes:
+        part: what is stepped.
+        is_stepped: whether it was, since the last step began.
+        is_dirty: whether the host has other parameters than were sent.
+        up: how they get back, until they are there.
+        sums: of each parameter, what adds up to the square of its gradient's norm.
+    """
+
+    def __init__(self, bucket: Bucket, cut: slice | None) -> None:
+        self.bucket = bucket
+        self.cut = cut
+        self.is_stepped = self.is_dirty = False
+        self.up: Transfer | None = None
+        self.sums: dict[Slot, NDArray[Any]] = {}
+
+    def arrange(self, *, is_last: bool) -> None:
+        """Take parameters and gradients as they lie now."""
+        slots = self.bucket.slots
+        self.part = Part([slot.twin for slot in slots], self.cut, is_last=is_last)
+        self.grads = {slot: self.of(slot.grad) for slot in slots if slot.grad is not None}
+        self._up = {slot: (self.of(slot.device), self.of(slot.here)) for slot in slots}
+
+    def of(self, tensor: torch.Tensor) -> torch.Tensor:
+        """What lies here of a tensor that is laid out as its parameter."""
+        return layout.piece_of(tensor, self.cut)
+
+    def staged(self, slot: Slot, memory: torch.Tensor) -> torch.Tensor:
+        """Where a gradient lands that is then added, in memory for all of this."""
+        if self.cut is not None:
+            return memory[: self.cut.stop - self.cut.start]
+        return slot.lie(memory, self.bucket.offsets[slot])
+
+    def ways_up(self, slots: Sequence[Slot]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Where to, and from where, parameters are sent."""
+        return [self._up[slot] for slot in slots]
 
     def hold(self) -> None:
         """Have the device wait for what was sent."""
@@ -240,25 +322,16 @@ def allocate(link: Link, buckets: Sequence[Bucket], wide: bool) -> None:
     Raises:
         MemoryError: the link has none left.
     """
-    several = [bucket for bucket in buckets if bucket.piece is None or bucket.piece.start == 0]
-    sizes = [sum(b.size for b in bucket.slots[0].buckets) for bucket in several]
-    units = [bucket.slots[0].here.element_size() for bucket in several]
-    dtypes = [grad_dtype(bucket.slots[0], wide) for bucket in several]
-    each = zip(sizes, units, dtypes, strict=True)
-    link.expect(sum(size * (unit + dtype.itemsize) for size, unit, dtype in each))
-    for bucket, size, dtype in zip(several, sizes, dtypes, strict=True):
-        params = reserve(link, size, bucket.slots[0].here.dtype)
-        grads = reserve(link, size, dtype)
-        for slot in bucket.slots:
-            slot.move_in(params, bucket.offsets[slot])
-            slot.land_in(grads, bucket.offsets[slot])
-    for bucket in buckets:
-        bucket.note_twins()
+    dtypes = [grad_dtype(bucket.slots[0], wide) for bucket in buckets]
+    pairs = list(zip(buckets, dtypes, strict=True))
+    link.expect(sum(b.size * (b.dtype.itemsize + grads.itemsize) for b, grads in pairs))
+    for bucket, dtype in pairs:
+        bucket.move_in(reserve(link, bucket.size, bucket.dtype), reserve(link, bucket.size, dtype))
 
 
 def is_to_cut(slot: Slot, size: int) -> bool:
-    """Whether a parameter is to lie in several buckets, if its rule allows that."""
-    plain = slot.here.is_contiguous() and not layout.is_sharded(slot.param)
+    """Whether a parameter is to be cut into pieces, if its rule allows that."""
+    plain = slot.here.is_contiguous() and not slot.is_sharded
     return plain and slot.count * slot.here.element_size() > size and slot.count > SEGMENT
 
 
@@ -267,20 +340,19 @@ def fill(slots: Sequence[Slot], size: int, cuts: set[Slot]) -> list[Bucket]:
 
     Args:
         slots: in the order of their layers.
-        size: of a bucket, in bytes.
-        cuts: those of which each piece has a bucket to itself; other large ones have one whole.
+        size: of a bucket, or a piece of one, in bytes.
+        cuts: those that are cut; other large ones are not.
     """
     return [
-        bucket
+        Bucket(some, _ends(some[0], size) if some[0] in cuts else ())
         for some in _together(slots, size, cuts)
-        for bucket in ([Bucket(some)] if some[0] not in cuts else _pieces(some[0], size))
     ]
 
 
-def _pieces(slot: Slot, size: int) -> list[Bucket]:
+def _ends(slot: Slot, size: int) -> list[int]:
+    """Where pieces of a parameter end."""
     step = max(size // slot.here.element_size() // SEGMENT, 1) * SEGMENT
-    ends = [(begin, min(begin + step, slot.count)) for begin in range(0, slot.count, step)]
-    return [Bucket([slot], slice(*one), is_last=one[1] == slot.count) for one in ends]
+    return [*range(step, slot.count, step), slot.count]
 
 
 def _together(slots: Sequence[Slot], size: int, cuts: set[Slot]) -> Iterator[list[Slot]]:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from .slots import Slot
 
 
-# Modules that may be gone through without being called.
-NOT_CALLED = (torch.nn.Sequential, torch.nn.ModuleList, torch.nn.ModuleDict)
+# Modules that are gone through without being called.
+NOT_CALLED = (torch.nn.ModuleList, torch.nn.ModuleDict)
 
 
 class Nothing:
@@ -64,9 +64,10 @@ class Wait:
             pipeline.wait()
             return
         for i in self._own:
-            for bucket in pipeline.slots[i].buckets:
-                if bucket.up is not None:
-                    bucket.hold()
+            bucket = pipeline.slots[i].bucket
+            for piece in bucket.pieces if bucket is not None else ():
+                if piece.up is not None:
+                    piece.hold()
 
     _untraced = torch.compiler.disable(_wait)
 
