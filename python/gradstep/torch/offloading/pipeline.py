@@ -166,7 +166,8 @@ class Pipeline:
         self._leaves = private.leaves([slot.param for slot in self.slots])
         reference = weakref.ref(self)
         for slot in slots:
-            slot.here.copy_(slot.device)
+            with torch.no_grad():
+                slot.here.copy_(slot.device)
             slot.stand_in = None if layout.is_sharded(slot.param) else Taken(slot.param, self)
             if _is_alone():
                 hook = functools.partial(_arrived, reference, slot.index)
@@ -280,41 +281,46 @@ class Pipeline:
             slots = [slot for slot in bucket.slots if slot in slots]
         if not all(type(g) is torch.Tensor and g.layout == torch.strided for g in grads):
             grads = [_checked(slot) for slot in slots]
-        for slot in slots:
-            if not (slot.has_grad or slot.outside):
-                self._check_read(slot)
-        changed = [] if bucket.has_grads else bucket.changed()
-        news = list(zip(slots, grads, [slot.has_grad for slot in slots], strict=True))
+        if not all(wait.seen == self.steps for wait in bucket.waits):
+            for slot in slots:
+                if not (slot.has_grad or slot.outside):
+                    self._check_read(slot)
+        has_some = bucket.has_grads
+        changed = [] if has_some else bucket.changed()
+        more = [has_some and slot.has_grad for slot in slots]
+        number, is_last = self._number, self._is_last
         for slot in slots:  # before our thread may see it
-            slot.has_grad, slot.taken = True, self._number
-            slot.param.grad = slot.stand_in if self._is_last else None
+            slot.has_grad, slot.taken = True, number
+            slot.param.grad = slot.stand_in if is_last else None
         bucket.waiting = len(bucket.slots)
         for piece in bucket.pieces:
-            self._bring_down(piece, news, changed)
+            self._bring_down(piece, slots, grads, more, changed)
             changed = []
 
     def _bring_down(
         self,
         piece: Piece,
-        news: Sequence[tuple[Slot, torch.Tensor, bool]],
+        slots: Sequence[Slot],
+        grads: Sequence[torch.Tensor],
+        more: Sequence[bool],
         others: Sequence[tuple[torch.Tensor, torch.Tensor]],
     ) -> None:
-        """Bring a piece down: gradients, each with whether one is there already."""
+        """Bring gradients of a piece down, those of which there are some already to be added."""
         round_ = self._round
         assert round_ is not None
-        pairs, adds, staging = list(others), [], None
-        for slot, grad, is_more in news:
-            target = piece.grads[slot]
-            if piece.cut is not None:
-                grad = piece.of(grad)  # noqa: PLW2901 - what of it is meant
-            if is_more or target.dtype != grad.dtype:
-                staging = staging or self._free_staging(piece.bucket.dtype)
-                landing = piece.staged(slot, staging.memory)
-                adds.append((target, landing, is_more))
-                target = landing
-            pairs.append((target, grad))
-        transfer = self.link.down(pairs)
-        steps = round_.eager and self._is_last and len(news) == len(piece.bucket.slots)
+        if piece.cut is not None:
+            grads = [piece.of(grad) for grad in grads]
+        targets = [piece.grads[slot] for slot in slots]
+        adds, staging = [], None
+        if self._wide or any(more):
+            for i, (slot, is_more) in enumerate(zip(slots, more, strict=True)):
+                if is_more or targets[i].dtype != grads[i].dtype:
+                    staging = staging or self._free_staging(piece.bucket.dtype)
+                    landing = piece.staged(slot, staging.memory)
+                    adds.append((targets[i], landing, is_more))
+                    targets[i] = landing
+        transfer = self.link.down([*others, *zip(targets, grads, strict=True)])
+        steps = round_.eager and self._is_last and len(slots) == len(piece.bucket.slots)
         piece.is_stepped = steps
         task = self._worker.begin(self._land, round_, piece, transfer, adds, steps)
         if staging is not None:
@@ -391,7 +397,9 @@ class Pipeline:
 
     def _send(self, piece: Piece) -> None:
         """Begin to bring a piece's parameters up."""
-        slots = [slot for slot in piece.bucket.slots if slot.has_grad]
+        slots = piece.bucket.slots
+        if not all(slot.has_grad for slot in slots):
+            slots = [slot for slot in slots if slot.has_grad]
         piece.up = self.link.up(piece.ways_up(slots))
         piece.bucket.note_written(slots)
         piece.is_dirty = False

@@ -115,14 +115,19 @@ class Slot:
             self.twin.grad = None if grad is None else self._as_param(grad)
             self._shown = grad
 
-    def was_changed(self) -> bool:
+    def was_changed(self, version: int | None) -> bool:
         """Whether somebody has written to the parameter, or given it other memory, since.
+
+        Args:
+            version: autograd's, after what was sent last; None: as this remembers it.
 
         Raises:
             ValueError: it cannot be the same parameter any more.
         """
         param = self.param
-        if param._version == self._version and (self.is_sharded or param.data_ptr() == self._place):
+        if param._version == (self._version if version is None else version) and (
+            self.is_sharded or param.data_ptr() == self._place
+        ):
             return False
         self.device = self._memory().data
         form = (self.device.device, self.device.dtype, self.device.shape)
@@ -158,6 +163,7 @@ class Bucket:
         self.waiting = len(self.slots)
         self._leaves = private.leaves([slot.param for slot in self.slots])
         self._params = [slot.param for slot in self.slots]
+        self.waits: set[Any] = set()  # what waits for them in a forward pass
         self._versions: list[int] | None = None  # None: they are to be looked at one by one
         self._places: list[int] = []
         self.offsets: dict[Slot, int] = {}
@@ -205,21 +211,26 @@ class Bucket:
             and [param.data_ptr() for param in self._params] == self._places
         ):
             return []
-        found = [(slot.here, slot.device) for slot in self.slots if slot.was_changed()]
-        if found:
+        versions: Sequence[int | None] = self._versions or [None] * len(self.slots)
+        pairs = zip(self.slots, versions, strict=True)
+        found = [(slot.here, slot.device) for slot, v in pairs if slot.was_changed(v)]
+        if found:  # in other memory, it may be
             for piece in self.pieces:
                 piece.arrange(is_last=piece is self.pieces[-1])
-        self._note()
+        self.note()
         return found
 
     def note_written(self, slots: Sequence[Slot]) -> None:
         """Tell autograd that parameters were written, and take that for what was sent."""
         torch.autograd.graph.increment_version([slot.param for slot in slots])
-        for slot in slots:
-            slot.note_written()
-        self._note()
+        if self._versions is None:
+            for slot in slots:
+                slot.note_written()
+        else:
+            self._versions = [param._version for param in self._params]
 
-    def _note(self) -> None:
+    def note(self) -> None:
+        """Remember parameters as they are now."""
         if not any(slot.is_sharded for slot in self.slots):
             self._versions = [param._version for param in self._params]
             self._places = [param.data_ptr() for param in self._params]
@@ -263,6 +274,7 @@ class Piece:
         self.part = Part([slot.twin for slot in slots], self.cut, is_last=is_last)
         self.grads = {slot: self.of(slot.grad) for slot in slots if slot.grad is not None}
         self._up = {slot: (self.of(slot.device), self.of(slot.here)) for slot in slots}
+        self._all_up = list(self._up.values())
 
     def of(self, tensor: torch.Tensor) -> torch.Tensor:
         """What lies here of a tensor that is laid out as its parameter."""
@@ -276,7 +288,7 @@ class Piece:
 
     def ways_up(self, slots: Sequence[Slot]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Where to, and from where, parameters are sent."""
-        return [self._up[slot] for slot in slots]
+        return self._all_up if slots is self.bucket.slots else [self._up[slot] for slot in slots]
 
     def hold(self) -> None:
         """Have the device wait for what was sent."""

@@ -109,6 +109,8 @@ def attach(
             wait = Wait(reference, [slot.index for slot in own])
             for slot in own:
                 slot.waits.append(wait)
+                if slot.bucket is not None:
+                    slot.bucket.waits.add(wait)
             handles.append(module.register_forward_pre_hook(wait, prepend=True))
     for param in model.parameters(recurse=False):
         if id(param) in by_param:
