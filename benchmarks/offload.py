@@ -11,6 +11,7 @@
 - overlap: an iteration on a simulated device and link, as ``gradstep bench --offload`` has it; and
   on the accelerator, where there is one, with torchao's CPUOffloadOptimizer where it is installed.
 - share: what Python costs an iteration with offload(), of a model of many small parameters.
+- pays: what it takes and gives on a large machine, by the formula of docs/offload.md.
 - memory: by what resident memory grows with offload(), against its ``host_bytes``.
 
 The first two time the step alone.
@@ -491,6 +492,30 @@ def show_share(rounds: int) -> None:
     print(f"| | {' | '.join(PARTS)} | in all |\n|---|{'---|' * (len(PARTS) + 1)}")
     for name, parts in seconds.items():
         print(f"| {name} | {' | '.join(f'{1e3 * t:.2f}' for t in [*parts, sum(parts)])} |")
+    longer = 1e3 * measure_beside(max(rounds // 3, 1))
+    print(
+        f"\nBeside a device that computes for {1e3 * bench_offload.COMPUTE:.0f} ms, by pauses, all of "
+        f"this makes an iteration longer by {longer:.2f} ms (at most 2)."
+    )
+
+
+class Bare(bench_offload.Trainer):
+    """No optimizer: gradients are dropped."""
+
+    def finish(self) -> None:
+        """Drop them."""
+        self.model.zero_grad()
+
+
+def measure_beside(rounds: int, modules: int = MODULES) -> float:
+    """By how many seconds an iteration of small layers is longer on a device that pauses."""
+    layers = bench_offload.equal_layers(modules * ELEMENTS, modules)
+    task = bench_offload.Task("small layers", layers, rate=math.inf)
+    gradients = bench_offload.random_gradients(layers)
+    both = Bare(task, gradients, moves=False), bench_offload.Ours(task, gradients)
+    times = [[one.iterate().seconds for one in both] for _ in range(3 + rounds)]
+    bare, ours = (median(own) for own in zip(*times[3:], strict=True))
+    return ours - bare
 
 
 # ---- memory ----
@@ -550,12 +575,71 @@ def show_memory(size: int) -> None:
         print(f"| {states} | {said / size:.2f} | {growth / size:.2f} | {growth / said:.3f} |")
 
 
+# ---- pays ----
+
+MODELS = {"1B": 1e9, "7B": 7e9, "70B": 70e9}
+CORES, MEMORY = 16, 200e9  # of a host, and the bytes per second of its memory
+FLOPS, TOKENS = 400e12, 16_384  # that the device reaches per second; in an iteration
+BYTES = {"float32": 26, "q8": 14}  # that a step moves per parameter
+HELD = {"float32": 14, "q8": 8}  # in host memory
+WITHOUT, WITH = 16, 2  # on the device: all of mixed precision; parameters in bfloat16
+
+
+def seconds_per_core() -> dict[str, float]:
+    """What one core takes for a parameter's step where memory is no matter, by the states."""
+    count, before, found = 200_000, torch.get_num_threads(), {}
+    torch.set_num_threads(1)
+    for states in BYTES:
+        param = torch.ones(count, dtype=torch.bfloat16)
+        param.grad = bench_offload.random_numbers(count)
+        optimizer = gradstep.torch.AdamW([param], split=True, states=states, **OPTIONS)
+        found[states] = median(timed(*[optimizer.step] * 50)[5:]) / count
+    torch.set_num_threads(before)
+    return found
+
+
+def iteration(compute: float, copy: float, step: float, *, clips: bool) -> float:
+    """How long an iteration takes: the formula of docs/offload.md."""
+    backward = compute * (1 - bench_offload.FORWARD)
+    if clips:
+        return compute + max(0.0, copy - backward) + max(step, copy)
+    return compute + max(0.0, max(copy, step) - backward)
+
+
+def show_pays() -> None:
+    """Print what offload() takes and gives, for models of three sizes."""
+    own = seconds_per_core()
+    link = bench_offload.LINK
+    print(
+        f"\n### When it pays: {TOKENS:,} tokens at {FLOPS / 1e12:.0f} TFLOP/s, a link of "
+        f"{link / 1e9:.0f} GB/s each way, a host of {CORES} cores and {MEMORY / 1e9:.0f} GB/s\n"
+    )
+    columns = (
+        "parameters", "states", "device memory without", "with", "host memory", "compute",
+        "each copy", "step", "iteration", "with clipping",
+    )  # fmt: skip
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    for name, count in MODELS.items():
+        compute, copy = 6 * count * TOKENS / FLOPS, 2 * count / link
+        for states, moved in BYTES.items():
+            step = count * max(moved / MEMORY, own[states] / CORES)
+            each = [iteration(compute, copy, step, clips=clips) for clips in (False, True)]
+            sizes = [f"{count * per / 1e9:,.0f} GB" for per in (WITHOUT, WITH, HELD[states])]
+            times = [f"{t:.2f} s" for t in (compute, copy, step, *each)]
+            print(f"| {' | '.join([name, states, *sizes, *times])} |")
+    print(
+        f"\nOne core takes {1e9 * own['float32']:.2f} ns per parameter with float32 states here, "
+        f"{1e9 * own['q8']:.2f} with q8."
+    )
+
+
 SECTIONS: Mapping[str, Callable[[int, int], None]] = {
     "calls": lambda _, rounds: show_calls(5 * rounds),
     "layout": show_layout,
     "overlap": show_overlap,
     "share": lambda _, rounds: show_share(5 * rounds),
     "memory": lambda size, _: show_memory(size),
+    "pays": lambda *_: show_pays(),
 }
 
 

@@ -31,6 +31,15 @@ def test_tables(capsys, monkeypatch):
         assert name in printed
     for name in ("Python's share", "with offload()", "| float32 | 14.0", "| q8 | 8."):
         assert name in printed
+    for name in ("longer by", "| 7B | q8 | 112 GB | 14 GB | 56 GB | 1.72 s | 0.56 s |"):
+        assert name in printed
+
+
+def test_the_formula():
+    assert offload.iteration(3.0, 1.0, 1.5, clips=False) == 3.0  # all behind the backward pass
+    assert offload.iteration(3.0, 1.0, 2.5, clips=False) == 3.5
+    assert offload.iteration(3.0, 2.25, 1.5, clips=False) == 3.25
+    assert offload.iteration(3.0, 1.0, 1.5, clips=True) == 4.5
 
 
 def test_a_wrong_step_is_seen(monkeypatch):

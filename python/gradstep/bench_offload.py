@@ -325,7 +325,7 @@ class Contestant(Protocol):
         """The host's parameters in bfloat16."""
 
 
-class _Trainer:
+class Trainer:
     """What all contestants have: a model on the device, and the link to it."""
 
     def __init__(self, task: Task, gradients: Sequence[Sequence[Any]], moves: bool) -> None:
@@ -360,7 +360,7 @@ def _arguments(clips: bool) -> dict[str, Any]:
     return {"lr": LR, "weight_decay": DECAY, "clip_norm": CLIP_NORM if clips else None}
 
 
-class Ours(_Trainer):
+class Ours(Trainer):
     """``gradstep.torch.offload``: what can be is done beside the backward pass."""
 
     def __init__(
@@ -400,7 +400,7 @@ class Ours(_Trainer):
         return [param.detach() for param in self.model.parameters()]
 
 
-class Synchronous(_Trainer):
+class Synchronous(Trainer):
     """The same rule over tensors in host memory: gradients down, the step, parameters up."""
 
     def __init__(
@@ -444,7 +444,7 @@ def make_deepspeed_adam(params: Sequence[Any], **arguments: Any) -> Any:
     return made(params, adamw_mode=True, **arguments)
 
 
-class DeepSpeed(_Trainer):
+class DeepSpeed(Trainer):
     """Float32 parameters, states and gradients in one flat tensor each, as ZeRO-Offload has them.
 
     Gradients are widened on the device and come down beside the backward pass; after it the step,

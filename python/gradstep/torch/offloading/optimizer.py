@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     Params = Iterable[torch.Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, torch.Tensor]]
 
 ACCUMULATE_IN = ("host", "float32", "device")
-BUCKET_BYTES = 8 << 20
+LEAST, MOST, BUCKETS = 64 << 10, 8 << 20, 16  # bytes of a bucket, and how many there are to be
 
 
 def offload(
@@ -43,7 +44,7 @@ def offload(
     in_backward: bool = True,
     on_device: float | str | Sequence[str] = 0.0,
     link: Link | None = None,
-    bucket_bytes: int = BUCKET_BYTES,
+    bucket_bytes: int | None = None,
     **options: Any,
 ) -> Offload:
     """An optimizer of parameters on a device, which keeps its states and steps in host memory.
@@ -69,7 +70,8 @@ def offload(
         on_device: which parameters stay on the device with their states, under PyTorch's own fused
             rule: a fraction of all, filled from the largest down, or names and patterns.
         link: what copies; None: the accelerator's. See :class:`gradstep.torch.SimulatedLink`.
-        bucket_bytes: how many bytes of parameters are copied and stepped together.
+        bucket_bytes: how many bytes of parameters are copied and stepped together; None: a 16th of
+            all, from 64 KiB to 8 MiB.
         options: the rule's keywords, such as ``lr`` and ``clip_norm``; not ``copy_to``.
 
     Raises:
@@ -95,7 +97,8 @@ def offload(
     if rule not in CLASSES.values():
         raise TypeError(f"rule: got {rule!r}, wanted a class of gradstep.torch such as AdamW")
     _check_count("accumulate", accumulate)
-    _check_count("bucket_bytes", bucket_bytes)
+    if bucket_bytes is not None:
+        _check_count("bucket_bytes", bucket_bytes)
     if accumulate_in not in ACCUMULATE_IN:
         raise ValueError(
             f"accumulate_in: got {accumulate_in!r}, wanted one of "
@@ -103,7 +106,7 @@ def offload(
         )
     if options.get("copy_to") is not None:
         raise TypeError("copy_to: got copies, wanted none: the device's parameters are the copies")
-    how = Options(accumulate, accumulate_in, bool(in_backward), bucket_bytes)
+    how = Options(accumulate, accumulate_in, bool(in_backward), bucket_bytes or 0)
     return Offload(params, rule, model, how, on_device, link, options)
 
 
@@ -137,7 +140,6 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
         link: Link | None,
         options: Mapping[str, Any],
     ) -> None:
-        self._made_of = (rule, how, on_device, link, dict(options))
         super().__init__(params, {})
         slots = self._new_slots(self.param_groups)
         stays = choose(slots, on_device)
@@ -146,7 +148,12 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
         if stays:
             check_options(options)
         held = _held(slots)
+        waits_for = how.bucket_bytes or MOST  # bytes for which one module of a forward pass waits
+        if not how.bucket_bytes:
+            total = sum(slot.count * slot.here.element_size() for slot in held)
+            how = replace(how, bucket_bytes=min(max(total // BUCKETS, LEAST), MOST))
         link = _link_of(slots) if link is None else link
+        self._made_of = (rule, how, on_device, link, dict(options))
         self.host_bytes = self._bytes_of(slots, rule, how, options)
         _check_free(self.host_bytes)
         pipeline = Pipeline(slots, link, how, self._push)
@@ -159,7 +166,7 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
         self._resident = Resident(rule.__name__, self.param_groups, stays) if stays else None
         pipeline.resident = self._resident
         pipeline.attach(held)
-        self._handles = [] if model is None else attach(model, pipeline, slots, how.bucket_bytes)
+        self._handles = [] if model is None else attach(model, pipeline, slots, waits_for)
         self._is_built = True
 
     def _new_slots(self, groups: Sequence[dict[str, Any]], first: int = 0) -> list[Slot]:
