@@ -494,8 +494,8 @@ def show_share(rounds: int) -> None:
         print(f"| {name} | {' | '.join(f'{1e3 * t:.2f}' for t in [*parts, sum(parts)])} |")
     longer = 1e3 * measure_beside(max(rounds // 3, 1))
     print(
-        f"\nBeside a device that computes for {1e3 * bench_offload.COMPUTE:.0f} ms, by pauses, all of "
-        f"this makes an iteration longer by {longer:.2f} ms (at most 2)."
+        f"\nBeside a device that computes for {1e3 * bench_offload.COMPUTE:.0f} ms, by pauses, "
+        f"all of this makes an iteration longer by {longer:.2f} ms (at most 2)."
     )
 
 

@@ -130,6 +130,26 @@ def test_rules_page_shows_each_rule():
     assert row.endswith("| 8, +4 with amsgrad | 2.03, +1.02 with amsgrad |")
 
 
+def test_offload_page():
+    """Its code runs, and its formula and table are those of the benchmark that prints them."""
+    pytest.importorskip("torch")
+    text = (DOCS / "offload.md").read_text(encoding="utf-8")
+    check = """
+assert optimizer.report.t == 10
+assert optimizer.host_bytes < 9.5 * sum(p.numel() for p in model.parameters())
+print("as told")
+"""
+    script = "".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)) + check
+    assert run(script, options=(), timeout=300).endswith("as told\n")
+    offload = importlib.import_module("offload")  # of the benchmarks
+    for states, per_core in (("float32", "0.56"), ("q8", "1.12")):
+        moved = offload.BYTES[states]
+        assert f"S = P · max({moved} bytes / memory bandwidth, {per_core} ns / cores)" in text
+    for count, compute in ((1e9, 0.25), (7e9, 1.72), (70e9, 17.2)):
+        assert 6 * count * offload.TOKENS / offload.FLOPS == pytest.approx(compute, abs=5e-3)
+        assert f"| {compute:.2f} s |" in text
+
+
 def test_pytorch_page():
     """Its code runs in order, as the only process of those that torchrun would start."""
     pytest.importorskip("torch")
