@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import ctypes
 import gc
 import math
 import subprocess
@@ -522,7 +523,9 @@ def measure_beside(rounds: int, modules: int = MODULES) -> float:
 
 
 def resident() -> int:
-    """Bytes of this process that lie in memory."""
+    """Bytes of this process that lie in memory, once what is free was given back."""
+    gc.collect()
+    getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)(0)
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) << 10
@@ -537,7 +540,6 @@ def grow(states: str, size: int) -> tuple[int, int]:
     inputs = torch.ones(1, requires_grad=True)
     model(inputs).backward()  # what PyTorch loads for it is there
     model.zero_grad()
-    gc.collect()
     before = resident()
     optimizer = gradstep.torch.offload(
         model,
