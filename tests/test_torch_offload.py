@@ -5,6 +5,7 @@ The device is simulated: transfers are late, and what has not arrived is NaN.
 """
 
 import copy
+import functools
 import gc
 import itertools
 import math
@@ -247,6 +248,91 @@ def test_bits_of_tensors_that_are_cut(rule, pairing, clips):
     assert_alike(plain, model, opt)
     for got, wanted in zip(model.parameters(), plain.parameters(), strict=True):
         assert_same(opt.state[got], reference.state[wanted])
+
+
+class Odd(nn.Module):
+    """A parameter without elements, and one that lies transposed."""
+
+    def __init__(self):
+        super().__init__()
+        self.nothing = nn.Parameter(torch.zeros(0))
+        self.line = nn.Linear(4, 4)
+        self.turned = nn.Parameter(torch.randn(6, 4).t())
+
+    def forward(self, x):
+        return self.line(x) @ self.turned + self.nothing.sum()
+
+
+def small():
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+
+
+def convolution():
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).to(memory_format=torch.channels_last)
+
+
+def checkpointed(model, x):
+    return torch.utils.checkpoint.checkpoint(model, x.requires_grad_(), use_reentrant=False)
+
+
+def functionally(model, x):
+    return torch.func.functional_call(model, dict(model.named_parameters()), (x,))
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "call", "wrap"),
+    [
+        (convolution, (2, 3, 8, 8), None, None),
+        (Odd, (2, 4), None, None),
+        (small, (2, 4), checkpointed, None),
+        (small, (2, 4), functionally, None),
+        (small, (2, 4), None, lambda model: torch.compile(model, backend="aot_eager")),
+        (lambda: small().double(), (2, 4), None, None),
+        (lambda: nn.Linear(300, 500), (2, 300), None, None),
+    ],
+    ids=["channels last", "odd", "checkpoint", "functional", "compiled", "float64", "cut"],
+)
+def test_bits_of_other_models_and_calls(make, shape, call, wrap):
+    """With parameters that somebody writes to in the middle, and gives other memory."""
+    both = []
+    for steps in (gt.AdamW, functools.partial(offloaded, bucket_bytes=200_000, link=late())):
+        torch.manual_seed(0)
+        model = make()
+        params = model if steps is not gt.AdamW else model.parameters()
+        both.append((model, steps(params, lr=0.1), model if wrap is None else wrap(model)))
+    for step in range(4):
+        for model, opt, wrapped in both:
+            x = torch.randn(shape, generator=torch.Generator().manual_seed(step))
+            x = x.to(next(model.parameters()).dtype)
+            out = wrapped(x) if call is None else call(wrapped, x)
+            out.square().mean().backward()
+            opt.step()
+            opt.zero_grad()
+            if step == 1:
+                getattr(opt, "wait", lambda: None)()
+                with torch.no_grad():
+                    last = list(model.parameters())[-1]
+                    last.mul_(0.5)
+                    last.data = last.data.clone()
+    (plain, _, _), (model, opt, _) = both
+    assert_alike(plain, model, opt)
+
+
+def test_several_optimizers_of_one_model():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    plain = copy.deepcopy(model)
+    rules = (gt.SGD, gt.AdamW)
+    opts = [offloaded(part, rule, lr=0.1) for part, rule in zip(model, rules, strict=True)]
+    references = [rule(part.parameters(), lr=0.1) for part, rule in zip(plain, rules, strict=True)]
+    for _ in range(3):
+        for its, those in ((model, opts), (plain, references)):
+            its(torch.ones(2, 4)).square().sum().backward()
+            for opt in those:
+                opt.step()
+                opt.zero_grad()
+    for opt in opts:
+        assert_alike(plain, model, opt) if opt is opts[1] else opt.wait()
 
 
 def test_gradients_added_in_float32():
