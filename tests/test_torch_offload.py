@@ -895,6 +895,11 @@ def test_a_grad_scaler_after_layers_were_stepped_is_refused():
         ({"accumulate": True}, ValueError, "accumulate: got True"),
         ({"accumulate_in": "bfloat16"}, ValueError, "accumulate_in: got 'bfloat16', wanted one of"),
         ({"bucket_bytes": 0.5}, ValueError, "bucket_bytes: got 0.5, wanted an integer"),
+        ({"on_device": None}, TypeError, "on_device: got None, wanted a fraction from 0 to 1"),
+        ({"model": 5}, TypeError, "model: got 5, wanted a torch.nn.Module"),
+        ({"link": 5}, TypeError, "link: got 5, wanted None or a link"),
+        ({"in_backward": "no"}, TypeError, "in_backward: got 'no', wanted True or False"),
+        ({"on_device": 0.5, "cautious": True}, ValueError, "cautious: got True with on_device"),
         ({"on_device": 1.5}, ValueError, "on_device: got 1.5, wanted a fraction from 0 to 1"),
         ({"on_device": "heads.*"}, ValueError, "on_device: got 'heads.*', which no parameter"),
         ({"on_device": 0.5, "average": 0.9}, ValueError, "average: got 0.9 with on_device"),
@@ -907,8 +912,10 @@ def test_a_grad_scaler_after_layers_were_stepped_is_refused():
 def test_arguments_are_refused(options, error, text):
     model = Net(torch.float32)
     before = [param.detach().clone() for param in model.parameters()]
+    params = model if "model" not in options else model.parameters()
     with pytest.raises(error) as caught:
-        offloaded(model, **options)
+        offloaded(params, **options)
+    assert not any(param._post_accumulate_grad_hooks for param in model.parameters())
     assert text in str(caught.value)
     for param, its in zip(model.parameters(), before, strict=True):
         assert_same(param.detach(), its)
@@ -953,7 +960,9 @@ def test_zero_grad_between(how, passes):
         backward(plain, words)
         backward(model, words)
     if passes == 2 and how == "step in the backward pass":
-        with pytest.raises(RuntimeError, match=r"zero_grad: got gradients by which layers were st"):
+        with pytest.raises(
+            RuntimeError, match=r"zero_grad: asked to drop gradients by which layers were st"
+        ):
             opt.zero_grad()
         opt.step()
         reference.step()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import inspect
 import struct
+import sys
 import sysconfig
+import traceback
 import weakref
 from collections.abc import Callable
 from functools import wraps
@@ -55,6 +57,15 @@ def backward_depth() -> int:
         count += frame.f_code is torch.autograd.graph._engine_run_backward.__code__
         frame = frame.f_back
     return count
+
+
+def is_backward_running() -> bool:
+    """Whether a backward pass goes on in any thread."""
+    code = torch.autograd.graph._engine_run_backward.__code__
+    return any(
+        any(frame.f_code is code for frame, _ in traceback.walk_stack(top))
+        for top in sys._current_frames().values()
+    )
 
 
 def at_end_of_backward(function: Callable[[], None]) -> None:

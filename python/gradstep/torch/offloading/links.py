@@ -139,4 +139,5 @@ class AcceleratorLink:
         with torch.no_grad(), self._up:
             for device, host in pairs:
                 device.copy_(host, non_blocking=True)
+                device.record_stream(self._up)
             return _Recorded(self._device, self._up)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from ..groups import plain, rule_of
 from ..keeping import Keeping
 from ..optimizer import Optimizer
 from .links import AcceleratorLink, Link
-from .pipeline import Options, Pipeline
+from .pipeline import Options, Pipeline, stages_gradients
 from .resident import Resident, check_options, choose
 from .slots import Slot, grad_dtype
 from .waits import attach
@@ -104,9 +105,15 @@ def offload(
             f"accumulate_in: got {accumulate_in!r}, wanted one of "
             f"{', '.join(map(repr, ACCUMULATE_IN))}"
         )
+    if model is not None and not isinstance(model, torch.nn.Module):
+        raise TypeError(f"model: got {model!r}, wanted a torch.nn.Module")
+    if not isinstance(in_backward, bool):
+        raise TypeError(f"in_backward: got {in_backward!r}, wanted True or False")
+    if link is not None and not all(hasattr(link, name) for name in ("empty", "down", "up")):
+        raise TypeError(f"link: got {link!r}, wanted None or a link such as SimulatedLink(25e9)")
     if options.get("copy_to") is not None:
         raise TypeError("copy_to: got copies, wanted none: the device's parameters are the copies")
-    how = Options(accumulate, accumulate_in, bool(in_backward), bucket_bytes or 0)
+    how = Options(accumulate, accumulate_in, in_backward, bucket_bytes or 0)
     return Offload(params, rule, model, how, on_device, link, options)
 
 
@@ -123,12 +130,14 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
     otherwise, call :meth:`wait`; state dicts of model and optimizer, and copies of the model, do.
 
     Attributes:
+        report: the :class:`gradstep.Report` of the last step, or None.
         host_bytes: the host memory that it takes, once states are there: gradients, parameters,
             states and what several backward passes need.
     """
 
     _step_supports_amp_scaling = True
     _is_built = False
+    report: Report | None = None
 
     def __init__(
         self,
@@ -141,14 +150,15 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
         options: Mapping[str, Any],
     ) -> None:
         super().__init__(params, {})
+        named = () if model is None else model.named_parameters()
+        self._names = {id(param): name for name, param in named}
         slots = self._new_slots(self.param_groups)
         stays = choose(slots, on_device)
         for slot in stays:
             slot.stays = True
         if stays:
-            check_options(options)
+            check_options(rule.rule, options)
         held = _held(slots)
-        waits_for = how.bucket_bytes or MOST  # bytes for which one module of a forward pass waits
         if not how.bucket_bytes:
             total = sum(slot.count * slot.here.element_size() for slot in held)
             how = replace(how, bucket_bytes=min(max(total // BUCKETS, LEAST), MOST))
@@ -166,8 +176,10 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
         self._resident = Resident(rule.__name__, self.param_groups, stays) if stays else None
         pipeline.resident = self._resident
         pipeline.attach(held)
-        self._handles = [] if model is None else attach(model, pipeline, slots, waits_for)
+        self._handles = [] if model is None else attach(model, pipeline, slots)
         self._is_built = True
+        # The model may outlive this: it has all parameters then, and no hooks.
+        weakref.finalize(self, pipeline.leave, self._handles).atexit = False
 
     def _new_slots(self, groups: Sequence[dict[str, Any]], first: int = 0) -> list[Slot]:
         slots: list[Slot] = []
@@ -175,7 +187,8 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
         for g, group in enumerate(groups, start):
             names = group.get("param_names")
             for i, param in enumerate(group["params"]):
-                name = names[i] if names else f"param_groups[{g}]['params'][{i}]"
+                place = f"param_groups[{g}]['params'][{i}]"
+                name = names[i] if names else self._names.get(id(param), place)
                 slots.append(Slot(first + len(slots), name, param))
         return slots
 
@@ -201,7 +214,7 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
                 total += slot.count * grad_dtype(slot, wide).itemsize
             if slot in held or own.constant:  # some states are there from the start
                 total += keeping.bytes_of(slot.here, values)
-        if how.accumulate > 1 and how.accumulate_in != "device":
+        if stages_gradients(how):
             largest: dict[torch.dtype, int] = {}
             for slot in held:
                 size, dtype = slot.count * slot.here.element_size(), slot.here.dtype
@@ -241,21 +254,31 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
                 if key != "params" and own.get(key) is not value:
                     own[key] = value
         self._seen = [dict(group) for group in self.param_groups]
+        self._seen_stages = dict(self._inner.stages)
 
     def _pull(self) -> None:
         """Show the hyperparameters of the step that was made."""
         for group, own in zip(self.param_groups, self._inner.param_groups, strict=True):
             group.update({key: value for key, value in own.items() if key != "params"})
 
-    def _check_unchanged(self) -> None:
-        for i, (group, seen) in enumerate(zip(self.param_groups, self._seen, strict=True)):
-            for key, value in group.items():
-                if key != "params" and seen.get(key) is not value and seen.get(key) != value:
-                    raise RuntimeError(
-                        f"param_groups[{i}] {key}: got {value!r} after the backward pass, within "
-                        f"which layers were stepped with {seen.get(key)!r}, as all were now; "
-                        "wanted it set before the backward pass, or offload(..., in_backward=False)"
-                    )
+    def _changed(self) -> str | None:
+        """What was changed too late for the step that was begun within the backward pass."""
+        values = [
+            (f"param_groups[{i}] {key}", group[key], seen.get(key))
+            for i, (group, seen) in enumerate(zip(self.param_groups, self._seen, strict=True))
+            for key in group
+            if key != "params"
+        ]
+        seen_stages = self._seen_stages
+        values += [(f"stages[{k!r}]", now, seen_stages[k]) for k, now in self.stages.items()]
+        for name, now, before in values:
+            if now is not before and now != before:
+                return (
+                    f"{name}: got {now!r} after the backward pass, within which layers were "
+                    f"stepped with {before!r}, as all were now; wanted it set before the backward "
+                    "pass, or offload(..., in_backward=False)"
+                )
+        return None
 
     # ---- the step ----
 
@@ -281,8 +304,12 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
                 returned = closure()
             if any(group.rule.takes_loss for group in self._inner.groups):
                 loss = returned
+        rules = {group.rule for group in self._inner.groups}
+        if loss is not None and not any(rule.takes_loss for rule in rules):
+            names = ", ".join(rule.name for rule in rules)
+            raise ValueError(f"loss: got {loss!r}, which {names} does not use, wanted none")
         found, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
-        eager = self._pipeline.is_eager
+        changed = self._changed() if self._pipeline.is_eager else None
         try:
             report = self._pipeline.finish(
                 loss.item() if isinstance(loss, torch.Tensor) and loss.numel() == 1 else loss,
@@ -294,8 +321,8 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
                 self.__dict__.pop(name, None)
             raise
         self.report = self._skipped() if report is None else report
-        if eager:
-            self._check_unchanged()
+        if changed is not None:
+            raise RuntimeError(changed)
         self._pull()
         return returned
 
@@ -310,7 +337,7 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
         Raises:
             RuntimeError: layers were stepped by them already, within the backward pass.
         """
-        self._pipeline.discard()
+        self._pipeline.discard("zero_grad")
         super().zero_grad(set_to_none)
 
     def wait(self) -> None:
@@ -323,7 +350,7 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
         self._pipeline.detach()
         for handle in self._handles:
             handle.remove()
-        self._handles = []
+        self._handles.clear()
 
     # ---- what a person reads ----
 
@@ -366,10 +393,13 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
     def averaged(self) -> Iterator[None]:
         """Have the averages in the device's parameters, see :meth:`Optimizer.averaged`."""
         self.wait()
-        with self._inner.averaged():
+        self._pipeline.read_again()
+        try:
+            with self._inner.averaged():
+                self._pipeline.send_all()
+                yield
+        finally:
             self._pipeline.send_all()
-            yield
-        self._pipeline.send_all()
 
     # ---- groups, saving and loading ----
 
@@ -378,10 +408,19 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
         if not self._is_built:
             super().add_param_group(param_group)
             return
+        if self._resident is not None:
+            raise ValueError(
+                "add_param_group: got a group with on_device, wanted all groups in the constructor"
+            )
+        if self._pipeline.is_open:
+            raise RuntimeError(
+                "add_param_group: got a group while gradients wait for step(), wanted it after that"
+            )
         self.wait()
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         pipeline, (rule, how, _, _, options) = self._pipeline, self._made_of
+        before = pipeline.buckets
         try:
             slots = self._new_slots([group], len(pipeline.slots))
             held = _held(slots)
@@ -391,6 +430,7 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
             self._inner.add_param_group(_with([group], slots)[0])
         except BaseException:
             self.param_groups.pop()
+            pipeline.keep_only(before)
             raise
         self.host_bytes += more
         pipeline.slots += slots
@@ -420,7 +460,7 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
         Load the model before or after: its parameters are read again at the next step.
         """
         self.wait()
-        self._pipeline.discard()
+        self._pipeline.discard("load_state_dict")
         before, after = private.load_hooks(self)
         given = dict(state_dict)
         for hook in before:
@@ -454,8 +494,13 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
     def __deepcopy__(self, memo: dict[int, Any]) -> Offload:
         saved = copy.deepcopy(self.state_dict())
         groups = [
-            {"params": copy.deepcopy(group["params"], memo), **_names(group)}
-            for group in self.param_groups
+            {
+                **{key: value for key, value in own.source.items() if key in own.rule.defaults},
+                **own.driven,
+                **{key: group[key] for key in ("param_names", "rule") if key in group},
+                "params": copy.deepcopy(group["params"], memo),
+            }
+            for group, own in zip(self.param_groups, self._inner.groups, strict=True)
         ]
         rule, how, on_device, link, options = self._made_of
         other = Offload(groups, rule, None, how, on_device, link, options)
@@ -477,10 +522,6 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
 def _held(slots: Sequence[Slot]) -> list[Slot]:
     """Those that are stepped here."""
     return [slot for slot in slots if slot.param.requires_grad and not slot.stays]
-
-
-def _names(group: Mapping[str, Any]) -> dict[str, Any]:
-    return {"param_names": list(group["param_names"])} if "param_names" in group else {}
 
 
 def _with(groups: Sequence[Mapping[str, Any]], slots: Sequence[Slot]) -> list[dict[str, Any]]:

@@ -78,6 +78,12 @@ class Options:
     bucket_bytes: int
 
 
+def stages_gradients(options: Options) -> bool:
+    """Whether gradients land elsewhere before they are added."""
+    several = options.accumulate > 1 and options.accumulate_in != "device"
+    return several or options.accumulate_in == "float32"
+
+
 class Pipeline:
     """What takes gradients, steps by them and sends parameters back.
 
@@ -85,7 +91,7 @@ class Pipeline:
         slots: all parameters.
         link: the way to them.
         options: how.
-        begin: called when the first gradient of a step has come, to bring hyperparameters in line.
+        begin: a method, called to bring hyperparameters in line before a step.
 
     Attributes:
         inner: steps the twins.
@@ -110,7 +116,7 @@ class Pipeline:
         self.link = link
         self.steps = 0
         self._options = options
-        self._begin = begin
+        self._push = weakref.WeakMethod(begin)  # its object is to go when nobody else holds it
         self._worker = Worker()
         self._staging: list[Staging] = []
         self._round: Round | None = None
@@ -142,7 +148,7 @@ class Pipeline:
         new = fill(slots, size, {slot for slot in cuts if is_to_cut(slot, size)})
         allocate(self.link, new, self._wide)
         self._add(new)
-        if self._options.accumulate > 1 and self._options.accumulate_in != "device":
+        if stages_gradients(self._options):
             self._staging = [
                 Staging(reserve(self.link, largest, dtype))
                 for dtype, largest in self._largest().items()
@@ -150,9 +156,17 @@ class Pipeline:
             ]
 
     def _add(self, buckets: Sequence[Bucket]) -> None:
-        self.buckets += buckets
+        self.buckets = [*self.buckets, *buckets]
         self.pieces = [piece for bucket in self.buckets for piece in bucket.pieces]
         self._everything = None
+
+    def keep_only(self, buckets: Sequence[Bucket]) -> None:
+        """Forget all other buckets, of a group that was refused."""
+        for bucket in self.buckets:
+            if bucket not in buckets:
+                bucket.forget()
+        self.buckets = []
+        self._add(buckets)
 
     def _largest(self) -> dict[torch.dtype, int]:
         """The elements of the largest piece of each dtype."""
@@ -218,10 +232,22 @@ class Pipeline:
         self._pass, self._is_over = private.backward_pass(), False
         self._is_last = self._round.passes == self._options.accumulate
         self._keeps = self._options.accumulate_in == "device" and not self._is_last
+        if self._is_last:
+            self._begin()
         private.at_end_of_backward(self._end_pass)
 
+    def _begin(self) -> None:
+        """Bring hyperparameters in line."""
+        push = self._push()
+        if push is not None:
+            push()
+        if self.steps == 0 and any(g.rule.gathers_for(g.values) for g in self.inner.groups):
+            for bucket in self.buckets:  # a switch may have been turned on before the first step
+                if len(bucket.pieces) > 1:
+                    bucket.join()
+            self._add([])
+
     def _new_round(self) -> Round:
-        self._begin()
         return Round(self._options.in_backward and not self._looks_at_all())
 
     def _looks_at_all(self) -> bool:
@@ -252,12 +278,15 @@ class Pipeline:
                 for piece in bucket.pieces if bucket.has_grads else ():
                     if not piece.is_stepped:
                         piece.is_stepped = True
-                        self._worker.begin(self._step, round_, piece)
+                        now = self.link.down([])  # behind all that the device was told
+                        self._worker.begin(self._land, round_, piece, now, (), True)
 
     def _take_what_is_there(self) -> None:
         """Take all gradients that are on the device, whoever has brought them there."""
         found: dict[Bucket, list[Slot]] = {}
         for slot, grad in zip(self.slots, self._leaves.gradients(), strict=True):
+            if slot.is_marked and grad is None:
+                self._drop(slot)
             if grad is None or type(grad) is Taken or slot.stays:
                 continue
             has_come = slot.seen == self._number != slot.taken
@@ -272,6 +301,18 @@ class Pipeline:
             found.setdefault(slot.bucket, []).append(slot)
         for bucket, slots in found.items():
             self._take(bucket, slots)
+
+    def _drop(self, slot: Slot) -> None:
+        """Forget a gradient that somebody has set to None on the device.
+
+        Raises:
+            RuntimeError: layers were stepped by gradients already.
+        """
+        if self.is_eager:
+            raise _stepped_already(f"{slot.name}.grad")
+        slot.has_grad = slot.is_marked = False
+        for piece in slot.bucket.pieces if slot.bucket is not None else ():
+            piece.sums.pop(slot, None)
 
     def _take(self, bucket: Bucket, slots: Sequence[Slot]) -> None:
         """Begin to bring gradients of a bucket down, and drop them on the device."""
@@ -291,6 +332,7 @@ class Pipeline:
         number, is_last = self._number, self._is_last
         for slot in slots:  # before our thread may see it
             slot.has_grad, slot.taken = True, number
+            slot.is_marked = is_last and slot.stand_in is not None
             slot.param.grad = slot.stand_in if is_last else None
         bucket.waiting = len(bucket.slots)
         for piece in bucket.pieces:
@@ -315,7 +357,7 @@ class Pipeline:
         if self._wide or any(more):
             for i, (slot, is_more) in enumerate(zip(slots, more, strict=True)):
                 if is_more or targets[i].dtype != grads[i].dtype:
-                    staging = staging or self._free_staging(piece.bucket.dtype)
+                    staging = staging or self._free_staging(piece.bucket)
                     landing = piece.staged(slot, staging.memory)
                     adds.append((targets[i], landing, is_more))
                     targets[i] = landing
@@ -326,13 +368,17 @@ class Pipeline:
         if staging is not None:
             staging.task = task
 
-    def _free_staging(self, dtype: torch.dtype) -> Staging:
+    def _free_staging(self, bucket: Bucket) -> Staging:
         """Memory that nobody reads any more, in turns."""
-        index = next(i for i, one in enumerate(self._staging) if one.memory.dtype == dtype)
-        one = self._staging.pop(index)
-        self._staging.append(one)
+        for index, one in enumerate(self._staging):
+            if one.memory.dtype == bucket.dtype and one.memory.numel() >= bucket.largest:
+                self._staging.append(self._staging.pop(index))
+                break
+        else:  # for a parameter that was frozen before
+            one = Staging(reserve(self.link, bucket.largest, bucket.dtype))
+            self._staging.append(one)
         if one.task is not None:
-            one.task.exception()  # waits; what went wrong is told by the step
+            one.task.result()
         return one
 
     def _check_read(self, slot: Slot) -> None:
@@ -400,8 +446,8 @@ class Pipeline:
         slots = piece.bucket.slots
         if not all(slot.has_grad for slot in slots):
             slots = [slot for slot in slots if slot.has_grad]
+        piece.bucket.note_written(slots)  # before it is so: who still reads them is told
         piece.up = self.link.up(piece.ways_up(slots))
-        piece.bucket.note_written(slots)
         piece.is_dirty = False
 
     # ---- the step ----
@@ -449,15 +495,27 @@ class Pipeline:
         if found_inf:
             return None
         if not all(piece.is_stepped for piece in self.pieces):
+            self.read_again()
             self.link.synchronize()  # nothing reads the parameters that are written now
-        self._step_rest(round_, loss, scale / self._unscaled)
+        self._step_rest(round_, loss, scale)
         return round_.report
 
-    def _step_rest(self, round_: Round, loss: Any, scale: float) -> None:
+    def read_again(self) -> None:
+        """Take over what somebody has written to parameters of which nothing was stepped since."""
+        pairs = [
+            pair
+            for bucket in self.buckets
+            if not any(piece.is_stepped for piece in bucket.pieces)
+            for pair in bucket.changed()
+        ]
+        if pairs:
+            self.link.down(pairs).wait()
+
+    def _step_rest(self, round_: Round, loss: Any, known_scale: float) -> None:
+        scale = known_scale / self._unscaled  # of the gradients that are here
         self.inner.grad_scale = None if scale == 1 else torch.tensor(scale, dtype=torch.float64)
         try:
-            takes_loss = any(group.rule.takes_loss for group in self.inner.groups)
-            if self._is_whole() or (loss is not None and not takes_loss):
+            if self._is_whole():
                 self._step_whole(round_, loss)
                 return
             norm = self._checked_norm() if self._wants_norm() else None
@@ -471,7 +529,7 @@ class Pipeline:
             if not round_.begun:  # the clock goes on, as in a step without gradients
                 self._step_whole(round_, loss, norm)
             if self.resident is not None:
-                self._step_resident(self.resident, round_, scale)
+                self._step_resident(self.resident, round_, known_scale)
         finally:
             del self.inner.grad_scale
 
@@ -529,7 +587,8 @@ class Pipeline:
                 if slot not in piece.sums:
                     _square(piece, slot)
                 sums.append(piece.sums[slot])
-        stays = 0.0 if self.resident is None else self.resident.square()
+        # What stays there has been unscaled there, by a GradScaler that was told to.
+        stays = 0.0 if self.resident is None else self.resident.square() / self._unscaled**2
         total = _added_up(sums) + stays
         if not math.isinf(total):
             return math.sqrt(total)
@@ -550,7 +609,8 @@ class Pipeline:
         self._take_what_is_there()
         self._worker.drain()
         stand_ins = set(map(id, taken))
-        self._unscaled *= inverse_scale
+        if inverse_scale != 1:  # otherwise it only looks
+            self._unscaled = inverse_scale
         found = False
         for slot in self.slots:
             if slot.has_grad and id(slot.stand_in) in stand_ins and slot.grad is not None:
@@ -569,8 +629,11 @@ class Pipeline:
         """Whether parameters are stepped as their gradients come, since the last step."""
         return self._round is not None and self._round.eager
 
-    def discard(self) -> None:
-        """Forget the gradients that have come, as zero_grad does.
+    def discard(self, what: str) -> None:
+        """Forget the gradients that have come.
+
+        Args:
+            what: who asks, for the error.
 
         Raises:
             RuntimeError: by some of them layers were stepped already.
@@ -580,10 +643,7 @@ class Pipeline:
             return
         self._worker.drain()
         if self._is_over and round_.eager and round_.begun:
-            raise RuntimeError(
-                "zero_grad: got gradients by which layers were stepped already, within the "
-                "backward pass; wanted step() first, or offload(..., in_backward=False)"
-            )
+            raise _stepped_already(what)
         self.abandon()
 
     def before_forward(self) -> None:
@@ -591,7 +651,8 @@ class Pipeline:
         if private.backward_pass() != NO_PASS:  # it computes something again
             return
         if not self._is_over:
-            self.abandon()
+            if not private.is_backward_running():  # in another thread, either
+                self.abandon()
         elif self.is_eager:
             self.settle()
 
@@ -610,7 +671,7 @@ class Pipeline:
         for slot in self.slots:
             if slot.has_grad:
                 slot.param.grad = None
-                slot.has_grad = False
+                slot.has_grad = slot.is_marked = False
         for bucket in self.buckets:
             bucket.waiting = len(bucket.slots)
         for piece in self.pieces:
@@ -628,15 +689,34 @@ class Pipeline:
         """Wait until host and device have the same parameters."""
         self.settle()
         for piece in self.pieces:
+            piece.hold()
             piece.wait()
+
+    def leave(self, handles: Sequence[Any]) -> None:
+        """Go: the device has all parameters then, nothing is taken any more, memory is let go.
+
+        Args:
+            handles: of hooks to remove.
+        """
+        self._worker.forget()
+        self.wait()
+        self.detach()
+        for handle in handles:
+            handle.remove()
+        for slot in self.slots:
+            if slot.stand_in is not None and slot.param.grad is slot.stand_in:
+                slot.param.grad = None
+        for bucket in self.buckets:
+            bucket.forget()
+        self.buckets, self.pieces, self._everything = [], [], None
 
     def send_all(self) -> None:
         """Bring all parameters up, and wait."""
         self.wait()
         self.link.synchronize()
         for piece in self.pieces:
-            piece.up = self.link.up(piece.ways_up(piece.bucket.slots))
             piece.bucket.note_written(piece.bucket.slots)
+            piece.up = self.link.up(piece.ways_up(piece.bucket.slots))
         self.wait()
 
 
@@ -662,6 +742,11 @@ def _checked(slot: Slot) -> torch.Tensor:
     """A gradient, which must be dense."""
     grad = slot.param.grad
     name = f"{slot.name}.grad"
+    if isinstance(grad, Taken):
+        raise RuntimeError(
+            f"{name}: got a gradient that another offload() has taken, wanted close() of the other "
+            "one, or different parameters"
+        )
     if grad is None:
         raise RuntimeError(f"{name}: got None in a hook of the backward pass, wanted a gradient")
     if layout.is_sharded(slot.param):
@@ -675,6 +760,13 @@ def _added_up(sums: Sequence[Any]) -> float:
     """One after the other, as the core adds."""
     every = np.concatenate([np.zeros(1), *sums])
     return float(np.add.accumulate(every)[-1])
+
+
+def _stepped_already(what: str) -> RuntimeError:
+    return RuntimeError(
+        f"{what}: asked to drop gradients by which layers were stepped already, within the "
+        "backward pass; wanted step() first, or offload(..., in_backward=False)"
+    )
 
 
 def _too_many(accumulate: int) -> RuntimeError:

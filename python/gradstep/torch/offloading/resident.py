@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
+from ...rule import Rule
 from .. import layout
 from ..groups import EXECUTION, plain
 from .slots import Slot
 
 
-def choose(slots: Sequence[Slot], asked: float | str | Sequence[str]) -> list[Slot]:
+def choose(slots: Sequence[Slot], asked: Any) -> list[Slot]:
     """Which parameters stay on the device.
 
     Args:
@@ -26,6 +27,8 @@ def choose(slots: Sequence[Slot], asked: float | str | Sequence[str]) -> list[Sl
     Raises:
         TypeError, ValueError: it is neither, or a name is nobody's.
     """
+    if not isinstance(asked, float | int | Sequence) or isinstance(asked, bool):
+        raise TypeError(f"on_device: got {asked!r}, wanted a fraction from 0 to 1, or names")
     if asked in (0, [], ()):
         return []
     if any(layout.is_sharded(slot.param) for slot in slots):
@@ -39,7 +42,7 @@ def choose(slots: Sequence[Slot], asked: float | str | Sequence[str]) -> list[Sl
             if not any(fnmatchcase(slot.name, pattern) for slot in slots):
                 raise ValueError(f"on_device: got {pattern!r}, which no parameter is called")
         return [s for s in trained if any(fnmatchcase(s.name, pattern) for pattern in patterns)]
-    if isinstance(asked, bool) or not 0 <= asked <= 1:
+    if not 0 <= asked <= 1:
         raise ValueError(f"on_device: got {asked!r}, wanted a fraction from 0 to 1, or names")
     left = asked * sum(slot.count for slot in trained)
     chosen = []
@@ -50,8 +53,21 @@ def choose(slots: Sequence[Slot], asked: float | str | Sequence[str]) -> list[Sl
     return chosen
 
 
-def check_options(options: Mapping[str, Any]) -> None:
-    """Raise ValueError for options of the host's step that the device's has not."""
+def check_options(rule: Rule, options: Mapping[str, Any]) -> None:
+    """Raise ValueError for what the host's step has and the device's has not."""
+    if rule.common or rule.takes_loss or rule.has_direction:
+        raise ValueError(
+            f"on_device: got {rule.name}, which looks at all parameters together or multiplies "
+            "matrices, wanted another rule, or all parameters stepped here"
+        )
+    twin = getattr(torch.optim, rule.name, None)
+    known = set(inspect.signature(twin).parameters) if twin is not None else set(options)
+    for key in rule.defaults.keys() - known - {"frozen"}:
+        if options.get(key, rule.defaults[key]) != rule.defaults[key]:
+            raise ValueError(
+                f"{key}: got {options[key]!r} with on_device, which torch.optim.{rule.name} does "
+                "not have, wanted either of both"
+            )
     for key in ("average", "stats", "clip_value"):
         if options.get(key) not in (None, False):
             raise ValueError(

@@ -53,7 +53,8 @@ class SimulatedLink:
             device's parameters stay as they are.
 
     Attributes:
-        spans: what went over the link and when, by ``time.perf_counter()``.
+        spans: None, or a list where what goes over the link is noted, and when, by
+            ``time.perf_counter()``.
 
     Example:
         >>> import torch
@@ -77,7 +78,7 @@ class SimulatedLink:
         self._delay = delay
         self._moves = moves
         self._free = {"down": 0.0, "up": 0.0}  # when each way has nothing left to do
-        self.spans: list[Span] = []
+        self.spans: list[Span] | None = None
 
     def expect(self, size: int) -> None:
         """See :class:`gradstep.torch.offloading.links.Link`."""
@@ -102,7 +103,8 @@ class SimulatedLink:
         size = sum(source.numel() * source.element_size() for _, source in pairs)
         end = begin + size / self._rate
         self._free[way] = end
-        self.spans.append((way, begin, end))
+        if self.spans is not None:
+            self.spans.append((way, begin, end))
         late = self._delay() if self._delay is not None else 0.0
         if not self._moves:
             return _Timed(end + late, ())

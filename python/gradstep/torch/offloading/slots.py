@@ -42,6 +42,7 @@ class Slot:
         taken: the last one whose gradient has left the device.
         outside: whether the forward pass reads it elsewhere than in a module that waits for it.
         waits: what waits for it in the forward pass.
+        is_marked: whether ``stand_in`` was put there, since the last step.
         stand_in: what stands in the parameter's ``.grad`` meanwhile.
         stays: whether it is stepped on the device.
     """
@@ -53,6 +54,10 @@ class Slot:
         self.is_sharded = layout.is_sharded(param)
         self.device = self._memory().data
         self._place, self._version = self.device.data_ptr(), param._version
+        if getattr(param, "grad_dtype", None) not in (None, param.dtype):
+            raise TypeError(
+                f"{name}: got gradients of {param.grad_dtype} for {param.dtype}, wanted the same"
+            )
         self._form = (self.device.device, self.device.dtype, self.device.shape)
         self.strides = torch.empty_like(self.device, device="meta").stride()
         self.count = self.device.numel()
@@ -65,6 +70,7 @@ class Slot:
         self.bucket: Bucket | None = None
         self.has_grad = False
         self.seen = self.taken = -1
+        self.is_marked = False
         self.outside = self.is_sharded  # gathered before a module begins
         self.waits: list[Any] = []
         self.stand_in: Taken | None = None
@@ -226,14 +232,31 @@ class Bucket:
         if self._versions is None:
             for slot in slots:
                 slot.note_written()
-        else:
+        elif slots is self.slots:
             self._versions = [param._version for param in self._params]
+        else:  # to the others somebody may have written
+            sent = set(slots)
+            self._versions = [
+                slot.param._version if slot in sent else version
+                for slot, version in zip(self.slots, self._versions, strict=True)
+            ]
 
     def note(self) -> None:
         """Remember parameters as they are now."""
         if not any(slot.is_sharded for slot in self.slots):
             self._versions = [param._version for param in self._params]
             self._places = [param.data_ptr() for param in self._params]
+
+    def join(self) -> None:
+        """Have one piece of what was cut."""
+        self.pieces = [Piece(self, None)]
+        self.pieces[0].arrange(is_last=True)
+
+    def forget(self) -> None:
+        """Let go of all memory, whoever holds this."""
+        for slot in self.slots:
+            slot.bucket = slot.grad = slot.stand_in = None
+        self.pieces, self.slots, self._params = [], [], []
 
     @property
     def has_grads(self) -> bool:
@@ -267,14 +290,20 @@ class Piece:
         self.is_stepped = self.is_dirty = False
         self.up: Transfer | None = None
         self.sums: dict[Slot, NDArray[Any]] = {}
+        self.part = Part([])
 
     def arrange(self, *, is_last: bool) -> None:
         """Take parameters and gradients as they lie now."""
         slots = self.bucket.slots
-        self.part = Part([slot.twin for slot in slots], self.cut, is_last=is_last)
+        twins = [slot.twin for slot in slots]
+        if list(map(id, self.part.tensors)) != list(map(id, twins)):
+            self.part = Part(twins, self.cut, is_last=is_last)  # another one is compiled anew
         self.grads = {slot: self.of(slot.grad) for slot in slots if slot.grad is not None}
-        self._up = {slot: (self.of(slot.device), self.of(slot.here)) for slot in slots}
-        self._all_up = list(self._up.values())
+        if self.cut is None or slots[0].device.is_contiguous():
+            self._up = {slot: [(self.of(slot.device), self.of(slot.here))] for slot in slots}
+        else:  # no piece of it is a run of memory
+            self._up = {slots[0]: [(slots[0].device, slots[0].here)] if is_last else []}
+        self._all_up = [pair for pairs in self._up.values() for pair in pairs]
 
     def of(self, tensor: torch.Tensor) -> torch.Tensor:
         """What lies here of a tensor that is laid out as its parameter."""
@@ -288,23 +317,25 @@ class Piece:
 
     def ways_up(self, slots: Sequence[Slot]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Where to, and from where, parameters are sent."""
-        return self._all_up if slots is self.bucket.slots else [self._up[slot] for slot in slots]
+        if slots is self.bucket.slots:
+            return self._all_up
+        return [pair for slot in slots for pair in self._up[slot]]
 
     def hold(self) -> None:
         """Have the device wait for what was sent."""
         up = self.up
         if up is not None:
             up.hold()
-            if up.is_done():
+            if up.is_done() and self.up is up:
                 self.up = None
 
     def wait(self) -> None:
         """Block until the device has what was sent."""
         up = self.up
         if up is not None:
-            up.hold()
             up.wait()
-            self.up = None
+            if self.up is up:
+                self.up = None
 
 
 def grad_dtype(slot: Slot, wide: bool) -> torch.dtype:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -27,14 +28,14 @@ class Taken(torch.Tensor):  # type: ignore[misc]
         owner: who has the gradient.
     """
 
-    owner: Owner
+    owner: weakref.ref[Owner]
 
     @staticmethod
     def __new__(cls, like: torch.Tensor, owner: Owner) -> Taken:
         made: Taken = torch.Tensor._make_wrapper_subclass(
             cls, like.shape, strides=like.stride(), dtype=like.dtype, device=like.device
         )
-        made.owner = owner
+        made.owner = weakref.ref(owner)
         return made
 
     def __repr__(self, **_: Any) -> str:
@@ -61,6 +62,7 @@ class Taken(torch.Tensor):  # type: ignore[misc]
         if there:
             function(there, found, inverse_scale)
         taken = [gradient for gradient in gradients if isinstance(gradient, Taken)]
-        if taken[0].owner.has_nonfinite(taken, float(inverse_scale)):
+        owner = taken[0].owner()
+        if owner is not None and owner.has_nonfinite(taken, float(inverse_scale)):
             found.fill_(1)
         return None

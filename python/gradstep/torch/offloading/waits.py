@@ -16,10 +16,6 @@ if TYPE_CHECKING:
     from .slots import Slot
 
 
-# Modules that are gone through without being called.
-NOT_CALLED = (torch.nn.ModuleList, torch.nn.ModuleDict)
-
-
 class Nothing:
     """What a copy of a model has in place of its hooks."""
 
@@ -76,16 +72,8 @@ class Wait:
         return Nothing, ()
 
 
-def attach(
-    model: torch.nn.Module, pipeline: Pipeline, slots: Iterable[Slot], size: int
-) -> list[Any]:
-    """Have modules wait for their parameters, and their state dicts for all.
-
-    Args:
-        model: of these modules.
-        pipeline: what sends parameters.
-        slots: the parameters.
-        size: a module with fewer bytes of parameters waits for all of them, and for its children.
+def attach(model: torch.nn.Module, pipeline: Pipeline, slots: Iterable[Slot]) -> list[Any]:
+    """Have modules wait for their own parameters, and state dicts and their loading for all.
 
     Returns:
         The handles of the hooks.
@@ -94,25 +82,17 @@ def attach(
     reference = weakref.ref(pipeline)
     everything = Wait(reference)
     handles: list[Any] = []
-    waiting: set[torch.nn.Module] = set()  # whose children need not wait
-    for module in model.modules():  # parents first
+    for module in model.modules():
         handles.append(module.register_state_dict_pre_hook(everything))
-        if module in waiting:
-            continue
-        whole = [by_param[id(p)] for p in module.parameters() if id(p) in by_param]
+        handles.append(module.register_load_state_dict_pre_hook(everything))
         own = [by_param[id(p)] for p in module.parameters(recurse=False) if id(p) in by_param]
-        small = sum(slot.count * slot.here.element_size() for slot in whole) <= size
-        if small and not isinstance(module, NOT_CALLED):
-            own = whole
-            waiting.update(module.modules())
-        if own:
-            wait = Wait(reference, [slot.index for slot in own])
-            for slot in own:
-                slot.waits.append(wait)
-                if slot.bucket is not None:
-                    slot.bucket.waits.add(wait)
-            handles.append(module.register_forward_pre_hook(wait, prepend=True))
-    for param in model.parameters(recurse=False):
-        if id(param) in by_param:
-            by_param[id(param)].outside = True  # a copy would read it before any hook
+        if not own:
+            continue
+        wait = Wait(reference, [slot.index for slot in own])
+        for slot in own:
+            slot.waits.append(wait)
+            if slot.bucket is not None:
+                slot.bucket.waits.add(wait)
+            slot.outside |= module is model  # a copy of it would read them before any hook
+        handles.append(module.register_forward_pre_hook(wait, prepend=True))
     return handles

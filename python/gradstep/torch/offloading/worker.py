@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -20,14 +21,18 @@ def _flushes() -> bool:
 class Worker:
     """Does one task after the other; once one has failed, none until that was told.
 
-    Computes as the thread that made the task would.
+    Computes as the thread that began the task would: with its number of threads and its way with
+    the smallest numbers.
     """
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, "gradstep-offload")
-        self._tasks: list[Future[None]] = []
-        self._failed = False
         self._process = os.getpid()
+        self._thread = ThreadPoolExecutor(1, "gradstep-offload")
+        self._own = self._thread.submit(
+            get_ident
+        ).result()  # and it has started: no signal loses it
+        self._error: BaseException | None = None
+        self._is_busy = False
 
     def begin(self, task: Callable[..., None], *args: Any) -> Future[None]:
         """Have something done.
@@ -40,34 +45,35 @@ class Worker:
                 "offload: got a process that was forked, which has no thread to step, wanted a new "
                 "offload() in it"
             )
-        future = self._thread.submit(self._do, _flushes(), task, args)
-        self._tasks.append(future)
-        return future
+        self._is_busy = True  # first: what a signal keeps from being noted is waited for, too
+        return self._thread.submit(self._do, _flushes(), torch.get_num_threads(), task, args)
 
-    def _do(self, flushes: bool, task: Callable[..., None], args: Any) -> None:
-        if self._failed:
+    def _do(self, flushes: bool, threads: int, task: Callable[..., None], args: Any) -> None:
+        if self._error is not None:
             return
         if _flushes() != flushes:
             torch.set_flush_denormal(flushes)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
         try:
             task(*args)
-        except BaseException:
-            self._failed = True
-            raise
+        except BaseException as error:
+            self._error = error
 
     def drain(self) -> None:
         """Wait until nothing is left to do."""
-        wait(self._tasks)
+        if self._is_busy and os.getpid() == self._process and get_ident() != self._own:
+            self._thread.submit(get_ident).result()
+            self._is_busy = False
 
     def finish(self) -> None:
         """Wait until all is done; raise what went wrong first."""
         self.drain()
-        tasks, self._tasks = self._tasks, []
-        self._failed = False
-        for task in tasks:
-            task.result()
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
     def forget(self) -> None:
         """Wait until nothing is left to do, whatever went wrong."""
         self.drain()
-        self._tasks, self._failed = [], False
+        self._error = None
