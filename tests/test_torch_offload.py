@@ -885,7 +885,308 @@ def test_a_grad_scaler_after_layers_were_stepped_is_refused():
     train(opt, model)
 
 
+# ---- what somebody does in between ----
+
+
+def chain(count=3):
+    torch.manual_seed(0)
+    return nn.Sequential(*[nn.Linear(8, 8) for _ in range(count)])
+
+
+def one_step(model, opt):
+    model(torch.ones(1, 8)).square().sum().backward()
+    opt.step()
+
+
+def test_a_model_that_outlives_its_optimizer_is_whole():
+    model = chain()
+
+    def trained():
+        opt = offload(model, gt.AdamW, lr=0.1, link=late(most=0.05), bucket_bytes=1)
+        one_step(model, opt)
+        return weakref.ref(opt), weakref.ref(opt._pipeline)
+
+    gc.disable()  # it does not wait for a collection
+    try:
+        assert [gone() for gone in trained()] == [None, None]
+    finally:
+        gc.enable()
+    for module in model:
+        assert not module.weight.isnan().any()
+        assert not module._forward_pre_hooks
+        assert not module._state_dict_pre_hooks
+        assert not module._load_state_dict_pre_hooks
+        assert not module.weight._post_accumulate_grad_hooks
+    model(torch.ones(1, 8)).sum().backward()
+    assert model[0].weight.grad is not None
+
+
+def test_another_optimizer_takes_the_place_of_one():
+    model = chain()
+    for _ in range(2):
+        opt = offloaded(model, lr=0.1)  # a cell that runs again
+        one_step(model, opt)
+    other = offloaded(model, lr=0.1)
+    with pytest.raises(RuntimeError, match=r"another offload\(\) has|gradient that was taken"):
+        one_step(model, other)
+    opt.zero_grad()
+
+
+def test_a_model_is_loaded_right_after_a_step():
+    model, source = chain(), chain(3)
+    opt = offload(model, gt.AdamW, lr=0.1, link=late(most=0.05), bucket_bytes=1)
+    one_step(model, opt)
+    model.load_state_dict(source.state_dict())
+    opt.wait()
+    for got, wanted in zip(model.parameters(), source.parameters(), strict=True):
+        assert_same(got.detach(), wanted.detach())
+
+
+@pytest.mark.parametrize("cuts", [None, 100_000])
+def test_averages_and_what_was_written_before(cuts):
+    make = chain if cuts is None else lambda: nn.Linear(300, 500)
+    plain, model = make(), make()
+    plain.load_state_dict(model.state_dict())
+    reference = gt.AdamW(plain.parameters(), lr=0.1, average=0.9)
+    opt = offload(model, gt.AdamW, lr=0.1, average=0.9, link=late(), bucket_bytes=cuts)
+    x = torch.ones(1, 8 if cuts is None else 300)
+    for its, one in ((plain, reference), (model, opt)):
+        its(x).square().sum().backward()
+        one.step()
+        getattr(one, "wait", lambda: None)()
+        with torch.no_grad():
+            next(its.parameters()).mul_(0.5)
+        with pytest.raises(Broken), one.averaged():
+            raise Broken
+    assert_alike(plain, model, opt)
+
+
+class Broken(Exception):
+    pass
+
+
+@pytest.mark.parametrize("rounding", [{}, {"states": "bfloat16"}])
+def test_a_large_tensor_that_is_no_run_of_memory(rounding):
+    """From the start, a slice with gaps; and once it was laid out in another way.
+
+    Random bits follow the elements as they lie, for which the twin stays as it was.
+    """
+    for kind in ("gaps",) if rounding else ("gaps", "later"):
+        both = []
+        for makes in (gt.AdamW, functools.partial(offload, link=late(), bucket_bytes=100_000)):
+            torch.manual_seed(0)
+            model = nn.Conv2d(64, 300, 3)
+            if kind == "gaps":
+                large = torch.zeros(300, 64, 3, 4)
+                large[..., :3] = model.weight.detach()
+                model.weight = nn.Parameter(large[..., :3])
+            given = (model.parameters(),) if makes is gt.AdamW else (model, gt.AdamW)
+            opt = makes(*given, lr=0.1, **rounding)
+            if kind == "later":
+                model.to(memory_format=torch.channels_last)
+            both.append((model, opt))
+        for step in range(3):
+            x = torch.randn(1, 64, 4, 4, generator=torch.Generator().manual_seed(step))
+            for model, opt in both:
+                model(x).square().mean().backward()
+                opt.step()
+                opt.zero_grad()
+        (plain, _), (model, opt) = both
+        assert_alike(plain, model, opt)
+
+
+@pytest.mark.parametrize("unused", [False, True])
+def test_a_parameter_that_is_written_between_the_backward_pass_and_the_step(unused):
+    (reference, plain), (opt, model) = pair(clip_norm=0.05)
+    words = next(batches())
+    for its in (plain, model):
+        backward(its, words)
+        with torch.no_grad():
+            (its.unused if unused else its.wide).weight.mul_(0.5)
+    reference.step()
+    opt.step()
+    assert_alike(plain, model, opt)
+    reference.zero_grad(), opt.zero_grad()
+    assert train(opt, model) == train(reference, plain)
+    assert_alike(plain, model, opt)
+
+
+def test_gradients_that_somebody_drops_between():
+    (reference, plain), (opt, model) = pair(clip_norm=0.05)
+    words = next(batches())
+    for its, one in ((plain, reference), (model, opt)):
+        backward(its, words)
+        its.wide.weight.grad = None
+        its.narrow.zero_grad()
+        one.step()
+    assert_alike(plain, model, opt)
+    assert opt.report == reference.report
+    (_, _), (opt, model) = pair()
+    backward(model, words)
+    model.zero_grad()
+    with pytest.raises(RuntimeError, match=r"grad: asked to drop gradients by which layers were"):
+        opt.step()
+    train(opt, model)
+
+
+def test_a_forward_pass_of_another_thread_within_the_backward_pass():
+    (reference, plain), (opt, model) = pair()
+    inside, done = threading.Event(), threading.Event()
+
+    def evaluate():
+        inside.wait()
+        with torch.no_grad():
+            model.narrow(torch.zeros(1, 300, dtype=torch.bfloat16))
+        done.set()
+
+    def hook(_):
+        inside.set()
+        assert done.wait(10)
+
+    thread = threading.Thread(target=evaluate)
+    thread.start()
+    handle = model.wide.weight.register_hook(hook)
+    words = next(batches())
+    assert backward(model, words) == backward(plain, words)
+    thread.join()
+    handle.remove()
+    opt.step()
+    reference.step()
+    assert_alike(plain, model, opt)
+
+
+def test_a_switch_that_is_turned_on_before_the_first_step():
+    plain, model = nn.Linear(300, 500), nn.Linear(300, 500)
+    model.load_state_dict(plain.state_dict())
+    reference = gt.AdamW(plain.parameters(), lr=0.1)
+    opt = offload(model, gt.AdamW, lr=0.1, link=late(), bucket_bytes=100_000)
+    for its, one in ((plain, reference), (model, opt)):
+        one.param_groups[0]["cautious"] = True
+        for _ in range(2):
+            its(torch.ones(2, 300)).square().mean().backward()
+            one.step()
+            one.zero_grad()
+    assert_alike(plain, model, opt)
+
+
+def test_a_group_that_is_refused_leaves_nothing():
+    (reference, plain), (opt, model) = pair(average=0.9)
+    extra = nn.Parameter(torch.ones(5, dtype=torch.bfloat16))
+    group = {"params": [("extra", extra)], "lr": -1.0}
+    with pytest.raises(ValueError, match=r"lr: got -1\.0"):
+        opt.add_param_group(group)
+    backward(model, next(batches()))
+    with pytest.raises(RuntimeError, match=r"add_param_group: got a group while gradients wait"):
+        opt.add_param_group({"params": [("extra", extra)]})
+    opt.step(), opt.zero_grad()
+    backward(plain, next(batches())), reference.step(), reference.zero_grad()
+    with opt.averaged():
+        assert_same(extra.detach(), torch.ones(5, dtype=torch.bfloat16))
+    assert train(opt, model) == train(reference, plain)
+    (_, _), (opt, model) = pair(torch.float32, own={"on_device": 0.5})
+    with pytest.raises(ValueError, match=r"add_param_group: got a group with on_device"):
+        opt.add_param_group({"params": [("extra", extra)]})
+
+
+def test_rates_between_accumulated_passes_and_stages_after_them():
+    (reference, plain), (opt, model) = pair(own={"accumulate": 2})
+    assert opt.report is None
+    for its, one in ((plain, reference), (model, opt)):
+        backward(its, torch.arange(6))
+        one.param_groups[0]["lr"] = 0.5
+        backward(its, torch.arange(6))
+        one.step(), one.zero_grad()
+    assert_alike(plain, model, opt)
+    backward(model, torch.arange(6)), backward(model, torch.arange(6))
+    opt.stages["clip_norm"] = 0.1
+    with pytest.raises(RuntimeError, match=r"stages\['clip_norm'\]: got 0\.1 after the backward"):
+        opt.step()
+    backward(model, torch.arange(6)), backward(model, torch.arange(6))
+    with pytest.raises(ValueError, match=r"loss: got 1\.0, which AdamW does not use"):
+        opt.step(loss=1.0)
+    opt.step()
+
+
+def test_thawed_under_accumulation_and_float32_in_one_pass():
+    for options in ({"accumulate": 3}, {"accumulate_in": "float32"}):
+        (reference, plain), (opt, model) = pair(own={**options, "bucket_bytes": 64})
+        passes = options.get("accumulate", 1)
+        assert train(opt, model, 1, passes) == train(reference, plain, 1, passes)
+        for its in (plain, model):
+            its.frozen.requires_grad_(True)
+        assert train(opt, model, 3, passes) == train(reference, plain, 3, passes)
+        assert_alike(plain, model, opt)
+
+
+def test_a_cut_tensor_that_is_written_in_each_step_is_compiled_once():
+    model = nn.Linear(300, 500)
+    opt = offload(model, gt.SGD, lr=0.1, link=late(), bucket_bytes=100_000)
+    counts = []
+    for _ in range(4):
+        model(torch.ones(2, 300)).square().mean().backward()
+        opt.step()
+        opt.wait()
+        with torch.no_grad():
+            model.weight.mul_(0.9)
+        counts.append(len(opt._inner._bounds._now))
+    assert counts == counts[:1] * 4
+
+
+def test_a_copy_with_a_rule_per_group():
+    model = chain()
+    groups = [
+        {"params": list(model[0].parameters()), "lr": gs.schedules.cosine(0.1, total=9)},
+        {"params": list(model[1:].parameters()), "rule": "SGD", "lr": 0.2},
+    ]
+    opt = offloaded(groups, model=model)
+    one_step(model, opt)
+    other, again = copy.deepcopy((model, opt))
+    for _ in range(2):
+        for its, one in ((model, opt), (other, again)):
+            one.zero_grad()
+            one_step(its, one)
+    opt.wait()
+    assert_alike(model, other, again)
+    assert [g["lr"] for g in again.param_groups] == [g["lr"] for g in opt.param_groups]
+
+
+@pytest.mark.parametrize("clips", [None, 0.05])
+def test_a_scaler_that_unscales_two_dtypes_some_on_the_device(clips):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8).double()
+
+        def forward(self, x):
+            return self.b(self.a(x).double())
+
+    for own in ({}, {"on_device": ["a.*"]}):
+        plain, model = Two(), Two()
+        reference = gt.AdamW(plain.named_parameters(), lr=0.1, clip_norm=clips)
+        opt = offloaded(model, lr=0.1, clip_norm=clips, in_backward=False, **own)
+        for its, one in ((plain, reference), (model, opt)):
+            scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+            scaler.scale(its(torch.ones(2, 8)).square().mean()).backward()
+            scaler.unscale_(one)
+            scaler.step(one)
+            scaler.update()
+        opt.wait()
+        if clips:
+            wanted_norm = pytest.approx(reference.report.grad_norm, rel=1e-6)
+            assert opt.report.grad_norm == wanted_norm
+        for got, wanted in zip(model.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-7)
+
+
 # ---- bad input ----
+
+
+def test_gradients_in_another_dtype_are_refused():
+    model = nn.Linear(4, 4).bfloat16()
+    model.weight.grad_dtype = torch.float32
+    with pytest.raises(TypeError, match=r"weight: got gradients of torch\.float32 for torch\.bfl"):
+        offloaded(model)
 
 
 @pytest.mark.parametrize(
@@ -973,10 +1274,6 @@ def test_zero_grad_between(how, passes):
     assert_alike(plain, model, opt)
     assert train(opt, model, passes=2) == train(reference, plain, passes=2)
     assert_alike(plain, model, opt)
-
-
-class Broken(Exception):
-    pass
 
 
 @pytest.mark.parametrize("how", BUCKETS)

@@ -67,9 +67,12 @@ def offload(
         in_backward: whether parameters are stepped within the backward pass, as their gradients
             come, where nothing has to wait for all of them: no ``clip_norm``, no ``nonfinite``, no
             float16, no rule that looks at all parameters together, no other processes.
-            Hyperparameters are then to be set before the backward pass.
+            Hyperparameters are then to be set before the backward pass. False: for graphs that
+            read a parameter besides through ``detach()`` or ``.data``, and a GradScaler over
+            float32 parameters.
         on_device: which parameters stay on the device with their states, under PyTorch's own fused
-            rule: a fraction of all, filled from the largest down, or names and patterns.
+            rule, in their own dtype: a fraction of all, filled from the largest down, or names and
+            patterns.
         link: what copies; None: the accelerator's. See :class:`gradstep.torch.SimulatedLink`.
         bucket_bytes: how many bytes of parameters are copied and stepped together; None: a 16th of
             all, from 64 KiB to 8 MiB.
@@ -270,7 +273,7 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
             if key != "params"
         ]
         seen_stages = self._seen_stages
-        values += [(f"stages[{k!r}]", now, seen_stages[k]) for k, now in self.stages.items()]
+        values += [(f"stages[{k!r}]", now, seen_stages[k]) for k, now in self._inner.stages.items()]
         for name, now, before in values:
             if now is not before and now != before:
                 return (
@@ -309,7 +312,7 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
             names = ", ".join(rule.name for rule in rules)
             raise ValueError(f"loss: got {loss!r}, which {names} does not use, wanted none")
         found, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
-        changed = self._changed() if self._pipeline.is_eager else None
+        changed = self._changed() if self._pipeline.is_under_way else None
         try:
             report = self._pipeline.finish(
                 loss.item() if isinstance(loss, torch.Tensor) and loss.numel() == 1 else loss,

@@ -120,6 +120,7 @@ class Pipeline:
         self._worker = Worker()
         self._staging: list[Staging] = []
         self._round: Round | None = None
+        self._begun_with: Round | None = None  # for which hyperparameters were brought in line
         self._number = 0  # of backward passes
         self._pass, self._is_over = NO_PASS, True
         self._keeps = self._is_last = False
@@ -234,6 +235,7 @@ class Pipeline:
         self._keeps = self._options.accumulate_in == "device" and not self._is_last
         if self._is_last:
             self._begin()
+            self._begun_with = self._round
         private.at_end_of_backward(self._end_pass)
 
     def _begin(self) -> None:
@@ -241,7 +243,11 @@ class Pipeline:
         push = self._push()
         if push is not None:
             push()
-        if self.steps == 0 and any(g.rule.gathers_for(g.values) for g in self.inner.groups):
+        if self.steps:
+            return
+        for group in self.inner.groups:
+            group.sync()
+        if any(group.rule.gathers_for(group.values) for group in self.inner.groups):
             for bucket in self.buckets:  # a switch may have been turned on before the first step
                 if len(bucket.pieces) > 1:
                     bucket.join()
@@ -485,7 +491,7 @@ class Pipeline:
         self._is_last = True
         self._take_what_is_there()
         self._worker.finish()
-        if not round_.eager:
+        if not self.is_under_way:
             self._begin()  # what was changed since the backward pass counts
         if round_.eager and (found_inf or scale != 1 or self._unscaled != 1):
             raise RuntimeError(
@@ -628,6 +634,11 @@ class Pipeline:
     def is_eager(self) -> bool:
         """Whether parameters are stepped as their gradients come, since the last step."""
         return self._round is not None and self._round.eager
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether the step has begun, with hyperparameters as they were, within a backward pass."""
+        return self.is_eager and self._begun_with is self._round
 
     def discard(self, what: str) -> None:
         """Forget the gradients that have come.
