@@ -513,7 +513,7 @@ def measure_beside(rounds: int, modules: int = MODULES) -> float:
     layers = bench_offload.equal_layers(modules * ELEMENTS, modules)
     task = bench_offload.Task("small layers", layers, rate=math.inf)
     gradients = bench_offload.random_gradients(layers)
-    both = Bare(task, gradients, moves=False), bench_offload.Ours(task, gradients)
+    both = Bare(task, gradients), bench_offload.Ours(task, gradients)
     times = [[one.iterate().seconds for one in both] for _ in range(3 + rounds)]
     bare, ours = (median(own) for own in zip(*times[3:], strict=True))
     return ours - bare

@@ -360,10 +360,13 @@ def test_gradients_added_in_float32():
 
 
 def test_a_step_that_is_asked_for_early_takes_what_has_come():
-    (reference, plain), (opt, model) = pair(own={"accumulate": 4})
-    for passes in (4, 2, 1, 4):
-        assert train(opt, model, 1, passes) == train(reference, plain, 1, passes)
-    assert_alike(plain, model, opt)
+    for where in ("host", "device"):
+        (reference, plain), (opt, model) = pair(own={"accumulate": 4, "accumulate_in": where})
+        for passes in (4, 2, 1, 4):
+            for one in (reference, opt):
+                one.param_groups[0]["lr"] /= 2
+            assert train(opt, model, 1, passes) == train(reference, plain, 1, passes)
+        assert_alike(plain, model, opt)
 
 
 @pytest.mark.parametrize("stage", [{"average": 0.9}, {"stats": True}, {"stats": "sample"},

@@ -326,14 +326,37 @@ class Contestant(Protocol):
 
 
 class Trainer:
-    """What all contestants have: a model on the device, and the link to it."""
+    """What all contestants have: a model on the device, and the link to it.
 
-    def __init__(self, task: Task, gradients: Sequence[Sequence[Any]], moves: bool) -> None:
+    Args:
+        task: the model, the device and the link.
+        gradients: of each layer.
+        states: of the optimizer.
+        clips: whether it clips to a norm.
+        moves: whether the link moves numbers.
+    """
+
+    name = ""
+
+    def __init__(
+        self,
+        task: Task,
+        gradients: Sequence[Sequence[Any]],
+        states: str = "float32",
+        *,
+        clips: bool = False,
+        moves: bool = False,
+    ) -> None:
+        self.states, self.clips, self.moves = states, clips, moves
         self.device = Device()
         self.link = make_link(task.rate, moves=moves)
         self.model = make_model(task, self.device, gradients)
         self._inputs = import_module("torch").ones(1, requires_grad=True)
         self.steps: list[Span] = []
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Make what steps."""
 
     def iterate(self) -> Iteration:
         """Make one iteration."""
@@ -363,25 +386,18 @@ def _arguments(clips: bool) -> dict[str, Any]:
 class Ours(Trainer):
     """``gradstep.torch.offload``: what can be is done beside the backward pass."""
 
-    def __init__(
-        self,
-        task: Task,
-        gradients: Sequence[Sequence[Any]],
-        states: str = "float32",
-        *,
-        clips: bool = False,
-        moves: bool = False,
-    ) -> None:
-        super().__init__(task, gradients, moves)
+    name = bench.OURS
+
+    def prepare(self) -> None:
+        """Have it take the model's gradients."""
         ours = import_module("gradstep.torch")
-        self.name, self.states, self.clips = bench.OURS, states, clips
         self.optimizer = ours.offload(
             self.model,
             ours.AdamW,
             link=self.link,
             split=True,
-            states=states,
-            **_arguments(clips),
+            states=self.states,
+            **_arguments(self.clips),
         )
 
     def iterate(self) -> Iteration:
@@ -403,22 +419,15 @@ class Ours(Trainer):
 class Synchronous(Trainer):
     """The same rule over tensors in host memory: gradients down, the step, parameters up."""
 
-    def __init__(
-        self,
-        task: Task,
-        gradients: Sequence[Sequence[Any]],
-        states: str = "float32",
-        *,
-        clips: bool = False,
-        moves: bool = False,
-    ) -> None:
-        super().__init__(task, gradients, moves)
-        self.name, self.states, self.clips = SYNCHRONOUS, states, clips
+    name = SYNCHRONOUS
+
+    def prepare(self) -> None:
+        """Have parameters and gradients in host memory."""
         self._host = [param.detach().clone() for param in self.model.parameters()]
         for host in self._host:
             host.grad = random_numbers(host.numel()).view(host.shape)
         self.optimizer = import_module("gradstep.torch").AdamW(
-            self._host, split=True, states=states, **_arguments(clips)
+            self._host, split=True, states=self.states, **_arguments(self.clips)
         )
 
     def finish(self) -> None:
@@ -451,27 +460,26 @@ class DeepSpeed(Trainer):
     the copy in bfloat16, and that copy goes up.
     """
 
-    def __init__(
-        self, task: Task, gradients: Sequence[Sequence[Any]], *, moves: bool = False
-    ) -> None:
-        super().__init__(task, gradients, moves)
+    name = DEEPSPEED
+
+    def prepare(self) -> None:
+        """Have all in flat tensors, and take gradients as they come."""
         torch = import_module("torch")
-        self.name, self.states, self.clips = DEEPSPEED, "float32", False
         device = list(self.model.parameters())
         self._copy = torch.cat([param.detach().flatten() for param in device])
         self._param = self._copy.float()
-        self._param.grad = random_numbers(task.count).float()
+        self._param.grad = random_numbers(self._copy.numel()).float()
         self._down: list[Any] = []
         self.optimizer = make_deepspeed_adam([self._param], lr=LR, weight_decay=DECAY)
         end = 0
         for param in device:
             begin, end = end, end + param.numel()
             land = self._param.grad[begin:end]
-            param.register_post_accumulate_grad_hook(self._take(land, moves))
+            param.register_post_accumulate_grad_hook(self._take(land))
 
-    def _take(self, land: Any, moves: bool) -> Callable[[Any], None]:
+    def _take(self, land: Any) -> Callable[[Any], None]:
         def hook(param: Any) -> None:
-            wide = param.grad.flatten().float() if moves else land  # as many bytes
+            wide = param.grad.flatten().float() if self.moves else land  # as many bytes
             self._down.append(self.link.down([(land, wide)]))
             param.grad = None
 

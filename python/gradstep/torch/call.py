@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+import torch
 
-    import torch
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from ..rule import Rule
 
 
 class Part:
@@ -55,3 +57,22 @@ class Call(NamedTuple):
 
 
 WHOLE = Call()
+
+
+def evaluated(closure: Callable[[], Any], loss: Any, rules: Iterable[Rule]) -> tuple[Any, Any]:
+    """What a closure returns, and the loss for rules that take it.
+
+    Raises:
+        TypeError: a loss was given, too.
+    """
+    if loss is not None:
+        raise TypeError("loss: got one besides a closure, which returns it, wanted None")
+    with torch.enable_grad():
+        returned = closure()
+    return returned, returned if any(rule.takes_loss for rule in rules) else None
+
+
+def number(loss: Any) -> Any:
+    """A loss as a number where it is a tensor of one."""
+    is_one = isinstance(loss, torch.Tensor) and loss.numel() == 1
+    return loss.item() if is_one else loss

@@ -18,7 +18,7 @@ from ..turn import alone
 from . import layout, private
 from .base import Base
 from .bound import Bound
-from .call import WHOLE, Call, Part
+from .call import WHOLE, Call, Part, evaluated, number
 from .exchange import Exchange
 from .groups import Group, plain, rule_of
 from .held import Moved, Overlap
@@ -228,15 +228,8 @@ class Optimizer(Base):
     def _step(self, closure: Callable[[], Any] | None = None, loss: Any = None) -> Any:
         returned = None
         if closure is not None:
-            if loss is not None:
-                raise TypeError("loss: got one besides a closure, which returns it, wanted None")
-            with torch.enable_grad():
-                returned = closure()
-            if any(group.rule.takes_loss for group in self.groups):
-                loss = returned
-        if isinstance(loss, torch.Tensor) and loss.numel() == 1:
-            loss = loss.item()
-        self.report = self._update(WHOLE if loss is None else Call(loss=loss))
+            returned, loss = evaluated(closure, loss, [group.rule for group in self.groups])
+        self.report = self._update(WHOLE if loss is None else Call(loss=number(loss)))
         return returned
 
     _untraced_step = torch.compiler.disable(_step)  # costs a small step a tenth

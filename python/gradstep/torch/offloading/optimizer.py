@@ -15,6 +15,7 @@ from ... import machine
 from ...report import Report
 from ...storages import StorageOptions
 from .. import layout, private
+from ..call import evaluated, number
 from ..classes import CLASSES
 from ..groups import plain, rule_of
 from ..keeping import Keeping
@@ -300,14 +301,9 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
                 within the backward pass: the step is made with those from before.
         """
         returned = None
-        if closure is not None:
-            if loss is not None:
-                raise TypeError("loss: got one besides a closure, which returns it, wanted None")
-            with torch.enable_grad():
-                returned = closure()
-            if any(group.rule.takes_loss for group in self._inner.groups):
-                loss = returned
         rules = {group.rule for group in self._inner.groups}
+        if closure is not None:
+            returned, loss = evaluated(closure, loss, rules)
         if loss is not None and not any(rule.takes_loss for rule in rules):
             names = ", ".join(rule.name for rule in rules)
             raise ValueError(f"loss: got {loss!r}, which {names} does not use, wanted none")
@@ -315,7 +311,7 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
         changed = self._changed() if self._pipeline.is_under_way else None
         try:
             report = self._pipeline.finish(
-                loss.item() if isinstance(loss, torch.Tensor) and loss.numel() == 1 else loss,
+                number(loss),
                 1.0 if scale is None else float(scale),
                 found is not None and bool(found),
             )

@@ -489,10 +489,10 @@ class Pipeline:
         if round_ is None:
             round_ = self._round = Round(eager=False)
         self._is_last = True
-        self._take_what_is_there()
-        self._worker.finish()
         if not self.is_under_way:
             self._begin()  # what was changed since the backward pass counts
+        self._take_what_is_there()
+        self._worker.finish()
         if round_.eager and (found_inf or scale != 1 or self._unscaled != 1):
             raise RuntimeError(
                 "step: got a GradScaler, whose scale is known only after the backward pass, within "
