@@ -49,6 +49,9 @@ ThreadCount::ThreadCount(int count) : before_(own_count) {
 }
 ThreadCount::~ThreadCount() { own_count = before_; }
 
+PlainFloats::PlainFloats() : before_(float_mode()) { set_float_mode(plain_floats); }
+PlainFloats::~PlainFloats() { set_float_mode(FloatMode(before_)); }
+
 int threads() { return own_count > 0 ? own_count : int(thread_count()); }
 void set_threads(int count) { thread_count() = count; }
 

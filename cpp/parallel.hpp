@@ -41,6 +41,19 @@ struct Calls {
 };
 Calls calls();
 
+// While it lives, the calling thread and those that share its calls compute as IEEE 754 says:
+// rounding to nearest, denormals kept.
+class PlainFloats {
+public:
+    PlainFloats();
+    ~PlainFloats();
+    PlainFloats(const PlainFloats&) = delete;
+    PlainFloats& operator=(const PlainFloats&) = delete;
+
+private:
+    uint64_t before_;
+};
+
 // Tests want every call shared, however small: then chunks are a block or so and sleepers are
 // always woken.
 void set_eager(bool eager);

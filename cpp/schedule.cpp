@@ -1,6 +1,7 @@
 #include "schedule.hpp"
 
 #include <algorithm>
+#include <cstdlib>
 #include <stdexcept>
 
 #include "dispatch.hpp"
@@ -390,6 +391,52 @@ SchedulePointer repeat(SchedulePointer child, int64_t every) {
 SchedulePointer stairs(SchedulePointer child, int64_t every) {
     return std::make_shared<Stairs>(std::move(child), double(every));
 }
+
+SchedulePointer composed(const std::string& operation, Schedules children,
+                         const std::vector<double>& numbers) {
+    const auto is = [&](const char* name, size_t schedules, size_t count) {
+        return operation == name && children.size() == schedules && numbers.size() == count;
+    };
+    const auto integer = [&](size_t i) { return int64_t(numbers[i]); };
+    if (operation == "join" && children.size() == numbers.size() + 1)
+        return join(std::move(children), {numbers.begin(), numbers.end()});
+    if (is("until", 1, 1)) return until(children[0], integer(0));
+    if (is("add", 2, 0)) return add(children[0], children[1]);
+    if (is("multiply", 2, 0)) return multiply(children[0], children[1]);
+    if (is("scale", 1, 1)) return scale(children[0], numbers[0]);
+    if (is("clamp", 1, 2)) return clamp(children[0], numbers[0], numbers[1]);
+    if (is("shift", 1, 1)) return shift(children[0], integer(0));
+    if (is("repeat", 1, 1)) return repeat(children[0], integer(0));
+    if (is("stairs", 1, 1)) return stairs(children[0], integer(0));
+    throw std::invalid_argument("operation: got '" + operation + "' of " +
+                                std::to_string(children.size()) + " schedules and " +
+                                std::to_string(numbers.size()) + " numbers, no such operation");
+}
+
+namespace {
+
+std::string next_word(std::string_view& text) {
+    const size_t begin = std::min(text.find_first_not_of(' '), text.size());
+    const size_t end = std::min(text.find(' ', begin), text.size());
+    std::string word(text.substr(begin, end - begin));
+    text.remove_prefix(end);
+    return word;
+}
+
+SchedulePointer read_next(std::string_view& text) {
+    const std::string name = next_word(text);
+    Schedules children(size_t(std::atoi(next_word(text).c_str())));
+    std::vector<double> numbers(size_t(std::atoi(next_word(text).c_str())));
+    for (double& number : numbers) number = std::strtod(next_word(text).c_str(), nullptr);
+    for (SchedulePointer& child : children) child = read_next(text);
+    if (children.empty())
+        if (SchedulePointer form = closed_form(name, numbers)) return form;
+    return composed(name, std::move(children), numbers);
+}
+
+}    // namespace
+
+SchedulePointer read_schedule(std::string_view text) { return read_next(text); }
 
 void evaluate(const Schedule& schedule, const int64_t* t, double* out, int64_t n) {
     if (n == 0) return;

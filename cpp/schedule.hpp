@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace gradstep {
@@ -47,6 +48,15 @@ SchedulePointer clamp(SchedulePointer child, double lower, double upper);
 SchedulePointer shift(SchedulePointer child, int64_t by);        // at max(0, t - by)
 SchedulePointer repeat(SchedulePointer child, int64_t every);    // at t mod every
 SchedulePointer stairs(SchedulePointer child, int64_t every);    // at floor(t / every)
+
+// An expression: an operation of the above by its name, with numbers, which are integers where they
+// are steps. Throws std::invalid_argument where there is no such operation.
+SchedulePointer composed(const std::string& operation, Schedules children,
+                         const std::vector<double>& numbers);
+
+// A schedule from a text: a form or an operation by its name, how many children it has, how many
+// numbers, the numbers in C's hexadecimal form, and each child likewise, separated by spaces.
+SchedulePointer read_schedule(std::string_view text);
 
 // Whether each is a step, 0 <= t < step_limit.
 bool are_steps(const int64_t* t, int64_t n);

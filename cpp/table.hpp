@@ -207,6 +207,8 @@ struct Stages {
     void (*clip)(const void* g, int64_t n, double factor, double limit, void* out);
     // average += weight * (p - average)
     void (*average)(void* average, const void* p, int64_t n, double weight);
+    // out = a - b
+    void (*subtract)(const void* a, const void* b, int64_t n, void* out);
     void (*measure)(const Measured& block, LaneSums& sums);    // adds
     // Adds the squares of n numbers of one row, each to its column and to a lane of the row.
     void (*add_squares)(const void* g, int64_t n, double* columns, double* row);

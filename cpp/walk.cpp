@@ -192,8 +192,10 @@ private:
     void load(const T* clipped) {
         piece_ = memory_;
         piece_.g = clipped ? clipped : active_.direct ? raw_ : raw_gradient();
+        if (tensor_.change) piece_.p = param_;
+        if (tensor_.change) copy(parameter(), param_, n_);
         if (active_.direct) return;
-        piece_.p = parameter();
+        if (piece_.p == memory_.p) piece_.p = parameter();
         for (int s = 0; s < rule_.state_count; ++s)
             if (active_.used >> s & 1) piece_.state[s] = state(s, state_[s]);
         if (tensor_.matrices.row) piece_.state[rule_.factored] = product();
@@ -209,8 +211,9 @@ private:
 
     // Rounds what a pass changed into memory, where the kernel did not work on that.
     void store(Pass pass) {
+        if (tensor_.change && pass == Pass::update) store_change();
         if (active_.direct) return;
-        if (pass == Pass::update && piece_.p != memory_.p)
+        if (pass == Pass::update && piece_.p != memory_.p && !tensor_.change)
             storage_.encode[compute](
                 piece_.p, n_, memory_.p, memory_.low,
                 {Role::parameter, (tensor_.stochastic & 1) != 0, memory_.key[0]});
@@ -223,6 +226,21 @@ private:
                     {rule_.states[s].role, (tensor_.stochastic >> (1 + s) & 1) != 0,
                      memory_.key[1 + s]});
         }
+    }
+
+    // What the rule changed, between numbers as they are stored: the parameter itself stays.
+    void store_change() {
+        void* const out = at(tensor_.change, storage_, first_);
+        const T* changed = param_;
+        if (tensor_.storage != plain_) {
+            storage_.encode[compute](param_, n_, out, nullptr, {});
+            storage_.decode[compute](out, nullptr, Role::parameter, n_, param_);
+        }
+        const T* const before =
+            numbers(memory_.p, nullptr, tensor_.storage, Role::parameter, param_before_);
+        T* const difference = tensor_.storage == plain_ ? static_cast<T*>(out) : used_;
+        walk_.table_.stages[compute].subtract(changed, before, n_, difference);
+        if (difference == used_) storage_.encode[compute](used_, n_, out, nullptr, {});
     }
 
     // The new parameter into its average and its copy.

@@ -25,6 +25,8 @@ struct Tensor {
     double* memory[max_memory] = {};
     void* average = nullptr;    // in the compute type
     void* copy = nullptr;
+    // Stored as the parameter: gets new - old, and the parameter stays as it is; null: it moves.
+    void* change = nullptr;
     int64_t n = 0;
     int64_t start = 0;    // where it begins in a larger tensor that is split into shards
     uint64_t key = 0;     // which tensor that is

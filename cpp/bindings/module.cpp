@@ -1,3 +1,4 @@
+#include "../functional.hpp"
 #include "bindings.hpp"
 
 PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
@@ -6,4 +7,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     gradstep::bindings::bind_storages(m);
     gradstep::bindings::bind_optimizer(m);
     gradstep::bindings::bind_schedules(m);
+    using namespace gradstep::functional;
+    static const Functions functions = {interface_version, &step};
+    m.attr("functional") = pybind11::capsule(&functions, capsule_name);
 }

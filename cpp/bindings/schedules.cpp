@@ -21,6 +21,12 @@ namespace {
 
 struct BoundSchedule {
     SchedulePointer schedule;
+    // What it was made of, for its text.
+    std::string name;
+    std::vector<BoundSchedule> children;
+    std::vector<double> numbers;
+
+    std::string text() const;
 };
 
 const Schedule& schedule_of(PyObject* self) {
@@ -180,31 +186,21 @@ py::array range(const BoundSchedule& self, py::handle first, py::handle second, 
     return values;
 }
 
-// An expression: an operation on schedules, with numbers, which are integers where they are steps.
-SchedulePointer composed(const std::string& operation, const std::vector<BoundSchedule>& children,
-                         const std::vector<double>& numbers) {
-    const auto is = [&](const char* name, size_t schedules, size_t count) {
-        return operation == name && children.size() == schedules && numbers.size() == count;
-    };
-    const auto child = [&](size_t i) { return children[i].schedule; };
-    const auto integer = [&](size_t i) { return int64_t(numbers[i]); };
-    if (operation == "join" && children.size() == numbers.size() + 1) {
-        Schedules all;
-        for (size_t i = 0; i < children.size(); ++i) all.push_back(child(i));
-        return join(std::move(all), {numbers.begin(), numbers.end()});
+// The text that the core reads a schedule from, see read_schedule().
+std::string text_of(const std::string& name, const std::vector<BoundSchedule>& children,
+                    const std::vector<double>& numbers) {
+    std::string text =
+        name + " " + std::to_string(children.size()) + " " + std::to_string(numbers.size());
+    char hexadecimal[40];
+    for (double number : numbers) {
+        std::snprintf(hexadecimal, sizeof hexadecimal, " %a", number);
+        text += hexadecimal;
     }
-    if (is("until", 1, 1)) return until(child(0), integer(0));
-    if (is("add", 2, 0)) return add(child(0), child(1));
-    if (is("multiply", 2, 0)) return multiply(child(0), child(1));
-    if (is("scale", 1, 1)) return scale(child(0), numbers[0]);
-    if (is("clamp", 1, 2)) return clamp(child(0), numbers[0], numbers[1]);
-    if (is("shift", 1, 1)) return shift(child(0), integer(0));
-    if (is("repeat", 1, 1)) return repeat(child(0), integer(0));
-    if (is("stairs", 1, 1)) return stairs(child(0), integer(0));
-    throw py::value_error("operation: got '" + operation + "' of " +
-                          std::to_string(children.size()) + " schedules and " +
-                          std::to_string(numbers.size()) + " numbers, no such operation");
+    for (const BoundSchedule& child : children) text += " " + child.text();
+    return text;
 }
+
+std::string BoundSchedule::text() const { return text_of(name, children, numbers); }
 
 // The hyperparameters that schedules give, written into an optimizer's settings at each step: one
 // call for all of them, since one each would cost more than the values.
@@ -268,16 +264,20 @@ void bind_schedules(py::module_& m) {
                                   type->ht_type.tp_call = call;
                               }))
         .def(py::init([](const std::string& form, std::vector<double> numbers) {
-                 auto schedule = closed_form(form, std::move(numbers));
+                 auto schedule = closed_form(form, numbers);
                  if (!schedule) throw py::value_error("form: got '" + form + "', no such form");
-                 return BoundSchedule{std::move(schedule)};
+                 return BoundSchedule{std::move(schedule), form, {}, std::move(numbers)};
              }),
              py::arg("form"), py::arg("numbers"))
         .def(py::init([](const std::string& operation, const std::vector<BoundSchedule>& children,
                          const std::vector<double>& numbers) {
-                 return BoundSchedule{composed(operation, children, numbers)};
+                 Schedules parts;
+                 for (const BoundSchedule& child : children) parts.push_back(child.schedule);
+                 return BoundSchedule{composed(operation, std::move(parts), numbers), operation,
+                                      children, numbers};
              }),
              py::arg("operation"), py::arg("children"), py::arg("numbers"))
+        .def("text", &BoundSchedule::text)
         .def("range", &range, py::arg("start"), py::arg("stop") = py::none(), py::pos_only(),
              py::kw_only(), py::arg("out") = py::none());
     py::class_<Drive>(m, "Drive")

@@ -19,6 +19,14 @@ template <class T> void average(void* data, const void* param, int64_t n, double
     for (int64_t i = 0; i < n; ++i) a[i] += w * (p[i] - a[i]);
 }
 
+template <class T> void subtract(const void* data, const void* taken, int64_t n, void* out) {
+    const T* a = static_cast<const T*>(data);
+    const T* b = static_cast<const T*>(taken);
+    T* result = static_cast<T*>(out);
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) result[i] = a[i] - b[i];
+}
+
 // Two vectors of a sum's 16 lanes: additions of two do not wait for each other, and those of all
 // sums stay in registers.
 struct Pair {
@@ -126,5 +134,6 @@ template <class T> void measure(const Measured& block, LaneSums& sums) {
 }
 
 template <class T>
-constexpr Stages stages_of = {clip<T>, average<T>, measure<T>, add_squares<T>, multiply<T>};
+constexpr Stages stages_of = {clip<T>,    average<T>,     subtract<T>,
+                              measure<T>, add_squares<T>, multiply<T>};
 constexpr Stages stages[] = {stages_of<float>, stages_of<double>};

@@ -13,10 +13,12 @@ int default_threads(int most);
 
 #if defined(__x86_64__)
 using FloatMode = unsigned;
+constexpr FloatMode plain_floats = 0x1f80;    // all exceptions masked
 inline FloatMode float_mode() { return _mm_getcsr(); }
 inline void set_float_mode(FloatMode mode) { _mm_setcsr(mode); }
 #elif defined(__aarch64__)
 using FloatMode = uint64_t;
+constexpr FloatMode plain_floats = 0;
 inline FloatMode float_mode() {
     FloatMode mode;
     asm volatile("mrs %0, fpcr" : "=r"(mode));
@@ -25,6 +27,7 @@ inline FloatMode float_mode() {
 inline void set_float_mode(FloatMode mode) { asm volatile("msr fpcr, %0" : : "r"(mode)); }
 #else
 using FloatMode = int;
+constexpr FloatMode plain_floats = 0;
 inline FloatMode float_mode() { return 0; }
 inline void set_float_mode(FloatMode) {}
 #endif

@@ -1,0 +1,473 @@
+"""A rule as optax's transformation, and as one fused step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import optax
+
+from ..rule import Rule
+from ..storages import compute_type, dtype_of, new_state
+from .configuration import Configuration, Text
+from .native import jax, step
+from .state import Report, State
+
+jnp, tree_util = jax.numpy, jax.tree_util
+COUNT = np.int32
+
+
+class Transformation(optax.GradientTransformationExtraArgs):
+    """A rule for JAX: optax's ``init`` and ``update``, and ``apply``, the fused step.
+
+    Made by the functions of this package, such as :func:`gradstep.jax.adamw`.
+
+    ``params, state = tx.apply(params, grads, state)`` is one compiled call for all leaves: the
+    rule, its stages and storages in one pass over memory, in place where parameters and state are
+    donated (``jax.jit(train_step, donate_argnums=(0, 1))``).
+
+    ``updates, state = tx.update(grads, state, params)`` is optax's protocol, for chains and
+    wrappers. The sum with the parameters is then another pass, by ``optax.apply_updates``.
+
+    Attributes:
+        configuration: what it was asked.
+    """
+
+    configuration: Configuration
+
+    def __new__(cls, configuration: Configuration) -> Transformation:
+        steps = _Steps(configuration)
+        self = super().__new__(cls, steps.init, steps.update)
+        self.configuration = configuration
+        self._steps = steps
+        return self
+
+    # It stays itself: a tuple of functions would forget what it was asked.
+    def __reduce__(self) -> Any:
+        raise TypeError("gradstep.jax: got a transformation to copy or save, wanted it made anew")
+
+    def __repr__(self) -> str:
+        return f"gradstep.jax.Transformation({self.configuration.rule.name})"
+
+    def apply(
+        self,
+        params: Any,
+        grads: Any,
+        state: State,
+        *,
+        value: Any = None,
+        loss_scale: Any = None,
+        norm: Any = None,
+    ) -> tuple[Any, State]:
+        """One step: new parameters and state.
+
+        Args:
+            params: a tree of float32, float64, bfloat16 or float16 arrays of any shape.
+            grads: gradients, a tree of the same structure and shapes.
+            state: of :meth:`init`, or of the last step.
+            value: the loss, for rules that step by it (:func:`polyak_sgd`).
+            loss_scale: what gradients are divided by.
+            norm: that of all gradients, loss scale and all, where ``grads`` are one of several
+                shards; None: these are all.
+
+        Returns:
+            The parameters and the state; ``state.report`` says what the step did, and
+            ``state.copy`` is the copy, if there is one.
+
+        Raises:
+            TypeError, ValueError: a leaf is refused, by its path.
+            NotImplementedError: the step stands where it cannot be compiled: within vmap, under
+                differentiation, in an export, sharded without ``shard_map``.
+
+        Example:
+            >>> import jax, jax.numpy as jnp, gradstep.jax
+            >>> tx = gradstep.jax.adamw(0.1, clip_norm=1.0)
+            >>> params = {"w": jnp.zeros(3)}
+            >>> state = tx.init(params)
+            >>> @jax.jit
+            ... def train_step(params, state):
+            ...     grads = jax.grad(lambda p: ((p["w"] - 1) ** 2).sum())(params)
+            ...     return tx.apply(params, grads, state)
+            >>> for _ in range(50):
+            ...     params, state = train_step(params, state)
+            >>> print(f"{params['w'][0]:.2f} after {state.count} steps, rate {state.report.lr:.1f}")
+            1.00 after 50 steps, rate 0.1
+        """
+        return self._steps.apply(params, grads, state, value, loss_scale, norm)
+
+
+class _Steps:
+    """The functions of a transformation."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        self.asked = configuration
+        self.rule: Rule = configuration.rule
+
+    # ---- init ----
+
+    def init(self, params: Any) -> State:
+        """The state before the first step, for a tree of parameters."""
+        leaves = Leaves.of("params", params)
+        asked = self.asked
+        for argument, leaf in zip(leaves.arguments, leaves.values, strict=True):
+            asked.check_leaf(argument, leaf.shape, leaf.dtype.name)
+        asked.check_leaves([leaf.shape for leaf in leaves.values], leaves.dtypes)
+        starts = [asked.starts(leaf.dtype.name, leaf.shape) for leaf in leaves.values]
+        states = {
+            name: leaves.rebuilt(
+                [
+                    _first(name, own[name], leaf) if name in own else None
+                    for own, leaf in zip(starts, leaves.values, strict=True)
+                ]
+            )
+            for name in asked.present
+        }
+        numbers = len(self.rule.memory_names)
+        memory = jnp.zeros((len(leaves.values), numbers, 2), np.uint32) if numbers else None
+        return State(
+            count=jnp.zeros((), COUNT),
+            states=states,
+            memory=memory,
+            average=leaves.each(_computed) if asked.averaging else None,
+            low=leaves.each(_zeros16) if asked.options.split else None,
+            copy=leaves.each(self._copied) if asked.copy_to else None,
+            report=Report(**{name: jnp.zeros((), _reported(name)) for name in asked.reported}),
+        )
+
+    def _copied(self, leaf: Any) -> Any:
+        return leaf.astype(dtype_of(str(self.asked.copy_to)))
+
+    # ---- a step ----
+
+    def update(
+        self, updates: Any, state: State, params: Any = None, **extra: Any
+    ) -> tuple[Any, State]:
+        """The change of each parameter, and the new state: optax's protocol."""
+        if params is None:
+            if self.asked.reads_parameters:
+                raise ValueError(
+                    f"params: got None, but {self.rule.name} reads the parameters here, wanted "
+                    "tx.update(grads, state, params)"
+                )
+            params = jax.tree.map(jnp.zeros_like, updates)
+        leaves = Leaves.of("params", params)
+        self.asked.check_update(leaves.dtypes)
+        takes = {"value": extra.get("value")} if self.rule.takes_loss else {}
+        return self._step(leaves, updates, state, moves=False, **takes)
+
+    def apply(
+        self, params: Any, grads: Any, state: State, value: Any, loss_scale: Any, norm: Any
+    ) -> tuple[Any, State]:
+        """The parameters after a step, and the new state."""
+        if value is not None and not self.rule.takes_loss:
+            raise ValueError(
+                f"value: got a loss, which {self.rule.name} does not use, wanted none"
+            )
+        leaves = Leaves.of("params", params)
+        return self._step(
+            leaves, grads, state, moves=True, value=value, loss_scale=loss_scale, norm=norm
+        )
+
+    def _step(
+        self,
+        leaves: Leaves,
+        grads: Any,
+        state: State,
+        *,
+        moves: bool,
+        value: Any = None,
+        loss_scale: Any = None,
+        norm: Any = None,
+    ) -> tuple[Any, State]:
+        asked = self.asked
+        self._check(leaves, state)
+        gradients = leaves.beside("grads", grads)
+        if self.rule.takes_loss and value is None:
+            raise ValueError(
+                f"value: got nothing, wanted the loss, value=loss: {self.rule.name} steps by it"
+            )
+        inputs = {"loss": value, "loss_scale": loss_scale, "norm": norm}
+        given = {name: number for name, number in inputs.items() if number is not None}
+        text = asked.text(leaves.dtypes, self._groups(leaves), given)
+        call = Call(text, moves)
+        count = state.count
+        call.keep("count", count)
+        for number in text.values(count):
+            call.read(number)
+        if state.memory is not None:
+            call.keep("memory", state.memory)
+        for name in asked.reported:
+            call.make(name, (), _reported(name))
+        self._add_leaves(call, leaves, gradients, state)
+        found = call.run(self._alone(norm))
+        changed = found["params"]
+        return leaves.rebuilt(changed), self._state(leaves, found)
+
+    def _check(self, leaves: Leaves, state: State) -> None:
+        if not isinstance(state, State):
+            raise TypeError(
+                f"state: got {type(state).__name__}, wanted the State of tx.init, or of a step"
+            )
+        for argument, leaf in zip(leaves.arguments, leaves.values, strict=True):
+            self.asked.check_leaf(argument, leaf.shape, leaf.dtype.name)
+        if set(state.states) != set(self.asked.present) or (
+            (state.average is not None) != self.asked.averaging
+            or (state.low is not None) != self.asked.options.split
+            or (state.copy is not None) != (self.asked.copy_to is not None)
+        ):
+            raise ValueError(
+                f"state: got the states {sorted(state.states)} of a transformation that was asked "
+                f"otherwise, wanted {sorted(self.asked.present)}, from this one's init"
+            )
+
+    def _alone(self, norm: Any) -> str:
+        """Why one of several shards cannot make this step by itself; empty: it can."""
+        asked = self.asked
+        if whole := asked.looks_at_all:
+            return (
+                f"gradstep.jax: got {whole}, within shard_map, where each device has a part, "
+                "wanted replicated tensors outside of it, or an element-wise rule"
+            )
+        wants_norm = asked.stages["clip_norm"] is not None or asked.stages["nonfinite"] == "skip"
+        if wants_norm and norm is None:
+            return (
+                "norm: got nothing within shard_map, where a shard's gradients are not all, "
+                "wanted norm=jnp.sqrt(jax.lax.psum(sum of squares, axis names)) for clip_norm and "
+                "nonfinite='skip'"
+            )
+        return ""
+
+    def _groups(self, leaves: Leaves) -> list[int]:
+        """Of each leaf 1 where the mask says that it does not decay."""
+        mask = self.asked.mask
+        if mask is None:
+            return [0] * len(leaves.values)
+        mask = mask(leaves.rebuilt(leaves.values)) if callable(mask) else mask
+        given = leaves.structure.flatten_up_to(mask) if leaves.fits(mask) else None
+        if given is None:
+            prefix = tree_util.tree_leaves(jax.tree.broadcast(mask, leaves.rebuilt(leaves.values)))
+            given = prefix
+        return [int(not bool(value)) for value in given]
+
+    def _add_leaves(
+        self, call: Call, leaves: Leaves, gradients: Sequence[Any], state: State
+    ) -> None:
+        asked = self.asked
+        states = {name: leaves.beside_state(f"state.states[{name!r}]", state.states[name])
+                  for name in asked.present}  # fmt: skip
+        lows = leaves.beside_state("state.low", state.low) if asked.options.split else None
+        averages = leaves.beside_state("state.average", state.average) if asked.averaging else None
+        for i, (leaf, gradient) in enumerate(zip(leaves.values, gradients, strict=True)):
+            if call.moves:
+                call.keep("params", leaf)
+            else:
+                call.read(leaf)
+                call.make("params", leaf.shape, leaf.dtype)
+            if lows is not None:
+                call.keep("low", lows[i])
+            call.read(gradient)
+            for name in asked.present:
+                if states[name][i] is None:
+                    call.none(name)
+                else:
+                    call.keep(name, states[name][i])
+            if averages is not None:
+                call.keep("average", averages[i])
+            if asked.copy_to is not None:
+                call.make("copy", leaf.shape, dtype_of(asked.copy_to))
+
+    def _state(self, leaves: Leaves, found: Mapping[str, list[Any]]) -> State:
+        asked = self.asked
+        return State(
+            count=found["count"][0],
+            states={name: leaves.rebuilt(found.get(name, [])) for name in asked.present},
+            memory=found["memory"][0] if "memory" in found else None,
+            average=leaves.rebuilt(found.get("average", [])) if asked.averaging else None,
+            low=leaves.rebuilt(found.get("low", [])) if asked.options.split else None,
+            copy=leaves.rebuilt(found.get("copy", [])) if asked.copy_to is not None else None,
+            report=Report(**{name: found[name][0] for name in asked.reported}),
+        )
+
+
+class Call:
+    """The buffers of a compiled step, in its order.
+
+    Args:
+        text: what stays the same, and which numbers come with each call.
+        moves: whether the parameters move; else their changes come out.
+    """
+
+    def __init__(self, text: Text, moves: bool) -> None:
+        first, _, rest = text.text.partition("\n")
+        self.text = text.text if moves else f"{first}\nupdate\n{rest}"
+        self.moves = moves
+        self._operands: list[Any] = []
+        self._results: list[tuple[tuple[int, ...], Any]] = []
+        self._aliases: list[tuple[int, int]] = []
+        self._names: list[tuple[str, int]] = []
+
+    def read(self, array: Any) -> None:
+        """An array that the step reads."""
+        self._operands.append(array)
+
+    def make(self, name: str, shape: tuple[int, ...], dtype: Any) -> None:
+        """An array that the step makes."""
+        self._names.append((name, len(self._results)))
+        self._results.append((shape, np.dtype(dtype)))
+
+    def keep(self, name: str, array: Any) -> None:
+        """An array that the step changes where it lies."""
+        self._aliases.append((len(self._operands), len(self._results)))
+        self.read(array)
+        self.make(name, array.shape, array.dtype)
+
+    def none(self, name: str) -> None:
+        """A leaf does without this array."""
+        self._names.append((name, -1))
+
+    def run(self, alone: str) -> dict[str, list[Any]]:
+        """The results by name, each a list over leaves."""
+        results = step(self.text, self._operands, self._results, self._aliases, alone)
+        found: dict[str, list[Any]] = {}
+        for name, index in self._names:
+            found.setdefault(name, []).append(None if index < 0 else results[index])
+        return found
+
+
+class Leaves(NamedTuple):
+    """The leaves of a tree of parameters."""
+
+    values: list[Any]
+    arguments: list[str]  # what each is called in an error
+    structure: Any
+
+    @classmethod
+    def of(cls, root: str, tree: Any) -> Leaves:
+        """Those of a tree; raises TypeError for one that is no array of real numbers."""
+        pairs, structure = tree_util.tree_flatten_with_path(tree)
+        arguments = [root + tree_util.keystr(path) for path, _ in pairs]
+        values = [
+            _checked(argument, leaf) for argument, (_, leaf) in zip(arguments, pairs, strict=True)
+        ]
+        for argument, leaf in zip(arguments, values, strict=True):
+            if getattr(leaf, "weak_type", False):
+                raise TypeError(
+                    f"{argument}: got a weakly typed {leaf.dtype}, which arithmetic with others "
+                    f"would change, wanted jnp.asarray(…, dtype=jnp.{leaf.dtype})"
+                )
+        return cls(values, arguments, structure)
+
+    @property
+    def dtypes(self) -> list[str]:
+        return [leaf.dtype.name for leaf in self.values]
+
+    def rebuilt(self, values: Sequence[Any]) -> Any:
+        return self.structure.unflatten(values)
+
+    def each(self, make: Callable[[Any], Any]) -> Any:
+        return self.rebuilt([make(leaf) for leaf in self.values])
+
+    def fits(self, tree: Any) -> bool:
+        """Whether a tree has a leaf for each of these."""
+        try:
+            self.structure.flatten_up_to(tree)
+        except (TypeError, ValueError):
+            return False
+        return True
+
+    def beside(self, root: str, tree: Any) -> list[Any]:
+        """The leaves of gradients, each of its parameter's shape."""
+        pairs, structure = tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is None)
+        if structure != self.structure:
+            raise ValueError(self._mismatch(root, pairs, structure))
+        found = []
+        for argument, (path, leaf), param in zip(
+            [root + tree_util.keystr(path) for path, _ in pairs], pairs, self.values, strict=True
+        ):
+            del path
+            gradient = _checked(argument, leaf)
+            if gradient.shape != param.shape:
+                raise ValueError(
+                    f"{argument}: got shape {gradient.shape}, wanted {param.shape}, the parameter's"
+                )
+            if gradient.dtype.name == "float64" and compute_type(param.dtype.name) != "float64":
+                raise TypeError(
+                    f"{argument}: got float64 for a parameter in {param.dtype}, wanted its dtype "
+                    "or a smaller one"
+                )
+            found.append(gradient)
+        return found
+
+    def _mismatch(self, root: str, pairs: Sequence[Any], structure: Any) -> str:
+        """The first path that only one of two trees has, or what differs otherwise."""
+        own = [argument.partition("[")[2] for argument in self.arguments]
+        theirs = [tree_util.keystr(path).partition("[")[2] for path, _ in pairs]
+        for (path, leaf), name in zip(pairs, theirs, strict=True):
+            if leaf is None and name in own:
+                return f"{root}{tree_util.keystr(path)}: got None, wanted an array"
+        for name, argument in zip(own, self.arguments, strict=True):
+            if name not in theirs:
+                path = argument[argument.find("[") :] if "[" in argument else ""
+                return f"{root}{path}: got nothing there, wanted the gradient of {argument}"
+        for (path, _), name in zip(pairs, theirs, strict=True):
+            if name not in own:
+                return (
+                    f"{root}{tree_util.keystr(path)}: got a gradient without a parameter, wanted "
+                    "the structure of params"
+                )
+        return f"{root}: got the structure {structure}, wanted that of params, {self.structure}"
+
+    def beside_state(self, root: str, tree: Any) -> list[Any]:
+        """What the state keeps for each, None where it keeps nothing."""
+        try:
+            return list(self.structure.flatten_up_to(tree))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{root}: got a tree unlike params ({error}), wanted the state of these parameters"
+            ) from None
+
+
+def _checked(argument: str, leaf: Any) -> Any:
+    if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
+        raise TypeError(f"{argument}: got {type(leaf).__name__}, wanted an array")
+    if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer) and leaf.is_deleted():
+        raise ValueError(
+            f"{argument}: got an array that was donated to a step before, wanted what that step "
+            "returned"
+        )
+    if leaf.dtype == jax.dtypes.float0:
+        raise TypeError(
+            f"{argument}: got float0, the gradient of an integer, wanted a leaf of real numbers: "
+            "optax.masked leaves others out"
+        )
+    if leaf.dtype.name not in ("float32", "float64", "bfloat16", "float16"):
+        raise TypeError(
+            f"{argument}: got dtype {leaf.dtype}, wanted float32, float64, bfloat16 or float16: "
+            "optax.masked leaves other leaves out"
+        )
+    return leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf)
+
+
+def _first(name: str, start: tuple[Any, str, Any], leaf: Any) -> Any:
+    """A state of a leaf at its start."""
+    state, storage, initial = start
+    dtype = dtype_of(storage)
+    if state.is_point:
+        return leaf.astype(dtype)
+    if dtype == np.uint8:
+        shape = np.broadcast_to(np.float32(0), leaf.shape)
+        return jnp.asarray(new_state(name, state, storage, float(initial), shape, None))
+    return jnp.full(state.beside(leaf.shape), initial, dtype)
+
+
+def _computed(leaf: Any) -> Any:
+    return leaf.astype(compute_type(leaf.dtype.name))
+
+
+def _zeros16(leaf: Any) -> Any:
+    return jnp.zeros(leaf.shape, np.int16)
+
+
+def _reported(name: str) -> Any:
+    return np.bool_ if name == "skipped" else np.float32
