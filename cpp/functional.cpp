@@ -11,7 +11,6 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "dispatch.hpp"
@@ -60,9 +59,10 @@ struct Group {
 };
 
 struct Spec {
-    bool updates = false, split = false, skips = false, measures = false;
+    bool takes_norm = false, is_after = false, updates = false, split = false, skips = false, measures = false;
     std::vector<Group> groups;
     std::vector<std::pair<int64_t, int>> leaves;    // how many, of which group
+    uint64_t first_key = 0;
     std::vector<std::string> states;
     unsigned stochastic[8] = {};    // by type
     int copy = -1;                  // its storage
@@ -114,7 +114,13 @@ Driven read_driven(std::string_view line) {
 
 void read_line(std::string_view line, Spec& spec) {
     const std::string_view key = next_word(line);
-    if (key == "update") {
+    if (key == "norm") {
+        spec.takes_norm = true;
+    } else if (key == "after") {
+        spec.is_after = true;
+    } else if (key == "first") {
+        spec.first_key = uint64_t(integer_of(next_word(line)));
+    } else if (key == "update") {
         spec.updates = true;
     } else if (key == "group") {
         const double sign = number_of(next_word(line));
@@ -199,6 +205,11 @@ double as_number(const Buffer& buffer) {
     switch (buffer.type) {
     case f64: return *static_cast<const double*>(buffer.data);
     case f32: return double(*static_cast<const float*>(buffer.data));
+    case u32: {    // the two halves of a double
+        double x;
+        std::memcpy(&x, buffer.data, sizeof x);
+        return x;
+    }
     default: throw Refusal("a number: got another type than float32 or float64");
     }
 }
@@ -217,7 +228,8 @@ void copy(void* to, const void* from, int64_t bytes) {
 // What a compiled step is, read once, and what it needs besides its buffers.
 class Prepared {
 public:
-    explicit Prepared(std::string_view text) : table_(dispatch::current()), spec_(read(text)) {
+    explicit Prepared(std::string_view text)
+        : table_(dispatch::current()), text_(text), spec_(read(text)) {
         storages_ = {{f32, find_storage(table_, "float32")},
                      {f64, find_storage(table_, "float64")},
                      {bf16, find_storage(table_, "bfloat16")},
@@ -239,15 +251,41 @@ public:
         sizes_.resize(tensors_.size());
         sums_.resize(groups_.size());
         for (const Driven& driven : spec_.driven)
-            for (int column : groups_[0].rule->option_columns)
+            for (int column : groups_.at(0).rule->option_columns)
                 begins_late_ |= driven.where == Driven::hyper && int(driven.column) == column;
     }
 
+    const std::string& text() const { return text_; }
     bool is_of(const Table& table) const { return &table == &table_; }
+
+    void run(const Call& call) { spec_.takes_norm ? norm(call) : step(call); }
+
+private:
+    const Table& table_;
+    std::string text_;
+    Spec spec_;
+    std::vector<std::pair<int, int>> storages_;    // of each type
+    std::vector<pipeline::Group> groups_;
+    std::vector<pipeline::Tensor> tensors_;
+    std::vector<pipeline::Gradient> gradients_;
+    std::vector<int64_t> counts_, sizes_;
+    std::vector<double> memory_;
+    std::vector<Sums> sums_;
+    pipeline::Scratch scratch_;
+    bool begins_late_ = false;    // a state may stay unused for some steps: its option is driven
+
+    void norm(const Call& call) const {
+        std::vector<pipeline::Span> spans;
+        for (size_t i = 0; i < call.in_count; ++i)
+            spans.push_back({call.in[i].data, elements(call.in[i]), storage_of(call.in[i])});
+        const double x = pipeline::norm(table_, spans);
+        std::memcpy(call.out[0].data, &x, sizeof x);
+    }
 
     void step(const Call& call) {
         Stream in(call.in, call.in_count), out(call.out, call.out_count);
         const Buffer& count = in.take();
+        if (spec_.is_after) in.take();
         const int32_t k = *static_cast<const int32_t*>(count.data);
         if (k < 0)
             throw Refusal("count: got " + std::to_string(k) + ", wanted the count of steps made");
@@ -274,19 +312,6 @@ public:
         std::memcpy(new_count, &made, sizeof made);
         report(result, skipped, settings.loss_scale, reported);
     }
-
-private:
-    const Table& table_;
-    Spec spec_;
-    std::vector<std::pair<int, int>> storages_;    // of each type
-    std::vector<pipeline::Group> groups_;
-    std::vector<pipeline::Tensor> tensors_;
-    std::vector<pipeline::Gradient> gradients_;
-    std::vector<int64_t> counts_, sizes_;
-    std::vector<double> memory_;
-    std::vector<Sums> sums_;
-    pipeline::Scratch scratch_;
-    bool begins_late_ = false;    // a state may stay unused for some steps: its option is driven
 
     const RuleInfo& rule_called(const std::string& name) const {
         for (int i = 0; i < table_.rule_count; ++i)
@@ -362,7 +387,7 @@ private:
             tensor.n = n;
             tensor.storage = storage;
             tensor.stochastic = spec_.stochastic[param.type];
-            tensor.key = i;
+            tensor.key = spec_.first_key + i;
             tensor.first_block = blocks;
             blocks += pipeline::count_blocks(tensor);
             tensor.p = param.data;
@@ -522,33 +547,37 @@ private:
     }
 };
 
-// Prepared steps by their text, those that nobody is at work with.
+// Prepared steps by their text, those that nobody is at work with. A program has few, and a look at
+// each is quicker than a hash of the text.
 class Shelf {
 public:
     std::unique_ptr<Prepared> take(std::string_view text) {
         const Table& table = dispatch::current();
         {
             const std::lock_guard<std::mutex> lock(mutex_);
-            const auto found = idle_.find(std::string(text));
-            if (found != idle_.end() && !found->second.empty()) {
-                std::unique_ptr<Prepared> prepared = std::move(found->second.back());
-                found->second.pop_back();
-                if (prepared->is_of(table)) return prepared;
+            const auto found =
+                std::find_if(idle_.begin(), idle_.end(), [&](const std::unique_ptr<Prepared>& one) {
+                    return one->text() == text && one->is_of(table);
+                });
+            if (found != idle_.end()) {
+                std::unique_ptr<Prepared> prepared = std::move(*found);
+                idle_.erase(found);
+                return prepared;
             }
         }
         return std::make_unique<Prepared>(text);
     }
 
-    void put_back(std::string_view text, std::unique_ptr<Prepared> prepared) {
-        constexpr size_t most = 64;    // as many kinds of steps as a program may have at a time
+    void put_back(std::unique_ptr<Prepared> prepared) {
+        constexpr size_t most = 256;
         const std::lock_guard<std::mutex> lock(mutex_);
-        if (idle_.size() > most) idle_.clear();
-        idle_[std::string(text)].push_back(std::move(prepared));
+        if (idle_.size() == most) idle_.erase(idle_.begin());    // the one that rested longest
+        idle_.push_back(std::move(prepared));
     }
 
 private:
     std::mutex mutex_;
-    std::unordered_map<std::string, std::vector<std::unique_ptr<Prepared>>> idle_;
+    std::vector<std::unique_ptr<Prepared>> idle_;
 };
 
 Shelf& shelf() {
@@ -563,8 +592,8 @@ int step(const Call& call) {
     const parallel::PlainFloats plain;    // a host may have denormals flushed in its threads
     try {
         std::unique_ptr<Prepared> prepared = shelf().take(text);
-        prepared->step(call);
-        shelf().put_back(text, std::move(prepared));
+        prepared->run(call);
+        shelf().put_back(std::move(prepared));
         return 0;
     } catch (const std::exception& error) {
         std::snprintf(call.error, call.error_size, "%s", error.what());

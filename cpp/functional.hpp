@@ -20,6 +20,9 @@ struct Buffer {
 // The text has a line for each of these, a word and what belongs to it, separated by spaces; numbers
 // of double precision are in C's hexadecimal form.
 //   version, the project's        says that both sides speak of the same
+//   norm                          no step: the norm of the buffers that come in (u32, two)
+//   after                         another buffer follows the count, of a call that must be made before
+//   first KEY                     of the first leaf, for random bits; 0 without
 //   update                        the step leaves parameters alone and gives their changes
 //   group SIGN KERNELS            a group: 1 or -1, and a name in the catalogue (to the line's end)
 //   hyper x x ...                 of the group before it, in the catalogue's order
@@ -31,8 +34,8 @@ struct Buffer {
 //   copy TYPE                     each parameter has a copy that the step fills
 //   number WHERE SOURCE LEAST MOST SMALLEST WORDS
 //                                 a number of the step: WHERE is hyper:GROUP:COLUMN, clip_norm,
-//                                 clip_value, average, loss, loss_scale or norm (of all gradients); SOURCE is `input` or a
-//                                 schedule, ( EXPRESSION ); what is not from LEAST to MOST, or lies
+//                                 clip_value, average, loss, loss_scale or norm (of all gradients); SOURCE is `input` (f32,
+//                                 f64, or u32, the two halves of an f64) or a schedule, ( EXPRESSION ); what is not from LEAST to MOST, or lies
 //                                 between 0 and SMALLEST, is refused in these WORDS
 //   clip_norm x, clip_value x, average x, seed n, skip, stats
 //   report NAME ...               what the step says of itself, a number each

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 jnp = jax.numpy
 DTYPES = ("float32", "float64", "bfloat16", "float16")
+# The first line of every text: both sides speak of the same.
+HEADER = f"version {_core.build()['version']}"
 # What a step places besides hyperparameters, by the names of the compiled step.
 PLACES = {"clip_norm": "clip_norm", "clip_value": "clip_value", "decay": "average"}
 
@@ -120,17 +122,25 @@ class Configuration:
         driven = [Number(f"hyper:0:{one.column}", one) for one in compiled.driven]
         return compiled.hyper, compiled.sign, driven
 
-    def text(self, dtypes: Sequence[str], groups: Sequence[int], inputs: Mapping[str, Any]) -> Text:
+    def text(
+        self,
+        dtypes: Sequence[str],
+        groups: Sequence[int],
+        inputs: Mapping[str, Any],
+        first: int,
+        single: bool,
+    ) -> Text:
         """A step over leaves as a text, and the numbers that it wants with each call.
 
         Args:
             dtypes: of each leaf.
             groups: of each leaf, 1 where it does not decay.
-            inputs: further numbers, by name: ``loss`` and ``loss_scale``.
+            inputs: further numbers, by name: ``loss``, ``loss_scale`` and ``norm``.
+            first: the position of the first leaf among all.
+            single: whether any leaf of the tree is stepped in float32.
         """
-        single = any(compute_type(dtype) == "float32" for dtype in dtypes)
         hyper, sign, driven = self.numbers(single=single)
-        lines = [f"version {_core.build()['version']}"]
+        lines = [HEADER, *[f"first {first}", "after"] * (first > 0)]
         undecayed = self._without_decay(hyper) if any(groups) else None
         for numbers in (hyper,) if undecayed is None else (hyper, undecayed):
             lines.append(f"group {sign:g} {self.rule.kernels(self.values)}")
@@ -182,14 +192,23 @@ class Configuration:
     @property
     def reported(self) -> list[str]:
         """What a step says of itself, in order."""
-        names = ["lr"]
+        names = ["lr"] if callable(self.values["lr"]) else []
         if self.stages["nonfinite"] == "skip":
             names.append("skipped")
-        if self.stages["nonfinite"] == "skip" or self.stages["clip_norm"] is not None or self.stats:
+        if self.wants_norm or self.stats:
             names.append("grad_norm")
         if self.stats:
             names += ["update_norm", "param_norm", "cosine", "g2_over_v"]
         return names
+
+    @property
+    def divides(self) -> bool:
+        """Whether a step may go leaf by leaf, once the norm is known."""
+        return not self.rule.common and not self.stats
+
+    @property
+    def wants_norm(self) -> bool:
+        return self.stages["clip_norm"] is not None or self.stages["nonfinite"] == "skip"
 
     @property
     def looks_at_all(self) -> str:
@@ -282,11 +301,12 @@ def _scalar(argument: str, function: Any, count: Any) -> Any:
     value = function.array if isinstance(function, Given) else function(count)
     array = jnp.asarray(value)
     kinds = (jnp.floating, jnp.integer)
-    if array.ndim or not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
+    halves = array.dtype == np.uint32 and array.shape == (2,)  # of a float64
+    if (array.ndim and not halves) or not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
         raise TypeError(
             f"{argument}: got {array.dtype} of shape {array.shape}, wanted one real number"
         )
-    return array if array.dtype == np.float64 else array.astype(np.float32)
+    return array if array.dtype in (np.float64, np.uint32) else array.astype(np.float32)
 
 
 def _input(name: str, array: Any) -> Driven:

@@ -9,7 +9,7 @@ class Report(NamedTuple):
     """What a step did: scalars, None where nothing called for them.
 
     Attributes:
-        lr: float32, the rate that was used.
+        lr: float32, the rate that was used; where a schedule, a function or an array gives it.
         skipped: bool, whether nothing was updated for a gradient that is not finite; with
             ``nonfinite="skip"``.
         grad_norm: float32, the norm of all gradients before clipping, loss scale divided out; with
@@ -18,7 +18,7 @@ class Report(NamedTuple):
             where there is none; with ``stats``.
     """
 
-    lr: Any
+    lr: Any = None
     skipped: Any = None
     grad_norm: Any = None
     update_norm: Any = None
@@ -34,8 +34,9 @@ class State(NamedTuple):
         count: int32, the steps made.
         states: for each of the rule's states, by its name in checkpoints, a tree like the
             parameters. Those in q8 and q4 are uint8, which :func:`gradstep.decode` reads.
-        memory: uint32 of shape (leaves, numbers, 2), the two halves of each float64 that the rule
-            keeps for a leaf; None where it keeps none.
+        memory: uint32 arrays of shape (leaves, numbers, 2), the two halves of each float64 that the
+            rule keeps for a leaf; an array for each call that a step makes, none where the rule
+            keeps no numbers.
         average: the running means, a tree like the parameters; None without ``average``.
         low: the lower halves of split parameters, int16; None without ``split``.
         copy: the parameters in the dtype of ``copy_to``; None without.

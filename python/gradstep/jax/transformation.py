@@ -10,12 +10,14 @@ import optax
 
 from ..rule import Rule
 from ..storages import compute_type, dtype_of, new_state
-from .configuration import Configuration, Text
+from .configuration import HEADER, Configuration, Text
 from .native import jax, step
 from .state import Report, State
 
 jnp, tree_util = jax.numpy, jax.tree_util
 COUNT = np.int32
+# XLA's time to compile a call grows with the third power of its buffers: 1,600 take 8 s.
+MOST_LEAVES = 64  # of one call, where a step may be divided
 
 
 class Transformation(optax.GradientTransformationExtraArgs):
@@ -91,8 +93,8 @@ class Transformation(optax.GradientTransformationExtraArgs):
             ...     return tx.apply(params, grads, state)
             >>> for _ in range(50):
             ...     params, state = train_step(params, state)
-            >>> print(f"{params['w'][0]:.2f} after {state.count} steps, rate {state.report.lr:.1f}")
-            1.00 after 50 steps, rate 0.1
+            >>> print(f"{params['w'][0]:.2f} after {state.count} steps")
+            1.00 after 50 steps
         """
         return self._steps.apply(params, grads, state, value, loss_scale, norm)
 
@@ -124,7 +126,8 @@ class _Steps:
             for name in asked.present
         }
         numbers = len(self.rule.memory_names)
-        memory = jnp.zeros((len(leaves.values), numbers, 2), np.uint32) if numbers else None
+        spans = self._spans(leaves) if numbers else []
+        memory = tuple(jnp.zeros((len(span), numbers, 2), np.uint32) for span in spans)
         return State(
             count=jnp.zeros((), COUNT),
             states=states,
@@ -189,20 +192,38 @@ class _Steps:
             )
         inputs = {"loss": value, "loss_scale": loss_scale, "norm": norm}
         given = {name: number for name, number in inputs.items() if number is not None}
-        text = asked.text(leaves.dtypes, self._groups(leaves), given)
-        call = Call(text, moves)
-        count = state.count
-        call.keep("count", count)
-        for number in text.values(count):
-            call.read(number)
-        if state.memory is not None:
-            call.keep("memory", state.memory)
-        for name in asked.reported:
-            call.make(name, (), _reported(name))
-        self._add_leaves(call, leaves, gradients, state)
-        found = call.run(self._alone(norm))
-        changed = found["params"]
-        return leaves.rebuilt(changed), self._state(leaves, found)
+        spans, alone = self._spans(leaves), self._alone(norm)
+        if len(spans) > 1 and asked.wants_norm and norm is None:
+            [given["norm"]] = step(f"{HEADER}\nnorm", gradients, [((2,), np.uint32)], [], alone)
+        kept = self._kept(leaves, state)
+        groups, dtypes = self._groups(leaves), leaves.dtypes
+        single = any(compute_type(dtype) == "float32" for dtype in dtypes)
+        found: dict[str, list[Any]] = {}
+        for i, span in enumerate(spans):
+            part = slice(span.start, span.stop)
+            text = asked.text(dtypes[part], groups[part], given, span.start, single)
+            call = Call(text, moves)
+            call.read(state.count)
+            if i:  # one after the other, each with all threads
+                call.read(found["count"][-1])
+            call.make("count", (), COUNT)
+            for number in text.values(state.count):
+                call.read(number)
+            if state.memory:
+                call.keep("memory", state.memory[i])
+            for name in asked.reported:
+                call.make(name, (), _reported(name))
+            for j in span:
+                self._add_leaf(call, leaves.values[j], gradients[j], kept, j)
+            for name, results in call.run(alone).items():
+                found.setdefault(name, []).extend(results)
+        return leaves.rebuilt(found.get("params", [])), self._state(leaves, found)
+
+    def _spans(self, leaves: Leaves) -> list[range]:
+        """The leaves of each call of a step."""
+        count = len(leaves.values)
+        each = MOST_LEAVES if self.asked.divides else max(count, 1)
+        return [range(i, min(i + each, count)) for i in range(0, max(count, 1), each)]
 
     def _check(self, leaves: Leaves, state: State) -> None:
         if not isinstance(state, State):
@@ -229,8 +250,7 @@ class _Steps:
                 f"gradstep.jax: got {whole}, within shard_map, where each device has a part, "
                 "wanted replicated tensors outside of it, or an element-wise rule"
             )
-        wants_norm = asked.stages["clip_norm"] is not None or asked.stages["nonfinite"] == "skip"
-        if wants_norm and norm is None:
+        if asked.wants_norm and norm is None:
             return (
                 "norm: got nothing within shard_map, where a shard's gradients are not all, "
                 "wanted norm=jnp.sqrt(jax.lax.psum(sum of squares, axis names)) for clip_norm and "
@@ -250,39 +270,50 @@ class _Steps:
             given = prefix
         return [int(not bool(value)) for value in given]
 
-    def _add_leaves(
-        self, call: Call, leaves: Leaves, gradients: Sequence[Any], state: State
+    def _kept(self, leaves: Leaves, state: State) -> dict[str, list[Any]]:
+        """What the state keeps for each leaf, by name."""
+        asked = self.asked
+        kept = {
+            name: leaves.beside_state(f"state.states[{name!r}]", state.states[name])
+            for name in asked.present
+        }
+        if asked.options.split:
+            kept["low"] = leaves.beside_state("state.low", state.low)
+        if asked.averaging:
+            kept["average"] = leaves.beside_state("state.average", state.average)
+        return kept
+
+    def _add_leaf(
+        self, call: Call, leaf: Any, gradient: Any, kept: Mapping[str, list[Any]], j: int
     ) -> None:
         asked = self.asked
-        states = {name: leaves.beside_state(f"state.states[{name!r}]", state.states[name])
-                  for name in asked.present}  # fmt: skip
-        lows = leaves.beside_state("state.low", state.low) if asked.options.split else None
-        averages = leaves.beside_state("state.average", state.average) if asked.averaging else None
-        for i, (leaf, gradient) in enumerate(zip(leaves.values, gradients, strict=True)):
-            if call.moves:
-                call.keep("params", leaf)
-            else:
-                call.read(leaf)
-                call.make("params", leaf.shape, leaf.dtype)
-            if lows is not None:
-                call.keep("low", lows[i])
+        if call.moves:
+            call.keep("params", leaf)
+        else:
+            call.read(leaf)
+        if "low" in kept:
+            call.keep("low", kept["low"][j])
+        # A gradient that nobody wants afterwards gives its memory to the change.
+        if not call.moves and gradient.dtype == leaf.dtype:
+            call.keep("params", gradient)
+        else:
             call.read(gradient)
-            for name in asked.present:
-                if states[name][i] is None:
-                    call.none(name)
-                else:
-                    call.keep(name, states[name][i])
-            if averages is not None:
-                call.keep("average", averages[i])
-            if asked.copy_to is not None:
-                call.make("copy", leaf.shape, dtype_of(asked.copy_to))
+            if not call.moves:
+                call.make("params", leaf.shape, leaf.dtype)
+        for name in (*asked.present, "average"):
+            if name in kept and kept[name][j] is not None:
+                call.keep(name, kept[name][j])
+            elif name in kept:
+                call.none(name)
+        if asked.copy_to is not None:
+            call.make("copy", leaf.shape, dtype_of(asked.copy_to))
 
     def _state(self, leaves: Leaves, found: Mapping[str, list[Any]]) -> State:
         asked = self.asked
         return State(
             count=found["count"][0],
             states={name: leaves.rebuilt(found.get(name, [])) for name in asked.present},
-            memory=found["memory"][0] if "memory" in found else None,
+            memory=tuple(found.get("memory", ())),
             average=leaves.rebuilt(found.get("average", [])) if asked.averaging else None,
             low=leaves.rebuilt(found.get("low", [])) if asked.options.split else None,
             copy=leaves.rebuilt(found.get("copy", [])) if asked.copy_to is not None else None,
