@@ -15,13 +15,14 @@ from __future__ import annotations
 from typing import Any
 
 from . import functions
+from .files import load, save
 from .state import Report, State
 from .transformation import Transformation
 
 _FUNCTIONS = {name: functions.make(name, rule) for name, rule in functions.names().items()}
 globals().update(_FUNCTIONS)
 
-__all__ = ["Report", "State", "Transformation", *_FUNCTIONS]
+__all__ = ["Report", "State", "Transformation", "load", "save", *_FUNCTIONS]
 
 
 def __getattr__(name: str) -> Any:

@@ -139,7 +139,7 @@ class _Steps:
         )
 
     def _copied(self, leaf: Any) -> Any:
-        return leaf.astype(dtype_of(str(self.asked.copy_to)))
+        return jnp.array(leaf, dtype_of(str(self.asked.copy_to)))
 
     # ---- a step ----
 
@@ -485,7 +485,7 @@ def _first(name: str, start: tuple[Any, str, Any], leaf: Any) -> Any:
     state, storage, initial = start
     dtype = dtype_of(storage)
     if state.is_point:
-        return leaf.astype(dtype)
+        return jnp.array(leaf, dtype)  # a copy: a buffer cannot be donated twice
     if dtype == np.uint8:
         shape = np.broadcast_to(np.float32(0), leaf.shape)
         return jnp.asarray(new_state(name, state, storage, float(initial), shape, None))
@@ -493,7 +493,7 @@ def _first(name: str, start: tuple[Any, str, Any], leaf: Any) -> Any:
 
 
 def _computed(leaf: Any) -> Any:
-    return leaf.astype(compute_type(leaf.dtype.name))
+    return jnp.array(leaf, compute_type(leaf.dtype.name))
 
 
 def _zeros16(leaf: Any) -> Any:
