@@ -448,8 +448,10 @@ Choice choose(const Table& table, const RuleInfo& rule, const Tensor& tensor, in
               unsigned options, bool clips) {
     const StorageInfo& storage = table.storages[tensor.storage];
     const int plain = plain_pairing(table, storage.compute);
+    // A change is taken between numbers in the compute type, not between those that are stored.
+    const bool decodes = tensor.change && tensor.storage != table.pairings[plain].param;
     const int pairing =
-        tensor.matrices.row
+        tensor.matrices.row || decodes
             ? -1
             : find_pairing(table, rule, tensor, clips ? table.pairings[plain].gradient : gradient,
                            options);

@@ -236,9 +236,10 @@ def test_update_is_apply_in_two_passes(rule, options, dtype):
         for name, value in summed.items():
             got, want = np.asarray(value), np.asarray(wanted[name])
             larger = np.maximum(np.abs(np.asarray(params[name])), np.abs(want))
-            unit = np.abs(np.nextafter(larger, np.asarray(np.inf, larger.dtype)) - larger)
+            above = (larger.view(f"i{larger.itemsize}") + 1).view(larger.dtype)
+            unit = above.astype(np.float64) - larger.astype(np.float64)
             off = np.abs(got.astype(np.float64) - want.astype(np.float64))
-            assert (off <= unit.astype(np.float64)).all(), name
+            assert (off <= unit).all(), name
         jax.tree.map(np.testing.assert_array_equal, state.states, kept.states)
         params = wanted
 
@@ -324,7 +325,7 @@ def test_numbers_are_checked_as_they_come():
     params = {"w": jnp.ones(10)}
     state = tx.init(params)
     params, state = tx.apply(params, params, state)
-    with pytest.raises(Exception, match=r"lr: got -0\.45.* at step 1, wanted a finite number ≥ 0"):
+    with pytest.raises(Exception, match=r"lr: got -0\.4\d* at step 1, wanted a finite number ≥ 0"):
         jax.block_until_ready(tx.apply(params, params, state))
     ending = gs.schedules.linear(0.1, 0.0, 1, past_end="raise")
     tx = gj.sgd(ending)
@@ -469,7 +470,7 @@ def test_several_devices():
     if len(jax.devices()) < 2:
         pytest.skip("jax was started with one device")
     spec, one = jax.sharding.PartitionSpec("x"), jax.sharding.PartitionSpec()
-    mesh = jax.make_mesh((2,), ("x",))
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("x",))
     tx = transformation("AdamW", lr=0.1)
     rng = np.random.default_rng(5)
     params = {"w": jnp.asarray(normal(rng, (64, 3), np.float32))}
@@ -607,7 +608,7 @@ def test_bad_places():
     params = {"w": jnp.ones((2, 3))}
     state = tx.init(params)
     with pytest.raises(NotImplementedError, match="within vmap, wanted"):
-        jax.vmap(lambda p, s: tx.apply(p, p, s), in_axes=(0, None))(params, state)
+        jax.vmap(lambda p: tx.apply(p, p, tx.init(p)))(params)
     with pytest.raises(NotImplementedError, match="that is differentiated"):
         jax.grad(lambda p: tx.apply(p, p, state)[0]["w"].sum())(params)
     with pytest.raises(NotImplementedError, match="that is exported"):

@@ -149,7 +149,7 @@ class Configuration:
         for state in self.rule.states:
             lines.append(f"state {self._kind(state.name)}")
         for dtype in dict.fromkeys(dtypes):
-            if bits := self.storages.stochastic(dtype, self.present):
+            if bits := int(self.storages.stochastic(dtype, self.present)):
                 lines.append(f"stochastic {dtype} {bits}")
         if self.options.split:
             lines.append("split")
@@ -164,7 +164,8 @@ class Configuration:
             lines.append(f"average {(0.0 if math.isnan(decay) else decay).hex()}")
         lines.append(f"seed {controls['seed']}")
         lines += ["skip"] * controls["check_finite"] + ["stats"] * self.stats
-        lines.append("report " + " ".join(self.reported))
+        if self.reported:
+            lines.append("report " + " ".join(self.reported))
         if undecayed is not None:
             driven += [one for one in map(self._other_group, driven) if one is not None]
         driven += [Number(PLACES[[*CONTROLS.values()][one.column]], one) for one in staged]
@@ -192,7 +193,8 @@ class Configuration:
     @property
     def reported(self) -> list[str]:
         """What a step says of itself, in order."""
-        names = ["lr"] if callable(self.values["lr"]) else []
+        lr = self.values["lr"]  # whoever gives an array has it
+        names = ["lr"] if callable(lr) and not isinstance(lr, Given) else []
         if self.stages["nonfinite"] == "skip":
             names.append("skipped")
         if self.wants_norm or self.stats:

@@ -92,7 +92,9 @@ def names() -> dict[str, type[Optimizer]]:
 def make(name: str, rule: type[Optimizer]) -> Callable[..., Transformation]:
     """The function of a rule."""
     twin = TWINS.get(rule.__name__, Twin(name))
-    theirs = getattr(optax, name, None) or getattr(optax.contrib, name, None)
+    theirs = None
+    if rule.__name__ in TWINS:
+        theirs = getattr(optax, name, None) or getattr(optax.contrib, name, None)
     known = dict(inspect.signature(theirs).parameters) if theirs else {}
     known = {key: _with_default(key, parameter, twin) for key, parameter in known.items()}
     ours = {key: _ours(key, twin, rule) for key in known}

@@ -9,7 +9,7 @@ class Report(NamedTuple):
     """What a step did: scalars, None where nothing called for them.
 
     Attributes:
-        lr: float32, the rate that was used; where a schedule, a function or an array gives it.
+        lr: float32, the rate that was used; where a schedule or a function gives it.
         skipped: bool, whether nothing was updated for a gradient that is not finite; with
             ``nonfinite="skip"``.
         grad_norm: float32, the norm of all gradients before clipping, loss scale divided out; with

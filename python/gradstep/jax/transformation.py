@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import optax
 
+from .. import _core
 from ..rule import Rule
 from ..storages import compute_type, dtype_of, new_state
 from .configuration import HEADER, Configuration, Text
@@ -281,6 +282,13 @@ class _Steps:
             kept["low"] = leaves.beside_state("state.low", state.low)
         if asked.averaging:
             kept["average"] = leaves.beside_state("state.average", state.average)
+        for argument, leaf, *arrays in zip(
+            leaves.arguments, leaves.values, *kept.values(), strict=True
+        ):
+            starts = asked.starts(leaf.dtype.name, leaf.shape)
+            for name, array in zip(kept, arrays, strict=True):
+                if name in starts or name not in asked.present:
+                    _check_kept(name, argument, leaf, array, starts.get(name))
         return kept
 
     def _add_leaf(
@@ -417,6 +425,8 @@ class Leaves(NamedTuple):
             [root + tree_util.keystr(path) for path, _ in pairs], pairs, self.values, strict=True
         ):
             del path
+            if leaf is None:
+                raise TypeError(f"{argument}: got None, wanted an array")
             gradient = _checked(argument, leaf)
             if gradient.shape != param.shape:
                 raise ValueError(
@@ -490,6 +500,26 @@ def _first(name: str, start: tuple[Any, str, Any], leaf: Any) -> Any:
         shape = np.broadcast_to(np.float32(0), leaf.shape)
         return jnp.asarray(new_state(name, state, storage, float(initial), shape, None))
     return jnp.full(state.beside(leaf.shape), initial, dtype)
+
+
+def _check_kept(
+    name: str, argument: str, leaf: Any, array: Any, start: tuple[Any, str, Any] | None
+) -> None:
+    """Raise ValueError for an array of the state that is not what the leaf has."""
+    shape: tuple[int, ...] = leaf.shape
+    dtype = np.dtype(np.int16 if name == "low" else compute_type(leaf.dtype.name))
+    if start is not None:
+        state, storage, _ = start
+        dtype = dtype_of(storage)
+        shape = state.beside(shape) or ()
+        if dtype == np.uint8:
+            shape = (_core.storage_bytes(storage, leaf.size),)
+    found = (getattr(array, "shape", None), getattr(array, "dtype", None))
+    if found != (shape, dtype):
+        raise ValueError(
+            f"state: got {name} of {argument} as {found[1]} of shape {found[0]}, wanted {dtype} of "
+            f"shape {shape}, from tx.init of these parameters"
+        )
 
 
 def _computed(leaf: Any) -> Any:
