@@ -59,7 +59,8 @@ struct Group {
 };
 
 struct Spec {
-    bool takes_norm = false, is_after = false, updates = false, split = false, skips = false, measures = false;
+    bool takes_norm = false, is_after = false, updates = false, split = false, skips = false,
+         measures = false;
     std::vector<Group> groups;
     std::vector<std::pair<int64_t, int>> leaves;    // how many, of which group
     uint64_t first_key = 0;
@@ -91,10 +92,9 @@ Driven read_driven(std::string_view line) {
         driven.column = size_t(integer_of(where.substr(colon + 1)));
     } else {
         constexpr std::pair<const char*, Driven::Where> places[] = {
-            {"clip_norm", Driven::clip_norm}, {"clip_value", Driven::clip_value},
-            {"average", Driven::average},     {"loss", Driven::loss},
-            {"loss_scale", Driven::loss_scale},
-            {"norm", Driven::norm}};
+            {"clip_norm", Driven::clip_norm},   {"clip_value", Driven::clip_value},
+            {"average", Driven::average},       {"loss", Driven::loss},
+            {"loss_scale", Driven::loss_scale}, {"norm", Driven::norm}};
         const auto* const place = std::find_if(std::begin(places), std::end(places),
                                                [&](const auto& one) { return where == one.first; });
         if (place == std::end(places)) throw Refusal("number: got an unknown place");
@@ -170,9 +170,8 @@ Spec read(std::string_view text) {
         const std::string_view line = text.substr(0, end);
         text.remove_prefix(std::min(end + 1, text.size()));
         if (first && line != "version " GRADSTEP_VERSION)
-            throw Refusal("got a step that was compiled by another gradstep, " +
-                          std::string(line) + ", wanted " GRADSTEP_VERSION
-                          ": trace and compile it anew");
+            throw Refusal("got a step that was compiled by another gradstep, " + std::string(line) +
+                          ", wanted " GRADSTEP_VERSION ": trace and compile it anew");
         if (!first) read_line(line, spec);
         first = false;
     }
@@ -379,8 +378,7 @@ private:
         for (size_t i = 0; i < tensors_.size(); ++i) {
             pipeline::Tensor& tensor = tensors_[i];
             const Buffer& param = in.take();
-            const int storage =
-                spec_.split ? find_storage(table_, "split") : storage_of(param);
+            const int storage = spec_.split ? find_storage(table_, "split") : storage_of(param);
             const int64_t n = elements(param);
             is_same = is_same && tensor.storage == storage && tensor.n == n && sizes_[i];
             sizes_[i] = 1;
@@ -438,9 +436,8 @@ private:
                         data;
                     continue;
                 }
-                const int storage = kept.type == u8
-                                        ? find_storage(table_, spec_.states[size_t(s)])
-                                        : storage_of(kept);
+                const int storage = kept.type == u8 ? find_storage(table_, spec_.states[size_t(s)])
+                                                    : storage_of(kept);
                 if (storage < 0) throw Refusal("got a state in an unknown storage");
                 is_same = is_same && tensor.state_storage[s] == storage;
                 tensor.state[s] = data;
@@ -503,7 +500,8 @@ private:
     void stand_still() const {
         for (const pipeline::Tensor& tensor : tensors_) {
             if (tensor.change)
-                std::memset(tensor.change, 0, size_t(table_.storages[tensor.storage].bytes(tensor.n)));
+                std::memset(tensor.change, 0,
+                            size_t(table_.storages[tensor.storage].bytes(tensor.n)));
             if (tensor.copy) put(tensor, tensor.copy, tensor.copy_storage);
         }
     }

@@ -17,28 +17,30 @@ struct Buffer {
     const int64_t* shape;
 };
 
-// The text has a line for each of these, a word and what belongs to it, separated by spaces; numbers
-// of double precision are in C's hexadecimal form.
-//   version, the project's        says that both sides speak of the same
-//   norm                          no step: the norm of the buffers that come in (u32, two)
-//   after                         another buffer follows the count, of a call that must be made before
-//   first KEY                     of the first leaf, for random bits; 0 without
-//   update                        the step leaves parameters alone and gives their changes
-//   group SIGN KERNELS            a group: 1 or -1, and a name in the catalogue (to the line's end)
-//   hyper x x ...                 of the group before it, in the catalogue's order
-//   leaves COUNT GROUP            so many leaves, one after the other, are of that group
-//   state STORAGE                 of each of the rule's states: - where there is none, elements, or
-//                                 the storage of its blocks
-//   stochastic TYPE BITS          which buffers of such a parameter are rounded stochastically
-//   split                         parameters are bfloat16 with a lower half
-//   copy TYPE                     each parameter has a copy that the step fills
+// The text has a line for each of these, a word and what belongs to it, separated by spaces;
+// numbers of double precision are in C's hexadecimal form.
+//
+//   version V              the project's, first of all: both sides speak of the same
+//   norm                   no step: the norm of the buffers that come in (u32, two)
+//   after                  another buffer follows the count: of a call to be made before
+//   first KEY              of the first leaf, for random bits; 0 without
+//   update                 parameters stay, and their changes come out
+//   group SIGN KERNELS     a group: 1 or -1, and a name in the catalogue, to the line's end
+//   hyper X X ...          of the group before it, in the catalogue's order
+//   leaves COUNT GROUP     so many leaves, one after the other, are of that group
+//   state STORAGE          of each state: - (none), elements, or the storage of its blocks
+//   stochastic TYPE BITS   which buffers of such a parameter are rounded stochastically
+//   split                  parameters are bfloat16 with a lower half
+//   copy TYPE              each parameter has a copy that the step fills
 //   number WHERE SOURCE LEAST MOST SMALLEST WORDS
-//                                 a number of the step: WHERE is hyper:GROUP:COLUMN, clip_norm,
-//                                 clip_value, average, loss, loss_scale or norm (of all gradients); SOURCE is `input` (f32,
-//                                 f64, or u32, the two halves of an f64) or a schedule, ( EXPRESSION ); what is not from LEAST to MOST, or lies
-//                                 between 0 and SMALLEST, is refused in these WORDS
-//   clip_norm x, clip_value x, average x, seed n, skip, stats
-//   report NAME ...               what the step says of itself, a number each
+//                          a number of the step; what is not from LEAST to MOST, or lies
+//                          between 0 and SMALLEST, is refused in these WORDS
+//   clip_norm X, clip_value X, average X, seed N, skip, stats
+//   report NAME ...        what the step says of itself, a number each
+//
+// WHERE is hyper:GROUP:COLUMN, clip_norm, clip_value, average, loss, loss_scale or norm (of all
+// gradients). SOURCE is `input` (f32, f64, or u32, the two halves of an f64) or a schedule, (
+// EXPRESSION ).
 //
 // Buffers that come in: the count of steps (i32); each number that is an input; the rule's memory
 // (u32, two for each of a leaf's numbers) where it has such; then of each leaf the parameter, its

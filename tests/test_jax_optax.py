@@ -10,7 +10,7 @@ gj = pytest.importorskip(
 )
 alias_test = pytest.importorskip("optax._src.alias_test", reason="optax came without its tests")
 contrib_test = pytest.importorskip("optax.contrib._common_test")
-from optax._src import test_utils
+from optax._src import test_utils  # noqa: E402
 
 # What optax tests of each, where we have it: its name and arguments.
 ALIASES = [
@@ -91,6 +91,8 @@ def test_optimization(name, kwargs, target):
     ["test_optimizers_accept_extra_args", "test_optimizers_can_be_wrapped_in_inject_hyperparams"],
 )
 def test_alias(name, kwargs, test):
+    if name == "adafactor" and "inject" in test:
+        pytest.skip("the test names an argument of optax's adafactor, whose rule is another")
     call(alias_test.AliasTest, test, opt_name=name, opt_kwargs=kwargs)
 
 

@@ -46,6 +46,7 @@ CPP_ROOMS = [
     "factored.",
     "measure.",
     "pipeline.",
+    "functional.",
     "bindings/",
 ]
 TORCH_ROOMS = [
@@ -80,6 +81,7 @@ TORCH_ROOMS = [
     "offloading.optimizer",
     "offloading",
 ]
+JAX_ROOMS = ["native", "state", "configuration", "transformation", "files", "functions"]
 PYTHON_ROOMS = [
     "main_interpreter",
     "_core",
@@ -124,6 +126,8 @@ PYTHON_ROOMS = [
     "machine",
     *(f"torch.{name}" for name in TORCH_ROOMS),
     "torch",
+    *(f"jax.{name}" for name in JAX_ROOMS),
+    "jax",
     "bench",
     "bench_training",
     "bench_offload",
@@ -148,7 +152,7 @@ PYTHON_ROOMS = [
 CPP_ALONE = {
     r"\bomp\.h\b|\b_OPENMP\b|pragma omp (?!simd)|GOMP_": "parallel",
     r"pthread|std::thread|#include <thread>|\bsched_|fork|\bdl(open|sym)": "parallel",
-    r"\b(std::)?(atomic|mutex|condition_variable)\b": ("parallel", "dispatch."),
+    r"\b(std::)?(atomic|mutex|condition_variable)\b": ("parallel", "dispatch.", "functional."),
     r"_mm\w*_|immintrin|arm_neon": "parallel",  # the denormal modes; kernels are plain loops
     r"pybind11|\bPy[A-Z]\w+|Python\.h": "bindings/",
     r"float_control|fast-math|\bfma\b": (),
@@ -168,8 +172,8 @@ PYTHON_ALONE = {
         *(f"torch.{name}" for name in TORCH_ROOMS),
         "torch",
     },
-    "optax": {"bench"},
-    "jax": {"bench"},
+    "optax": {"bench", *(f"jax.{name}" for name in JAX_ROOMS), "jax"},
+    "jax": {"bench", *(f"jax.{name}" for name in JAX_ROOMS), "jax"},
 }
 # The demo asks whether there will be plots before it trains; it draws with plots alone.
 PYTHON_ASKED = {("demo", "matplotlib")}
@@ -324,6 +328,7 @@ def test_numpy_is_all_that_is_needed(module):
         if now and not name.startswith((".", "?")):
             package = name.partition(".")[0]
             known = {"numpy", module.partition(".")[0], *sys.stdlib_module_names}
+            known |= {"jaxlib", "optax"} if module.startswith("jax") else set()
             assert package in known, name
 
 

@@ -56,15 +56,14 @@ ffi::Error step(ffi::RemainingArgs args, ffi::RemainingRets results, std::string
         out.push_back(buffer_of(**buffer));
     }
     char error[512];
-    const functional::Call call = {text.data(),     text.size(), in.data(), in.size(),
-                                   out.data(),      out.size(),  error,     sizeof error};
+    const functional::Call call = {text.data(), text.size(), in.data(), in.size(),
+                                   out.data(),  out.size(),  error,     sizeof error};
     if (core->step(call) == 0) return ffi::Error::Success();
     return ffi::Error(ffi::ErrorCode::kInvalidArgument, error);
 }
 
-XLA_FFI_DEFINE_HANDLER(handler, step,
-                       ffi::Ffi::Bind().RemainingArgs().RemainingRets().Attr<std::string_view>(
-                           "text"));
+XLA_FFI_DEFINE_HANDLER(
+    handler, step, ffi::Ffi::Bind().RemainingArgs().RemainingRets().Attr<std::string_view>("text"));
 
 }    // namespace
 

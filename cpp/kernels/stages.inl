@@ -133,7 +133,6 @@ template <class T> void measure(const Measured& block, LaneSums& sums) {
         (block.second_moment ? measure_after<T, true> : measure_after<T, false>)(block, sums);
 }
 
-template <class T>
-constexpr Stages stages_of = {clip<T>,    average<T>,     subtract<T>,
-                              measure<T>, add_squares<T>, multiply<T>};
+template <class T> constexpr Stages stages_of = {clip<T>,    average<T>,     subtract<T>,
+                                                 measure<T>, add_squares<T>, multiply<T>};
 constexpr Stages stages[] = {stages_of<float>, stages_of<double>};

@@ -5,6 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 block_elements: int
+functional: Any  # a capsule with the step for other modules, see cpp/functional.hpp
 max_threads: int
 sample_elements: int
 
@@ -303,6 +304,7 @@ class Schedule:
         *,
         out: NDArray[np.float64] | None = None,
     ) -> NDArray[np.float64]: ...
+    def text(self) -> str: ...  # what the core reads a schedule from
     def range(
         self,
         start: SupportsIndex,

@@ -22,7 +22,7 @@ from .transformation import Transformation
 _FUNCTIONS = {name: functions.make(name, rule) for name, rule in functions.names().items()}
 globals().update(_FUNCTIONS)
 
-__all__ = ["Report", "State", "Transformation", "load", "save", *_FUNCTIONS]
+__all__ = ["Report", "State", "Transformation", "load", "save", *_FUNCTIONS]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,7 @@ from ..hyperparameters import FINITE, STAGE_RANGES, Driven, Range, bounds
 from ..rule import Rule
 from ..schedules import Schedule
 from ..stages import CONTROLS, compile_stages
-from ..storages import StorageOptions, Storages, Use, compute_type
+from ..storages import StorageOptions, Storages, Use
 from .native import jax
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Given:
     def __init__(self, array: Any) -> None:
         self.array = array
 
-    def __call__(self, k: int) -> float:
+    def __call__(self, _: int) -> float:
         return float(self.array)
 
 
@@ -318,7 +318,8 @@ def _input(name: str, array: Any) -> Driven:
 
 def _line(number: Number) -> str:
     driven = number.driven
-    source = f"( {driven.function.text()} )" if _is_schedule(number) else "input"
+    function = driven.function
+    source = f"( {function.text()} )" if isinstance(function, Schedule) else "input"
     least, most, smallest = bounds(driven.range, driven.single)
     words = f"{driven.argument}: wanted {_plain(driven.range)}"
     return f"number {number.place} {source} {_hexadecimal([least, most, smallest])} {words}"
@@ -345,7 +346,7 @@ def _runs(groups: Sequence[int]) -> list[str]:
 
 def _dtype_name(argument: str, dtype: Any) -> str:
     try:
-        name = jnp.dtype(dtype).name
+        name = str(jnp.dtype(dtype).name)
     except TypeError:
         name = str(dtype)
     if name not in DTYPES:

@@ -142,7 +142,8 @@ def _dict_of(opt: Optimizer, tx: Transformation, params: Any, state: State) -> d
 
 
 def _state_of(saved: Mapping[str, Any], tx: Transformation, params: Any) -> State:
-    asked, fresh = tx.configuration, tx.init(params)
+    asked = tx.configuration
+    fresh: State = tx.init(params)
     names, structure = _names(params), jax.tree.structure(params)
     entries = [saved["state"][name] for name in names]
     if any(entry["step"] != saved["t"] for entry in entries):
@@ -163,7 +164,7 @@ def _state_of(saved: Mapping[str, Any], tx: Transformation, params: Any) -> Stat
         )
         memory.append(jax.numpy.asarray(numbers[..., None].view(np.uint32)))
         first += len(part)
-    return fresh._replace(
+    made: State = fresh._replace(
         count=jax.numpy.asarray(saved["t"], np.int32),
         states={name: tree(name) for name in asked.present},
         memory=tuple(memory),
@@ -171,3 +172,4 @@ def _state_of(saved: Mapping[str, Any], tx: Transformation, params: Any) -> Stat
         low=tree("low") if asked.options.split else None,
         copy=fresh.copy,
     )
+    return made

@@ -47,7 +47,7 @@ TWINS = {
     "RAdam": Twin("radam"),
     "LARS": Twin("lars"),
     "LAMB": Twin("lamb"),
-    "Adan": Twin("adan"),
+    "Adan": Twin("adan", only={"eps_root": 0.0}),
     "AdEMAMix": Twin("ademamix", momentum="exp_avg_fast"),
     "ADOPT": Twin("adopt"),
     "Lion": Twin("lion"),
@@ -99,10 +99,15 @@ def make(name: str, rule: type[Optimizer]) -> Callable[..., Transformation]:
     known = {key: _with_default(key, parameter, twin) for key, parameter in known.items()}
     ours = {key: _ours(key, twin, rule) for key in known}
     covered = {mine.partition("[")[0] for mine in ours.values() if mine}
+    # None for a number that switches a state on: inject_hyperparams makes arrays of all numbers.
+    options = {state.option for state in rule.rule.states}
     hyper = {
-        "learning_rate" if key == "lr" else key: parameter.replace(kind=KEYWORD)
-        for key, parameter in inspect.signature(rule).parameters.items()
-        if key not in (*covered, "params") and parameter.kind is not parameter.VAR_KEYWORD
+        key: parameter.replace(
+            name=key, kind=KEYWORD, default=None if name in options else parameter.default
+        )
+        for name, parameter in inspect.signature(rule).parameters.items()
+        for key in ["learning_rate" if name == "lr" else name]
+        if name not in (*covered, "params") and parameter.kind is not parameter.VAR_KEYWORD
     }
     if not theirs:
         hyper["learning_rate"] = hyper["learning_rate"].replace(kind=_POSITIONAL)
@@ -176,9 +181,7 @@ def _transformation(
     stages = {key: shared.pop(key) for key in ("clip_norm", "clip_value", "average", "nonfinite")}
     seed = shared.pop("seed")
     stages["seed"] = 0 if seed is None else seed
-    return Transformation(
-        Configuration(rule.rule, values, stages=stages, mask=mask, **shared)
-    )
+    return Transformation(Configuration(rule.rule, values, stages=stages, mask=mask, **shared))
 
 
 def _with_dtype(states: Any, name: str, dtype: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from ..extras import need
 OLDEST = (0, 6, 1)  # jaxlib, measured: see docs/jax.md
 TARGET = "gradstep_step"
 
-jax = need("jax", "gradstep.jax", "jax")
+jax: Any = need("jax", "gradstep.jax", "jax")
 need("optax", "gradstep.jax", "jax")
 import jaxlib  # noqa: E402
 
@@ -22,7 +23,7 @@ if _version < OLDEST:
         f'{".".join(map(str, OLDEST))} or newer: pip install --upgrade "gradstep[jax]"'
     )
 try:
-    from . import _xla
+    _xla: Any = importlib.import_module(f"{__package__}._xla")
 except ImportError as error:
     raise ImportError(
         f"gradstep.jax: got no compiled part ({error}), wanted gradstep built with it: "
@@ -41,12 +42,12 @@ _guard = Primitive("gradstep_guard")
 _guard.multiple_results = True
 
 
-@_guard.def_impl
+@_guard.def_impl  # type: ignore[untyped-decorator]
 def _pass_on(*operands: Any, alone: str) -> list[Any]:  # noqa: ARG001
     return list(operands)
 
 
-@_guard.def_abstract_eval
+@_guard.def_abstract_eval  # type: ignore[untyped-decorator]
 def _same(*operands: Any, alone: str) -> list[Any]:  # noqa: ARG001
     return list(operands)
 

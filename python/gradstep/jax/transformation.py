@@ -21,7 +21,7 @@ COUNT = np.int32
 MOST_LEAVES = 64  # of one call, where a step may be divided
 
 
-class Transformation(optax.GradientTransformationExtraArgs):
+class Transformation(optax.GradientTransformationExtraArgs):  # type: ignore[misc]
     """A rule for JAX: optax's ``init`` and ``update``, and ``apply``, the fused step.
 
     Made by the functions of this package, such as :func:`gradstep.jax.adamw`.
@@ -38,10 +38,11 @@ class Transformation(optax.GradientTransformationExtraArgs):
     """
 
     configuration: Configuration
+    _steps: _Steps
 
     def __new__(cls, configuration: Configuration) -> Transformation:
         steps = _Steps(configuration)
-        self = super().__new__(cls, steps.init, steps.update)
+        self: Transformation = super().__new__(cls, steps.init, steps.update)
         self.configuration = configuration
         self._steps = steps
         return self
@@ -165,9 +166,7 @@ class _Steps:
     ) -> tuple[Any, State]:
         """The parameters after a step, and the new state."""
         if value is not None and not self.rule.takes_loss:
-            raise ValueError(
-                f"value: got a loss, which {self.rule.name} does not use, wanted none"
-            )
+            raise ValueError(f"value: got a loss, which {self.rule.name} does not use, wanted none")
         leaves = Leaves.of("params", params)
         return self._step(
             leaves, grads, state, moves=True, value=value, loss_scale=loss_scale, norm=norm
