@@ -397,7 +397,8 @@ private:
             if (spec_.split) tensor.low = in_place(in.take(), out.take());
             const Buffer& gradient = in.take();
             if (elements(gradient) != n) throw Refusal("got a gradient of another size");
-            gradients_[i] = {gradient.data, storage_of(gradient)};
+            static char nothing;    // a buffer without elements may have no address
+            gradients_[i] = {gradient.data ? gradient.data : &nothing, storage_of(gradient)};
             take_states(rule, param, tensor, in, out, is_same);
             for (int m = 0; m < rule.memory_count; ++m)
                 tensor.memory[m] = &memory_[i * size_t(rule.memory_count) + size_t(m)];

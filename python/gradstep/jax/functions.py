@@ -7,13 +7,11 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import optax
-import optax.contrib
-
 from .. import optimizers
 from ..optimizer import Optimizer
 from ..rule import RULES
 from .configuration import Configuration, jnp
+from .native import optax
 from .transformation import Transformation
 
 

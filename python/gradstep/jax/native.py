@@ -9,11 +9,12 @@ from typing import Any
 
 from ..extras import need
 
-OLDEST = (0, 6, 1)  # jaxlib, measured: see docs/jax.md
+OLDEST = (0, 6, 1)  # jaxlib: the first with jax.shard_map; 0.5.0 ran all else
 TARGET = "gradstep_step"
 
 jax: Any = need("jax", "gradstep.jax", "jax")
-need("optax", "gradstep.jax", "jax")
+optax: Any = need("optax", "gradstep.jax", "jax")
+need("optax.contrib", "gradstep.jax", "jax")
 import jaxlib  # noqa: E402
 
 _version = tuple(int(part) for part in jaxlib.__version__.split(".")[:3] if part.isdigit())
@@ -27,8 +28,8 @@ try:
 except ImportError as error:
     raise ImportError(
         f"gradstep.jax: got no compiled part ({error}), wanted gradstep built with it: "
-        'GRADSTEP_JAX=1 pip install "gradstep[jax]" (where there is no jaxlib, as for musl or a '
-        "free-threaded Python, there can be none)"
+        'GRADSTEP_JAX=1 pip install "gradstep[jax]" (where there is no jaxlib, as for musl, there '
+        "can be none)"
     ) from error
 
 from jax.extend.core import Primitive  # noqa: E402

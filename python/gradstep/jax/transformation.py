@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import optax
 
 from .. import _core
 from ..rule import Rule
 from ..storages import compute_type, dtype_of, new_state
 from .configuration import HEADER, Configuration, Text
-from .native import jax, step
+from .native import jax, optax, step
 from .state import Report, State
 
 jnp, tree_util = jax.numpy, jax.tree_util
