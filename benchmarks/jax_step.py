@@ -437,10 +437,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for section in options.sections:
         if section not in SECTIONS:
             parser.error(f"got {section!r}, wanted some of {', '.join(SECTIONS)}")
-    print(
-        f"jax {jax.__version__}, optax {optax.__version__}, {gs.get_num_threads()} threads, "
-        f"gradstep {gs.__version__}"
-    )
+    print(f"jax {jax.__version__}, optax {optax.__version__}, {gs.get_num_threads()} threads")
     for section in options.sections or SECTIONS:
         SECTIONS[section](options)
 
