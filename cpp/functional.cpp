@@ -247,7 +247,6 @@ public:
         }
         gradients_.resize(tensors_.size());
         counts_.resize(tensors_.size());
-        sizes_.resize(tensors_.size());
         sums_.resize(groups_.size());
         for (const Driven& driven : spec_.driven)
             for (int column : groups_.at(0).rule->option_columns)
@@ -267,7 +266,7 @@ private:
     std::vector<pipeline::Group> groups_;
     std::vector<pipeline::Tensor> tensors_;
     std::vector<pipeline::Gradient> gradients_;
-    std::vector<int64_t> counts_, sizes_;
+    std::vector<int64_t> counts_;
     std::vector<double> memory_;
     std::vector<Sums> sums_;
     pipeline::Scratch scratch_;
@@ -343,8 +342,8 @@ private:
             }
             if (driven.least == 0 && -1e-12 < x && x < 0) x = 0;
             // Those may be what a step is skipped for.
-            const bool lost = driven.where == Driven::norm ||
-                              (driven.where == Driven::loss && spec_.skips && !std::isfinite(x));
+            const bool lost = !std::isfinite(x) && (driven.where == Driven::norm ||
+                                                    (driven.where == Driven::loss && spec_.skips));
             if (!lost &&
                 (!(x >= driven.least && x <= driven.most) || (x > 0 && x < driven.smallest)))
                 refuse(driven, x, k);
@@ -376,14 +375,14 @@ private:
         int64_t blocks = 0;
         bool is_same = true;
         for (size_t i = 0; i < tensors_.size(); ++i) {
+            const pipeline::Tensor before = tensors_[i];
             pipeline::Tensor& tensor = tensors_[i];
+            tensor = {};    // a program with other leaves may have the same text
+            tensor.group = before.group;
             const Buffer& param = in.take();
-            const int storage = spec_.split ? find_storage(table_, "split") : storage_of(param);
             const int64_t n = elements(param);
-            is_same = is_same && tensor.storage == storage && tensor.n == n && sizes_[i];
-            sizes_[i] = 1;
             tensor.n = n;
-            tensor.storage = storage;
+            tensor.storage = spec_.split ? find_storage(table_, "split") : storage_of(param);
             tensor.stochastic = spec_.stochastic[param.type];
             tensor.key = spec_.first_key + i;
             tensor.first_block = blocks;
@@ -399,7 +398,8 @@ private:
             if (elements(gradient) != n) throw Refusal("got a gradient of another size");
             static char nothing;    // a buffer without elements may have no address
             gradients_[i] = {gradient.data ? gradient.data : &nothing, storage_of(gradient)};
-            take_states(rule, param, tensor, in, out, is_same);
+            take_states(rule, param, tensor, in, out);
+            is_same = is_same && are_alike(before, tensor);
             for (int m = 0; m < rule.memory_count; ++m)
                 tensor.memory[m] = &memory_[i * size_t(rule.memory_count) + size_t(m)];
             if (spec_.average >= 0) tensor.average = in_place(in.take(), out.take());
@@ -413,15 +413,20 @@ private:
         if (!in.is_empty() || !out.is_empty()) throw Refusal("got more buffers than the step has");
     }
 
+    // Whether what was chosen for a tensor in the last call holds in this one.
+    static bool are_alike(const pipeline::Tensor& a, const pipeline::Tensor& b) {
+        return a.n == b.n && a.storage == b.storage && !a.matrices.row == !b.matrices.row &&
+               std::equal(a.state_storage, a.state_storage + max_states, b.state_storage);
+    }
+
     void take_states(const RuleInfo& rule, const Buffer& param, pipeline::Tensor& tensor,
-                     Stream& in, Stream& out, bool& is_same) {
+                     Stream& in, Stream& out) {
         const bool by_rows = rule.factored >= 0 && param.rank >= 2;
         if (by_rows) {
             tensor.matrices.rows = param.shape[param.rank - 2];
             tensor.matrices.columns = param.shape[param.rank - 1];
         }
         int bit = 0;
-        tensor.options = 0;
         for (int s = 0; s < rule.state_count; ++s) {
             const State& state = rule.states[s];
             const bool is_there = spec_.states[size_t(s)] != "-";
@@ -440,7 +445,6 @@ private:
                 const int storage = kept.type == u8 ? find_storage(table_, spec_.states[size_t(s)])
                                                     : storage_of(kept);
                 if (storage < 0) throw Refusal("got a state in an unknown storage");
-                is_same = is_same && tensor.state_storage[s] == storage;
                 tensor.state[s] = data;
                 tensor.state_storage[s] = storage;
                 if (state.option) tensor.options |= 1u << bit;

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .. import _core
-from ..hyperparameters import FINITE, STAGE_RANGES, Driven, Range, bounds
-from ..rule import Rule
+from ..hyperparameters import FINITE, NON_NEGATIVE, STAGE_RANGES, Driven, bounds
+from ..rule import Rule, is_on
 from ..schedules import Schedule
-from ..stages import CONTROLS, compile_stages
+from ..stages import compile_stages
 from ..storages import StorageOptions, Storages, Use
 from .native import jax
 
@@ -24,8 +24,9 @@ jnp = jax.numpy
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 # The first line of every text: both sides speak of the same.
 HEADER = f"version {_core.build()['version']}"
-# What a step places besides hyperparameters, by the names of the compiled step.
-PLACES = {"clip_norm": "clip_norm", "clip_value": "clip_value", "decay": "average"}
+# The numbers that come with a call of a step, and which each may be. A norm may be what a step is
+# skipped for.
+INPUTS = {"loss": FINITE, "loss_scale": STAGE_RANGES["loss_scale"], "norm": NON_NEGATIVE}
 
 
 class Given:
@@ -168,7 +169,7 @@ class Configuration:
             lines.append("report " + " ".join(self.reported))
         if undecayed is not None:
             driven += [one for one in map(self._other_group, driven) if one is not None]
-        driven += [Number(PLACES[[*CONTROLS.values()][one.column]], one) for one in staged]
+        driven += [Number(one.key, one) for one in staged]
         driven += [Number(name, _input(name, array)) for name, array in inputs.items()]
         lines += [_line(one) for one in driven]
         return Text("\n".join(lines), [one for one in driven if not _is_schedule(one)])
@@ -223,8 +224,6 @@ class Configuration:
 
     def check_leaf(self, argument: str, shape: tuple[int, ...], dtype: str) -> None:
         """Raise TypeError or ValueError for a parameter that cannot be stepped so."""
-        if dtype not in DTYPES:
-            raise TypeError(f"{argument}: got dtype {dtype}, wanted one of {', '.join(DTYPES)}")
         self.storages.check_param(argument, dtype, 0, self.present)
         self.rule.check_param(argument, shape, 0, self.values)
         for state in self.rule.states:
@@ -291,10 +290,6 @@ class Text(NamedTuple):
         return [_scalar(one.driven.argument, one.driven.function, count) for one in self.inputs]
 
 
-def is_on(value: Any) -> bool:
-    return callable(value) or bool(value)
-
-
 def _is_schedule(number: Number) -> bool:
     return isinstance(number.driven.function, Schedule)
 
@@ -312,8 +307,7 @@ def _scalar(argument: str, function: Any, count: Any) -> Any:
 
 
 def _input(name: str, array: Any) -> Driven:
-    allowed = STAGE_RANGES.get(name, FINITE)
-    return Driven(0, name, name, allowed, Given(array), name == "loss_scale")
+    return Driven(0, name, name, INPUTS[name], Given(array), name == "loss_scale")
 
 
 def _line(number: Number) -> str:
@@ -321,12 +315,8 @@ def _line(number: Number) -> str:
     function = driven.function
     source = f"( {function.text()} )" if isinstance(function, Schedule) else "input"
     least, most, smallest = bounds(driven.range, driven.single)
-    words = f"{driven.argument}: wanted {_plain(driven.range)}"
+    words = f"{driven.argument}: wanted {driven.range.wanted}"
     return f"number {number.place} {source} {_hexadecimal([least, most, smallest])} {words}"
-
-
-def _plain(allowed: Range) -> str:
-    return allowed.wanted.replace("\n", " ")
 
 
 def _hexadecimal(numbers: Doubles) -> str:

@@ -11,7 +11,7 @@ from .. import optimizers
 from ..optimizer import Optimizer
 from ..rule import RULES
 from .configuration import Configuration, jnp
-from .native import optax
+from .native import jax, optax
 from .transformation import Transformation
 
 
@@ -69,7 +69,7 @@ TWINS = {
 }
 ALIKE = {"learning_rate": "lr", "b1": "betas[0]", "b2": "betas[1]", "b3": "betas[2]"}
 MASKS = ("mask", "weight_decay_mask")
-DTYPES = ("mu_dtype", "accumulator_dtype")
+MOMENTUM_DTYPES = ("mu_dtype", "accumulator_dtype")
 WITHOUT = ("Muon",)  # Python stands between its passes
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
 SHARED = {
@@ -130,7 +130,7 @@ def make(name: str, rule: type[Optimizer]) -> Callable[..., Transformation]:
 
     function.__name__ = function.__qualname__ = name
     function.__module__ = "gradstep.jax"
-    function.__doc__ = _doc(name, rule, theirs, ours, known, twin)
+    function.__doc__ = _doc(name, rule, theirs, ours, known)
     function.__signature__ = signature  # type: ignore[attr-defined]
     return function
 
@@ -160,7 +160,7 @@ def _transformation(
     shared = {key: given.pop(key) for key in SHARED}
     masks = [given.pop(key) for key in MASKS if key in given]
     mask = masks[0] if masks and masks[0] is not True else None
-    dtypes = [given.pop(key) for key in DTYPES if key in given]
+    dtypes = [given.pop(key) for key in MOMENTUM_DTYPES if key in given]
     if dtypes and dtypes[0] is not None:
         shared["states"] = _with_dtype(shared["states"], twin.momentum, dtypes[0])
     values: dict[str, Any] = {}
@@ -195,8 +195,13 @@ def _with_dtype(states: Any, name: str, dtype: Any) -> Any:
 
 def _check_only(key: str, value: Any, only: Any, rule: type[Optimizer]) -> None:
     """Raise ValueError for another value of an argument that our rule has no choice in."""
+    # inject_hyperparams makes float32 arrays of all numbers, and traces them in its update.
+    if isinstance(value, jax.core.Tracer):
+        return
+    if isinstance(value, jax.Array) and isinstance(only, float):
+        value, only = value.item(), float(jnp.float32(only))
     same = value is only or (isinstance(value, type(only)) and value == only)
-    if not same and not hasattr(value, "aval"):  # inject_hyperparams makes arrays of all numbers
+    if not same:
         raise ValueError(
             f"{key}: got {value!r}, wanted {only!r}: gradstep's {rule.__name__} has no other"
         )
@@ -208,7 +213,6 @@ def _doc(
     theirs: Any,
     ours: Mapping[str, str | None],
     known: Mapping[str, inspect.Parameter],
-    twin: Twin,
 ) -> str:
     doc = inspect.cleandoc(rule.__doc__ or "")
     head = re.split(r"\n\s*\n(?=Args:)", doc)[0]
@@ -223,11 +227,10 @@ def _doc(
         fixed = [
             f"``{key}={known[key].default!r}``"
             for key, mine in ours.items()
-            if mine is None and key not in (*MASKS, *DTYPES)
+            if mine is None and key not in (*MASKS, *MOMENTUM_DTYPES)
         ]
         if fixed:
             lines.append("There is only " + ", ".join(fixed) + ".")
-        del twin
     lines += [
         "",
         f"Formula, states and where frameworks differ: :class:`gradstep.{rule.__name__}`.",

@@ -55,8 +55,8 @@ def _same(*operands: Any, alone: str) -> list[Any]:  # noqa: ARG001
 
 def _refuse_batching(*_: Any, **__: Any) -> Any:
     raise NotImplementedError(
-        "gradstep.jax: got a step within vmap, wanted one step of stacked parameters (their first "
-        "axis is no matter to element-wise rules), or a loop over them"
+        "gradstep.jax: got a step within vmap, wanted one step of the stacked parameters, which an "
+        "element-wise rule steps alike, or a loop over them"
     )
 
 
@@ -70,7 +70,6 @@ def _refuse_differentiation(*_: Any, **__: Any) -> Any:
 batching.primitive_batchers[_guard] = _refuse_batching
 ad.primitive_jvps[_guard] = _refuse_differentiation
 
-# Whether a call whose numbers come from everybody is made by one of several shards.
 _SHARDED = (
     "gradstep.jax: got arrays on {count} devices under plain jit, which would gather them for the "
     "step, wanted jax.shard_map around it, so that each device steps its own part: "

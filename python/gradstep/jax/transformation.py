@@ -10,7 +10,7 @@ import numpy as np
 from .. import _core
 from ..rule import Rule
 from ..storages import compute_type, dtype_of, new_state
-from .configuration import HEADER, Configuration, Text
+from .configuration import DTYPES, HEADER, Configuration, Text
 from .native import jax, optax, step
 from .state import Report, State
 
@@ -97,7 +97,9 @@ class Transformation(optax.GradientTransformationExtraArgs):  # type: ignore[mis
             >>> print(f"{params['w'][0]:.2f} after {state.count} steps")
             1.00 after 50 steps
         """
-        return self._steps.apply(params, grads, state, value, loss_scale, norm)
+        leaves = Leaves.of("params", params)
+        inputs = {"loss": value, "loss_scale": loss_scale, "norm": norm}
+        return self._steps.step(leaves, grads, state, inputs, moves=True)
 
 
 class _Steps:
@@ -157,42 +159,35 @@ class _Steps:
             params = jax.tree.map(jnp.zeros_like, updates)
         leaves = Leaves.of("params", params)
         self.asked.check_update(leaves.dtypes)
-        takes = {"value": extra.get("value")} if self.rule.takes_loss else {}
-        return self._step(leaves, updates, state, moves=False, **takes)
+        # optax gives all transformations of a chain the same: what is not for this one is no error
+        inputs = {"loss": extra.get("value") if self.rule.takes_loss else None}
+        return self.step(leaves, updates, state, inputs, moves=False)
 
-    def apply(
-        self, params: Any, grads: Any, state: State, value: Any, loss_scale: Any, norm: Any
-    ) -> tuple[Any, State]:
-        """The parameters after a step, and the new state."""
-        if value is not None and not self.rule.takes_loss:
-            raise ValueError(f"value: got a loss, which {self.rule.name} does not use, wanted none")
-        leaves = Leaves.of("params", params)
-        return self._step(
-            leaves, grads, state, moves=True, value=value, loss_scale=loss_scale, norm=norm
-        )
-
-    def _step(
+    def step(
         self,
         leaves: Leaves,
         grads: Any,
         state: State,
+        inputs: Mapping[str, Any],
         *,
         moves: bool,
-        value: Any = None,
-        loss_scale: Any = None,
-        norm: Any = None,
     ) -> tuple[Any, State]:
+        """The parameters, or their changes, and the new state.
+
+        Args:
+            leaves: the parameters.
+            grads: their gradients.
+            state: the state.
+            inputs: ``loss``, ``loss_scale`` and ``norm``; None where there is none.
+            moves: whether the parameters move; else their changes come out.
+        """
         asked = self.asked
+        given = {name: number for name, number in inputs.items() if number is not None}
+        self._check_inputs(given)
         self._check(leaves, state)
         gradients = leaves.beside("grads", grads)
-        if self.rule.takes_loss and value is None:
-            raise ValueError(
-                f"value: got nothing, wanted the loss, value=loss: {self.rule.name} steps by it"
-            )
-        inputs = {"loss": value, "loss_scale": loss_scale, "norm": norm}
-        given = {name: number for name, number in inputs.items() if number is not None}
-        spans, alone = self._spans(leaves), self._alone(norm)
-        if len(spans) > 1 and asked.wants_norm and norm is None:
+        spans, alone = self._spans(leaves), self._alone("norm" in given)
+        if len(spans) > 1 and asked.wants_norm and "norm" not in given:
             [given["norm"]] = step(f"{HEADER}\nnorm", gradients, [((2,), np.uint32)], [], alone)
         kept = self._kept(leaves, state)
         groups, dtypes = self._groups(leaves), leaves.dtypes
@@ -224,6 +219,19 @@ class _Steps:
         each = MOST_LEAVES if self.asked.divides else max(count, 1)
         return [range(i, min(i + each, count)) for i in range(0, max(count, 1), each)]
 
+    def _check_inputs(self, given: Mapping[str, Any]) -> None:
+        """Raise ValueError for a number that nothing uses, or one that is missing."""
+        name = self.rule.name
+        if "loss" in given and not self.rule.takes_loss:
+            raise ValueError(f"value: got a loss, which {name} does not use, wanted none")
+        if "loss" not in given and self.rule.takes_loss:
+            raise ValueError(f"value: got nothing, wanted the loss, value=loss: {name} steps by it")
+        if "norm" in given and not self.asked.wants_norm:
+            raise ValueError(
+                "norm: got a norm, which nothing uses here, wanted none, or a transformation with "
+                "clip_norm or nonfinite='skip'"
+            )
+
     def _check(self, leaves: Leaves, state: State) -> None:
         if not isinstance(state, State):
             raise TypeError(
@@ -241,7 +249,7 @@ class _Steps:
                 f"otherwise, wanted {sorted(self.asked.present)}, from this one's init"
             )
 
-    def _alone(self, norm: Any) -> str:
+    def _alone(self, has_norm: bool) -> str:
         """Why one of several shards cannot make this step by itself; empty: it can."""
         asked = self.asked
         if whole := asked.looks_at_all:
@@ -249,7 +257,7 @@ class _Steps:
                 f"gradstep.jax: got {whole}, within shard_map, where each device has a part, "
                 "wanted replicated tensors outside of it, or an element-wise rule"
             )
-        if asked.wants_norm and norm is None:
+        if asked.wants_norm and not has_norm:
             return (
                 "norm: got nothing within shard_map, where a shard's gradients are not all, "
                 "wanted norm=jnp.sqrt(jax.lax.psum(sum of squares, axis names)) for clip_norm and "
@@ -263,11 +271,14 @@ class _Steps:
         if mask is None:
             return [0] * len(leaves.values)
         mask = mask(leaves.rebuilt(leaves.values)) if callable(mask) else mask
-        given = leaves.structure.flatten_up_to(mask) if leaves.fits(mask) else None
-        if given is None:
-            prefix = tree_util.tree_leaves(jax.tree.broadcast(mask, leaves.rebuilt(leaves.values)))
-            given = prefix
-        return [int(not bool(value)) for value in given]
+        try:
+            whole = jax.tree.broadcast(mask, leaves.rebuilt(leaves.values))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"mask: got a tree unlike params ({error}), wanted one bool for each leaf, or for "
+                "each subtree"
+            ) from None
+        return [int(not decays) for decays in jax.tree.leaves(whole)]
 
     def _kept(self, leaves: Leaves, state: State) -> dict[str, list[Any]]:
         """What the state keeps for each leaf, by name."""
@@ -405,24 +416,14 @@ class Leaves(NamedTuple):
     def each(self, make: Callable[[Any], Any]) -> Any:
         return self.rebuilt([make(leaf) for leaf in self.values])
 
-    def fits(self, tree: Any) -> bool:
-        """Whether a tree has a leaf for each of these."""
-        try:
-            self.structure.flatten_up_to(tree)
-        except (TypeError, ValueError):
-            return False
-        return True
-
     def beside(self, root: str, tree: Any) -> list[Any]:
         """The leaves of gradients, each of its parameter's shape."""
         pairs, structure = tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is None)
         if structure != self.structure:
             raise ValueError(self._mismatch(root, pairs, structure))
         found = []
-        for argument, (path, leaf), param in zip(
-            [root + tree_util.keystr(path) for path, _ in pairs], pairs, self.values, strict=True
-        ):
-            del path
+        for (path, leaf), param in zip(pairs, self.values, strict=True):
+            argument = root + tree_util.keystr(path)
             if leaf is None:
                 raise TypeError(f"{argument}: got None, wanted an array")
             gradient = _checked(argument, leaf)
@@ -480,9 +481,9 @@ def _checked(argument: str, leaf: Any) -> Any:
             f"{argument}: got float0, the gradient of an integer, wanted a leaf of real numbers: "
             "optax.masked leaves others out"
         )
-    if leaf.dtype.name not in ("float32", "float64", "bfloat16", "float16"):
+    if leaf.dtype.name not in DTYPES:
         raise TypeError(
-            f"{argument}: got dtype {leaf.dtype}, wanted float32, float64, bfloat16 or float16: "
+            f"{argument}: got dtype {leaf.dtype}, wanted one of {', '.join(DTYPES)}: "
             "optax.masked leaves other leaves out"
         )
     return leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf)
