@@ -413,6 +413,10 @@ def test_mask():
     params = {"w": jnp.ones((3, 4)), "b": jnp.ones(4), "z": jnp.ones(2)}
     zeros = jax.tree.map(jnp.zeros_like, params)
     matrices = lambda tree: jax.tree.map(lambda p: p.ndim > 1, tree)  # noqa: E731
+    nested = {"layer": params}
+    tx = gj.adamw(0.1, weight_decay=0.5, mask={"layer": False})  # of a subtree
+    got, _ = tx.apply(nested, {"layer": zeros}, tx.init(nested))
+    assert (got["layer"]["w"] == 1).all()
     for mask in ({"w": True, "b": False, "z": False}, matrices):
         tx = gj.adamw(0.1, weight_decay=0.5, mask=mask)
         got, _ = tx.apply(params, zeros, tx.init(params))
@@ -427,8 +431,36 @@ def test_mask():
 
 def test_first_momentum_comes_late():
     """A momentum that a function switches on later begins there, as for NumPy."""
-    asked = {"momentum": lambda k: (k > 1) * 0.9, "lr": 0.1}
+    asked = {"momentum": lambda k: (k > 1) * 0.9, "dampening": 0.5, "lr": 0.1}
     train("SGD", asked, np.float32, steps=5)
+
+
+def test_what_starts_from_the_parameter():
+    """It is the parameter that the first step finds, as for NumPy, not that of init."""
+    for rule, asked in (("AdamW", {"average": 0.9}), ("DoG", {}), ("ScheduleFreeSGD", {})):
+        tx = transformation(rule, **asked)
+        params, early = {"w": jnp.arange(900.0)}, {"w": jnp.zeros(900)}
+        got = tx.apply(params, params, tx.init(early))
+        wanted = tx.apply(params, params, tx.init(params))
+        jax.tree.map(np.testing.assert_array_equal, got, wanted)
+
+
+def test_files_of_many_leaves(tmp_path):
+    """Numbers of a rule lie in an array for each call of a step."""
+    tx = transformation("LARS"), transformation("NAdam")
+    params = {f"p{i:03d}": jnp.full(3, float(i)) for i in range(2 * MOST_LEAVES + 3)}
+    for one in tx:
+        state = one.init(params)
+        memory = tuple(
+            jnp.asarray((np.arange(m[..., 0].size) + 100.0 * i).reshape(m.shape[:2])[..., None]
+                        .view(np.uint32))
+            for i, m in enumerate(state.memory)
+        )  # fmt: skip
+        state = state._replace(memory=memory)
+        gj.save(tmp_path / "state", one, params, state)
+        back = gj.load(tmp_path / "state", one, params)
+        jax.tree.map(np.testing.assert_array_equal, back.memory, state.memory)
+        assert len(back.memory) == (3 if one.configuration.rule.memory_names else 0)
 
 
 def test_files(tmp_path):
