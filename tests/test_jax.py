@@ -448,7 +448,7 @@ def test_what_starts_from_the_parameter():
 def test_files_of_many_leaves(tmp_path):
     """Numbers of a rule lie in an array for each call of a step."""
     tx = transformation("LARS"), transformation("NAdam")
-    params = {f"p{i:03d}": jnp.full(3, float(i)) for i in range(2 * MOST_LEAVES + 3)}
+    params = {f"p{i:03d}": jnp.full(3, i, jnp.float32) for i in range(2 * MOST_LEAVES + 3)}
     for one in tx:
         state = one.init(params)
         memory = tuple(
