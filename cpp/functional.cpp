@@ -38,7 +38,6 @@ std::string rest_of(std::string_view line) {
     return std::string(line);
 }
 
-double number_of(std::string_view word) { return std::strtod(std::string(word).c_str(), nullptr); }
 int64_t integer_of(std::string_view word) {
     return std::strtoll(std::string(word).c_str(), nullptr, 10);
 }
@@ -59,8 +58,8 @@ struct Group {
 };
 
 struct Spec {
-    bool takes_norm = false, is_after = false, updates = false, split = false, skips = false,
-         measures = false;
+    bool takes_norm = false, is_after = false, begins = false, updates = false, split = false,
+         skips = false, measures = false;
     std::vector<Group> groups;
     std::vector<std::pair<int64_t, int>> leaves;    // how many, of which group
     uint64_t first_key = 0;
@@ -105,9 +104,9 @@ Driven read_driven(std::string_view line) {
         driven.schedule = read_schedule(line.substr(0, end));
         line.remove_prefix(end + 1);
     }
-    driven.least = number_of(next_word(line));
-    driven.most = number_of(next_word(line));
-    driven.smallest = number_of(next_word(line));
+    driven.least = read_number(next_word(line));
+    driven.most = read_number(next_word(line));
+    driven.smallest = read_number(next_word(line));
     driven.words = rest_of(line);
     return driven;
 }
@@ -118,16 +117,18 @@ void read_line(std::string_view line, Spec& spec) {
         spec.takes_norm = true;
     } else if (key == "after") {
         spec.is_after = true;
+    } else if (key == "begins") {
+        spec.begins = true;
     } else if (key == "first") {
         spec.first_key = uint64_t(integer_of(next_word(line)));
     } else if (key == "update") {
         spec.updates = true;
     } else if (key == "group") {
-        const double sign = number_of(next_word(line));
+        const double sign = double(integer_of(next_word(line)));
         spec.groups.push_back({sign, rest_of(line), {}});
     } else if (key == "hyper") {
         for (std::string_view word; !(word = next_word(line)).empty();)
-            spec.groups.back().hyper.push_back(number_of(word));
+            spec.groups.back().hyper.push_back(read_number(word));
     } else if (key == "leaves") {
         const int64_t count = integer_of(next_word(line));
         spec.leaves.emplace_back(count, int(integer_of(next_word(line))));
@@ -143,11 +144,11 @@ void read_line(std::string_view line, Spec& spec) {
     } else if (key == "number") {
         spec.driven.push_back(read_driven(line));
     } else if (key == "clip_norm") {
-        spec.clip_norm = number_of(next_word(line));
+        spec.clip_norm = read_number(next_word(line));
     } else if (key == "clip_value") {
-        spec.clip_value = number_of(next_word(line));
+        spec.clip_value = read_number(next_word(line));
     } else if (key == "average") {
-        spec.average = number_of(next_word(line));
+        spec.average = read_number(next_word(line));
     } else if (key == "seed") {
         spec.seed = uint64_t(integer_of(next_word(line)));
     } else if (key == "skip") {
@@ -248,9 +249,6 @@ public:
         gradients_.resize(tensors_.size());
         counts_.resize(tensors_.size());
         sums_.resize(groups_.size());
-        for (const Driven& driven : spec_.driven)
-            for (int column : groups_.at(0).rule->option_columns)
-                begins_late_ |= driven.where == Driven::hyper && int(driven.column) == column;
     }
 
     const std::string& text() const { return text_; }
@@ -270,7 +268,6 @@ private:
     std::vector<double> memory_;
     std::vector<Sums> sums_;
     pipeline::Scratch scratch_;
-    bool begins_late_ = false;    // a state may stay unused for some steps: its option is driven
 
     void norm(const Call& call) const {
         std::vector<pipeline::Span> spans;
@@ -287,16 +284,23 @@ private:
         const int32_t k = *static_cast<const int32_t*>(count.data);
         if (k < 0)
             throw Refusal("count: got " + std::to_string(k) + ", wanted the count of steps made");
+        const bool has_begun = spec_.begins ? *static_cast<const bool*>(in.take().data) : k > 0;
         pipeline::Settings settings = numbers(k, in);
         const RuleInfo& rule = *groups_[0].rule;
-        void* const memory = rule.memory_count ? in.take().data : nullptr;
         void* const new_count = out.take().data;
-        if (memory && out.take().data != memory) throw Refusal("got memory that is not in place");
+        void* const begun = spec_.begins ? out.take().data : nullptr;
+        memory_.resize(tensors_.size() * size_t(rule.memory_count));
+        void* memory = nullptr;
+        if (rule.memory_count) {
+            const Buffer& kept = in.take();
+            if (kept.type != u32 || size_t(elements(kept)) != 2 * memory_.size())
+                throw Refusal("got memory of another size");
+            memory = in_place(kept, out.take());
+        }
         std::vector<void*> reported;
         for (size_t i = 0; i < spec_.report.size(); ++i) reported.push_back(out.take().data);
-        memory_.resize(tensors_.size() * size_t(rule.memory_count));
         if (memory) std::memcpy(memory_.data(), memory, memory_.size() * sizeof(double));
-        take(k, rule, in, out);
+        take(!has_begun, rule, in, out);
         if (k == 0) begin();
         std::fill(counts_.begin(), counts_.end(), k);
         const pipeline::Result result = pipeline::step(table_, tensors_, gradients_, counts_.data(),
@@ -308,6 +312,11 @@ private:
         const bool counts = !skipped && k < std::numeric_limits<int32_t>::max();
         const int32_t made = k + counts;
         std::memcpy(new_count, &made, sizeof made);
+        if (begun) {
+            const bool begins = !skipped && std::any_of(tensors_.begin(), tensors_.end(),
+                                                        [](const auto& one) { return !one.first; });
+            *static_cast<bool*>(begun) = has_begun || begins;
+        }
         report(result, skipped, settings.loss_scale, reported);
     }
 
@@ -371,7 +380,7 @@ private:
     }
 
     // What the leaves' buffers are, as the pipeline wants it.
-    void take(int32_t k, const RuleInfo& rule, Stream& in, Stream& out) {
+    void take(bool first, const RuleInfo& rule, Stream& in, Stream& out) {
         int64_t blocks = 0;
         bool is_same = true;
         for (size_t i = 0; i < tensors_.size(); ++i) {
@@ -407,7 +416,7 @@ private:
                 tensor.copy = out.take().data;
                 tensor.copy_storage = spec_.copy;
             }
-            tensor.first = k == 0 || (begins_late_ && !is_used(rule, tensor));
+            tensor.first = first;
         }
         if (!is_same) scratch_ = {};    // its choices are of other tensors
         if (!in.is_empty() || !out.is_empty()) throw Refusal("got more buffers than the step has");
@@ -457,18 +466,6 @@ private:
         if (before.data != after.data && elements(before) > 0)
             throw Refusal("got a buffer that is not in place");
         return after.data;
-    }
-
-    // Whether a step has used an optional state: then it is not all zeros, as a rule.
-    bool is_used(const RuleInfo& rule, const pipeline::Tensor& tensor) const {
-        for (int s = 0; s < rule.state_count; ++s) {
-            if (!tensor.state[s]) continue;
-            const StorageInfo& storage = table_.storages[tensor.state_storage[s]];
-            const char* const bytes = static_cast<const char*>(tensor.state[s]);
-            const int64_t size = storage.bytes(tensor.n);
-            if (std::any_of(bytes, bytes + size, [](char byte) { return byte != 0; })) return true;
-        }
-        return false;
     }
 
     // Before the first step: what starts from a parameter is the parameter as it is found.

@@ -18,11 +18,13 @@ struct Buffer {
 };
 
 // The text has a line for each of these, a word and what belongs to it, separated by spaces;
-// numbers of double precision are in C's hexadecimal form.
+// numbers of double precision are their bits, 16 hexadecimal digits.
 //
 //   version V              the project's, first of all: both sides speak of the same
 //   norm                   no step: the norm of the buffers that come in (u32, two)
 //   after                  another buffer follows the count: of a call to be made before
+//   begins                 a state may stay unused for some steps: whether one has used it
+//                          comes behind the count (a boolean), and goes out there
 //   first KEY              of the first leaf, for random bits; 0 without
 //   update                 parameters stay, and their changes come out
 //   group SIGN KERNELS     a group: 1 or -1, and a name in the catalogue, to the line's end
@@ -42,12 +44,13 @@ struct Buffer {
 // gradients). SOURCE is `input` (f32, f64, or u32, the two halves of an f64) or a schedule, (
 // EXPRESSION ).
 //
-// Buffers that come in: the count of steps (i32); each number that is an input; the rule's memory
+// Buffers that come in: the count of steps (i32); what `after` and `begins` ask for; each number
+// that is an input; the rule's memory
 // (u32, two for each of a leaf's numbers) where it has such; then of each leaf the parameter, its
 // lower half, the gradient, the states, the average, those that there are. Buffers that go out: the
-// count; the memory; what is reported (f32, or a boolean); of each leaf the parameter (or its
-// change), the lower half, the states, the average, the copy. All but changes, reports and copies
-// lie where they came in, or have been copied there.
+// count; what `begins` asks for; the memory; what is reported (f32, or a boolean); of each leaf the
+// parameter (or its change), the lower half, the states, the average, the copy. All but changes,
+// reports and copies lie where they came in, or have been copied there.
 struct Call {
     const char* text;
     size_t text_size;

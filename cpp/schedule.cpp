@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <stdexcept>
 
 #include "dispatch.hpp"
@@ -427,7 +428,7 @@ SchedulePointer read_next(std::string_view& text) {
     const std::string name = next_word(text);
     Schedules children(size_t(std::atoi(next_word(text).c_str())));
     std::vector<double> numbers(size_t(std::atoi(next_word(text).c_str())));
-    for (double& number : numbers) number = std::strtod(next_word(text).c_str(), nullptr);
+    for (double& number : numbers) number = read_number(next_word(text));
     for (SchedulePointer& child : children) child = read_next(text);
     if (children.empty())
         if (SchedulePointer form = closed_form(name, numbers)) return form;
@@ -435,6 +436,13 @@ SchedulePointer read_next(std::string_view& text) {
 }
 
 }    // namespace
+
+double read_number(std::string_view word) {
+    const uint64_t bits = std::strtoull(std::string(word).c_str(), nullptr, 16);
+    double number;
+    std::memcpy(&number, &bits, sizeof number);
+    return number;
+}
 
 SchedulePointer read_schedule(std::string_view text) { return read_next(text); }
 

@@ -54,8 +54,11 @@ SchedulePointer stairs(SchedulePointer child, int64_t every);    // at floor(t /
 SchedulePointer composed(const std::string& operation, Schedules children,
                          const std::vector<double>& numbers);
 
+// A number from a text: its 64 bits as hexadecimal digits, which no locale writes otherwise.
+double read_number(std::string_view word);
+
 // A schedule from a text: a form or an operation by its name, how many children it has, how many
-// numbers, the numbers in C's hexadecimal form, and each child likewise, separated by spaces.
+// numbers, the numbers, and each child likewise, separated by spaces.
 SchedulePointer read_schedule(std::string_view text);
 
 // Whether each is a step, 0 <= t < step_limit.

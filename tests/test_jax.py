@@ -3,7 +3,9 @@
 import copy
 import doctest
 import functools
+import inspect
 import os
+import pickle
 import re
 import warnings
 from pathlib import Path
@@ -79,7 +81,7 @@ def assert_same_state(state, opt, tx):
         if state.low is not None:
             assert_same_bits(np.asarray(state.low[name]), entry["low"], name)
     names = tx.configuration.rule.memory_names
-    rows = [np.ascontiguousarray(m).view(np.float64)[..., 0] for m in state.memory]
+    rows = [np.ascontiguousarray(state.memory).view(np.float64)[..., 0]] if names else []
     for i, (name, entry) in enumerate(sorted(saved["state"].items()) if rows else ()):
         for k, key in enumerate(names):
             assert np.concatenate(rows)[i, k] == entry[key][0], (name, key)
@@ -433,6 +435,64 @@ def test_first_momentum_comes_late():
     """A momentum that a function switches on later begins there, as for NumPy."""
     asked = {"momentum": lambda k: (k > 1) * 0.9, "dampening": 0.5, "lr": 0.1}
     train("SGD", asked, np.float32, steps=5)
+    asked = {"momentum": lambda _: 0.9, "dampening": 0.5, "lr": 0.1}
+    nothing_yet = iter([np.zeros, np.zeros, normal, normal, normal])
+
+    def draw(rng, shape, dtype):
+        make = next(nothing_yet)
+        return make(shape, dtype) if make is np.zeros else make(rng, shape, dtype)
+
+    train("SGD", asked, np.float32, draw=draw, steps=5, shapes={"w": (30,)})
+
+
+def test_statistics_come_and_go():
+    """A state goes on with another transformation that keeps the same: memory is one array."""
+    params = {f"p{i:03d}": jnp.ones(3) for i in range(MOST_LEAVES + 6)}
+    grads = jax.tree.map(lambda p: p * 0.5, params)
+    quiet, loud = gj.nadam(0.1), gj.nadam(0.1, stats=True)
+    p, s = quiet.apply(params, grads, quiet.init(params))
+    q, t = loud.apply(params, grads, loud.init(params))
+    for _ in range(2):
+        p, s = loud.apply(p, grads, s)
+        q, t = quiet.apply(q, grads, t)
+    jax.tree.map(np.testing.assert_array_equal, (p, s.states, s.memory), (q, t.states, t.memory))
+
+
+def test_locale_has_no_say():
+    """A text has no decimal point that a locale could write otherwise."""
+    tx = gj.adamw(gs.schedules.cosine(0.1, 10).warmup(3), clip_norm=1.5, average=0.9)
+    assert "." not in tx.configuration.text(["float32"], [0], {}, 0, True).text.replace(
+        f"version {gs.__version__}", ""
+    )
+
+
+def test_none_is_no_leaf():
+    """As in Equinox's trees: where a parameter is None, so is its gradient."""
+    params = {"w": jnp.ones(3), "x": None}
+    tx = gj.adamw(0.1)
+    got, state = tx.apply(params, params, tx.init(params))
+    assert got["x"] is None
+    updates, _ = tx.update(params, state, params)
+    assert updates["x"] is None
+
+
+@pytest.mark.parametrize("name", sorted(gj.functions.names()))
+def test_injected_defaults(name):
+    """inject_hyperparams takes each function with its defaults."""
+    function = getattr(gj, name)
+    wanted = {} if name in ("polyak_sgd",) else {"learning_rate": 0.1}
+    static = {"clip_value_fn", "weight_lr_power"} & {*inspect.signature(function).parameters}
+    tx = optax.inject_hyperparams(function, static_args=tuple(static))(**wanted)
+    params = {"w": jnp.ones((3, 4))}
+    more = {"value": jnp.asarray(1.0)} if name == "polyak_sgd" else {}
+    updates, _ = jax.jit(tx.update)(params, tx.init(params), params, **more)
+    assert updates["w"].shape == (3, 4)
+
+
+def test_float64_without_x64():
+    for asked in ({"copy_to": "float64"}, {"states": "float64"}):
+        with pytest.raises(ValueError, match="got float64, of which JAX makes float32"):
+            transformation("AdamW", **asked).init({"w": jnp.ones(3)})
 
 
 def test_what_starts_from_the_parameter():
@@ -446,21 +506,38 @@ def test_what_starts_from_the_parameter():
 
 
 def test_files_of_many_leaves(tmp_path):
-    """Numbers of a rule lie in an array for each call of a step."""
-    tx = transformation("LARS"), transformation("NAdam")
+    """The numbers of each leaf come back to it."""
+    tx = transformation("NAdam")
     params = {f"p{i:03d}": jnp.full(3, i, jnp.float32) for i in range(2 * MOST_LEAVES + 3)}
-    for one in tx:
-        state = one.init(params)
-        memory = tuple(
-            jnp.asarray((np.arange(m[..., 0].size) + 100.0 * i).reshape(m.shape[:2])[..., None]
-                        .view(np.uint32))
-            for i, m in enumerate(state.memory)
-        )  # fmt: skip
-        state = state._replace(memory=memory)
-        gj.save(tmp_path / "state", one, params, state)
-        back = gj.load(tmp_path / "state", one, params)
-        jax.tree.map(np.testing.assert_array_equal, back.memory, state.memory)
-        assert len(back.memory) == (3 if one.configuration.rule.memory_names else 0)
+    state = tx.init(params)
+    numbers = np.arange(len(params), dtype=np.float64).reshape(-1, 1, 1) / 3
+    state = state._replace(memory=jnp.asarray(numbers.view(np.uint32)))
+    gj.save(tmp_path / "state", tx, params, state)
+    back = gj.load(tmp_path / "state", tx, params)
+    np.testing.assert_array_equal(back.memory, state.memory)
+
+
+def test_files_with_a_mask_and_functions(tmp_path):
+    """A mask is two groups of the class for NumPy; a function is saved as its number."""
+    asked = {"weight_decay": 0.5, "lr": optax.exponential_decay(0.1, 1, 0.5)}
+    tx = transformation("AdamW", mask={"w": True, "b": False}, **asked)
+    params = {"w": jnp.ones((3, 4)), "b": jnp.ones(4)}
+    params, state = tx.apply(params, params, tx.init(params))
+    gj.save(tmp_path / "state", tx, params, state)
+    w, b = np.array(params["w"]), np.array(params["b"])
+    opt = gs.AdamW(
+        [
+            {"name": "decayed", "params": {"w": w}},
+            {"name": "undecayed", "params": {"b": b}, "weight_decay": 0.0},
+        ]
+    )
+    opt.load(tmp_path / "state")
+    assert opt.groups[0]["lr"] == pytest.approx(0.05)
+    opt.step([{"w": w.copy()}, {"b": b.copy()}])
+    back = gj.load(tmp_path / "state", tx, params)
+    params, _ = tx.apply(params, params, back)
+    assert_same_bits(np.asarray(params["w"]), w)
+    assert_same_bits(np.asarray(params["b"]), b)
 
 
 def test_files(tmp_path):
@@ -675,8 +752,17 @@ def test_bad_states():
         tx.apply(params, params, other.init(params))
     with pytest.raises(ValueError, match=r"state.states\['exp_avg'\]: got a tree unlike params"):
         tx.apply(params, params, tx.init({"v": jnp.ones(3)}))
-    with pytest.raises(ValueError, match="state"):
+    with pytest.raises(ValueError, match=r"state: got exp_avg of params.* as float32 of shape"):
         tx.apply(params, params, tx.init({"w": jnp.ones(4)}))
+    state = tx.init(params)
+    for count in (jnp.float32(0), jnp.zeros(2, jnp.int32), jnp.zeros(0, jnp.int32), 0):
+        with pytest.raises(ValueError, match="state: got count as"):
+            tx.apply(params, params, state._replace(count=count))
+    tx = transformation("NAdam")
+    state = tx.init(params)
+    for memory in (jnp.zeros((2, 1, 2), jnp.uint32), jnp.zeros((1, 1, 2), jnp.float32)):
+        with pytest.raises(ValueError, match="state: got memory as"):
+            tx.apply(params, params, state._replace(memory=memory))
 
 
 def test_bad_places():
@@ -746,8 +832,10 @@ def test_update_without_parameters():
 
 
 def test_copying():
-    with pytest.raises(TypeError, match="made anew"):
-        copy.deepcopy(gj.adamw(0.1))
+    tx = gj.adamw(0.1)
+    assert copy.deepcopy({"tx": tx})["tx"] is copy.copy(tx) is tx
+    with pytest.raises(TypeError, match="to pickle, wanted it made anew"):
+        pickle.dumps(tx)
 
 
 def test_another_version_is_refused():

@@ -6,6 +6,8 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <cstdio>
+#include <cstring>
 #include <stdexcept>
 #include <tuple>
 
@@ -191,10 +193,12 @@ std::string text_of(const std::string& name, const std::vector<BoundSchedule>& c
                     const std::vector<double>& numbers) {
     std::string text =
         name + " " + std::to_string(children.size()) + " " + std::to_string(numbers.size());
-    char hexadecimal[40];
     for (double number : numbers) {
-        std::snprintf(hexadecimal, sizeof hexadecimal, " %a", number);
-        text += hexadecimal;
+        uint64_t bits;
+        std::memcpy(&bits, &number, sizeof bits);
+        char digits[24];
+        std::snprintf(digits, sizeof digits, " %016llx", static_cast<unsigned long long>(bits));
+        text += digits;
     }
     for (const BoundSchedule& child : children) text += " " + child.text();
     return text;

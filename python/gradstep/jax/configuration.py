@@ -4,6 +4,7 @@ a compiled step."""
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,6 +38,9 @@ class Given:
 
     def __call__(self, _: int) -> float:
         return float(self.array)
+
+    def __repr__(self) -> str:
+        return "an array"
 
 
 class Number(NamedTuple):
@@ -110,6 +114,7 @@ class Configuration:
         if mask is not None and "weight_decay" not in rule.defaults:
             raise ValueError(f"mask: got a mask, but {rule.name} has no weight decay, wanted None")
         self.copy_to = None if copy_to is None else _dtype_name("copy_to", copy_to)
+        check_float64("copy_to", self.copy_to)
         compile_stages(self.stages, self.averaging, single=False)  # type: ignore[arg-type]
         self.numbers(single=False)
         rule.check("", self.values, self.storages.states)
@@ -141,11 +146,11 @@ class Configuration:
             single: whether any leaf of the tree is stepped in float32.
         """
         hyper, sign, driven = self.numbers(single=single)
-        lines = [HEADER, *[f"first {first}", "after"] * (first > 0)]
+        lines = [HEADER, *[f"first {first}", "after"] * (first > 0), *["begins"] * self.begins]
         undecayed = self._without_decay(hyper) if any(groups) else None
         for numbers in (hyper,) if undecayed is None else (hyper, undecayed):
             lines.append(f"group {sign:g} {self.rule.kernels(self.values)}")
-            lines.append("hyper " + _hexadecimal(numbers))
+            lines.append("hyper " + _bits(numbers))
         lines += _runs(groups)
         for state in self.rule.states:
             lines.append(f"state {self._kind(state.name)}")
@@ -159,10 +164,10 @@ class Configuration:
         controls, staged = compile_stages(self.stages, self.averaging, single)  # type: ignore[arg-type]
         for name in ("clip_norm", "clip_value"):
             if not math.isnan(controls[name]) and math.isfinite(controls[name]):
-                lines.append(f"{name} {controls[name].hex()}")
+                lines.append(f"{name} {_bits([controls[name]])}")
         if self.averaging:
             decay = controls["decay"]
-            lines.append(f"average {(0.0 if math.isnan(decay) else decay).hex()}")
+            lines.append(f"average {_bits([0.0 if math.isnan(decay) else decay])}")
         lines.append(f"seed {controls['seed']}")
         lines += ["skip"] * controls["check_finite"] + ["stats"] * self.stats
         if self.reported:
@@ -205,6 +210,13 @@ class Configuration:
         return names
 
     @property
+    def begins(self) -> bool:
+        """Whether a state may stay unused for some steps: something gives its option."""
+        return any(
+            state.option and callable(self.values[state.option]) for state in self.rule.states
+        )
+
+    @property
     def divides(self) -> bool:
         """Whether a step may go leaf by leaf, once the norm is known."""
         return not self.rule.common and not self.stats
@@ -222,11 +234,28 @@ class Configuration:
 
     # ---- leaves ----
 
+    def undecayed(self, params: Any) -> list[int]:
+        """Of each leaf 1 where the mask says that it does not decay."""
+        mask = self.mask
+        if mask is None:
+            return [0] * len(jax.tree.leaves(params))
+        mask = mask(params) if callable(mask) else mask
+        try:
+            whole = jax.tree.map(lambda one, part: jax.tree.map(lambda _: one, part), mask, params)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"mask: got a tree unlike params ({error}), wanted one bool for each leaf, or for "
+                "each subtree"
+            ) from None
+        return [int(not decays) for decays in jax.tree.leaves(whole)]
+
     def check_leaf(self, argument: str, shape: tuple[int, ...], dtype: str) -> None:
         """Raise TypeError or ValueError for a parameter that cannot be stepped so."""
         self.storages.check_param(argument, dtype, 0, self.present)
         self.rule.check_param(argument, shape, 0, self.values)
         for state in self.rule.states:
+            if state.name in self.present:
+                check_float64(f"states[{state.name!r}]", self.storages.of(state.name, dtype))
             if state.initial and state.initial not in self.started:
                 value = self.values[state.initial]
                 self.storages.check_initial(state.initial, state.name, value, dtype)
@@ -290,6 +319,15 @@ class Text(NamedTuple):
         return [_scalar(one.driven.argument, one.driven.function, count) for one in self.inputs]
 
 
+def check_float64(argument: str, dtype: str | None) -> None:
+    """Raise ValueError for float64 where JAX would make float32 of it."""
+    if dtype == "float64" and not jax.config.jax_enable_x64:
+        raise ValueError(
+            f"{argument}: got float64, of which JAX makes float32, wanted another dtype, or "
+            "jax.config.update('jax_enable_x64', True)"
+        )
+
+
 def _is_schedule(number: Number) -> bool:
     return isinstance(number.driven.function, Schedule)
 
@@ -316,11 +354,12 @@ def _line(number: Number) -> str:
     source = f"( {function.text()} )" if isinstance(function, Schedule) else "input"
     least, most, smallest = bounds(driven.range, driven.single)
     words = f"{driven.argument}: wanted {driven.range.wanted}"
-    return f"number {number.place} {source} {_hexadecimal([least, most, smallest])} {words}"
+    return f"number {number.place} {source} {_bits([least, most, smallest])} {words}"
 
 
-def _hexadecimal(numbers: Doubles) -> str:
-    return " ".join(float(x).hex() for x in numbers)
+def _bits(numbers: Doubles) -> str:
+    """Numbers as the compiled step reads them."""
+    return " ".join(struct.pack(">d", x).hex() for x in numbers)
 
 
 def _runs(groups: Sequence[int]) -> list[str]:

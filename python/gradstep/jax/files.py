@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from .. import optimizers
 from ..optimizer import Optimizer
-from .configuration import Given
+from ..schedules import Schedule
+from .configuration import jnp
 from .native import jax
 from .state import State
 from .transformation import Leaves, Transformation
 
 tree_util = jax.tree_util
-Names = list[str]
 
 
 def save(path: str | os.PathLike[str], tx: Transformation, params: Any, state: State) -> None:
     """Write a state to a safetensors file that the rule's class for NumPy reads, and PyTorch's.
 
     The parameters are not in it: they are yours to save. A leaf is called by its path, its keys
-    joined by dots.
+    joined by dots; with a mask after its group, ``decayed`` or ``undecayed``. A function that is no
+    schedule of gradstep's, or an array, is saved as its number at this step.
 
     Args:
         path: where; a file that is there is replaced, whole or not at all.
@@ -32,7 +32,7 @@ def save(path: str | os.PathLike[str], tx: Transformation, params: Any, state: S
         state: the state.
 
     Raises:
-        TypeError: a hyperparameter is a function that is no schedule.
+        ValueError: two leaves have one name.
         OSError: the file cannot be written; what was there is still there.
 
     Example:
@@ -48,9 +48,9 @@ def save(path: str | os.PathLike[str], tx: Transformation, params: Any, state: S
         >>> opt.t
         1
     """
-    opt = _optimizer(tx, params)
-    opt.load_state_dict(_dict_of(opt, tx, params, state))
-    opt.save(path)
+    twin = _Twin(tx, params, int(state.count))
+    twin.take(state)
+    twin.optimizer.save(path)
 
 
 def load(path: str | os.PathLike[str], tx: Transformation, params: Any) -> State:
@@ -67,14 +67,111 @@ def load(path: str | os.PathLike[str], tx: Transformation, params: Any) -> State
         TypeError, ValueError: the file is damaged, of another kind, or does not fit.
         OSError: the file cannot be read.
     """
-    opt = _optimizer(tx, params)
-    opt.load(path)
-    return _state_of(opt.state_dict(), tx, params)
+    twin = _Twin(tx, params, 0)
+    twin.optimizer.load(path)
+    return twin.state()
 
 
-def _names(params: Any) -> Names:
-    pairs, _ = tree_util.tree_flatten_with_path(params)
-    return [".".join(_word(key) for key in path) or "0" for path, _ in pairs]
+class _Twin:
+    """The class for NumPy over copies of the parameters, asked for the same.
+
+    Args:
+        tx: the transformation.
+        params: the parameters.
+        count: the steps made.
+
+    Attributes:
+        optimizer: the optimizer. With a mask it has two groups, ``decayed`` and ``undecayed``.
+        names: what it calls each leaf.
+    """
+
+    def __init__(self, tx: Transformation, params: Any, count: int) -> None:
+        self.asked = asked = tx.configuration
+        self.fresh: State = tx.init(params)
+        leaves = Leaves.of("params", params)
+        self.structure = leaves.structure
+        plain = [_name(path) for path, _ in tree_util.tree_flatten_with_path(params)[0]]
+        arrays = dict(zip(plain, map(np.array, leaves.values), strict=False))
+        if len(set(plain)) < len(plain):
+            raise ValueError(
+                "params: got two leaves of one name, wanted paths that keep them apart"
+            )
+        undecayed = asked.undecayed(leaves.rebuilt(leaves.values))
+        groups: Any = arrays
+        self.names = plain
+        if any(undecayed):
+            parts: list[dict[str, Any]] = [{}, {}]
+            for name, part in zip(plain, undecayed, strict=True):
+                parts[part][name] = arrays[name]
+            groups = [{"name": "decayed", "params": parts[0]}] if parts[0] else []
+            groups.append({"name": "undecayed", "params": parts[1], "weight_decay": 0.0})
+            prefix = ("decayed.", "undecayed.") if parts[0] else ("", "")
+            self.names = [prefix[part] + name for name, part in zip(plain, undecayed, strict=True)]
+        cls: Any = getattr(optimizers, asked.rule.name)
+        values = {key: _at(value, count) for key, value in asked.values.items() if key != "frozen"}
+        values |= {key: float(value) for key, value in asked.started.items()}
+        self.optimizer: Optimizer = cls(
+            groups,
+            **values,
+            states=asked.options.states,
+            rounding=asked.options.rounding,
+            split=asked.options.split,
+            **{key: _at(value, count) for key, value in asked.stages.items()},
+        )
+
+    def take(self, state: State) -> None:
+        """Bring a state into the optimizer."""
+        saved = self.optimizer.state_dict()
+        kept = {name: self.structure.flatten_up_to(tree) for name, tree in state.states.items()}
+        if self.asked.averaging:
+            kept["average"] = self.structure.flatten_up_to(state.average)
+        if self.asked.options.split:
+            kept["low"] = self.structure.flatten_up_to(state.low)
+        for k, key in enumerate(self.asked.rule.memory_names):
+            numbers = np.ascontiguousarray(state.memory).view(np.float64)[..., 0]
+            kept[key] = [numbers[i, k : k + 1] for i in range(len(numbers))]
+        saved["t"] = int(state.count)
+        for i, name in enumerate(self.names):
+            entry = saved["state"][name]
+            entry["step"] = int(state.count)
+            entry.update({k: np.array(v[i]) for k, v in kept.items() if v[i] is not None})
+        self.optimizer.load_state_dict(saved)
+
+    def state(self) -> State:
+        """The optimizer's state."""
+        saved = self.optimizer.state_dict()
+        entries = [saved["state"][name] for name in self.names]
+        if any(entry["step"] != saved["t"] for entry in entries):
+            raise ValueError(
+                f"path: got parameters whose counts differ from the optimizer's, {saved['t']}, "
+                "wanted a state whose parameters all had a gradient in each step"
+            )
+
+        def tree(key: str) -> Any:
+            arrays = [entry.get(key) for entry in entries]
+            return self.structure.unflatten([None if a is None else jnp.asarray(a) for a in arrays])
+
+        asked, memory, begun = self.asked, self.fresh.memory, self.fresh.begun
+        if keys := asked.rule.memory_names:
+            numbers = np.array([[[entry[key][0]] for key in keys] for entry in entries])
+            memory = jnp.asarray(numbers.view(np.uint32))
+        if asked.begins:
+            options = [state.name for state in asked.rule.states if state.option]
+            used = [entry[key].any() for entry in entries for key in options if key in entry]
+            begun = jnp.asarray(any(used))
+        made: State = self.fresh._replace(
+            count=jnp.asarray(saved["t"], np.int32),
+            states={name: tree(name) for name in asked.present},
+            memory=memory,
+            begun=begun,
+            average=tree("average") if asked.averaging else None,
+            low=tree("low") if asked.options.split else None,
+        )
+        return made
+
+
+def _name(path: Any) -> str:
+    return ".".join(_word(key) for key in path) or "0"
 
 
 def _word(key: Any) -> str:
@@ -84,92 +181,10 @@ def _word(key: Any) -> str:
     return str(key)
 
 
-def _optimizer(tx: Transformation, params: Any) -> Optimizer:
-    """The class for NumPy over copies of the parameters, asked for the same."""
-    asked = tx.configuration
-    leaves = Leaves.of("params", params)
-    arrays = {
-        name: np.array(leaf) for name, leaf in zip(_names(params), leaves.values, strict=True)
-    }
-    if len(arrays) < len(leaves.values):
-        raise ValueError("params: got two leaves of one name, wanted paths that keep them apart")
-    cls: Any = getattr(optimizers, asked.rule.name)
-    values = {key: _plain(value) for key, value in asked.values.items() if key != "frozen"}
-    values |= {key: float(value) for key, value in asked.started.items()}
-    stages = {key: _plain(value) for key, value in asked.stages.items()}
-    opt: Optimizer = cls(
-        arrays,
-        **values,
-        states=asked.options.states,
-        rounding=asked.options.rounding,
-        split=asked.options.split,
-        **stages,
-    )
-    return opt
-
-
-def _plain(value: Any) -> Any:
+def _at(value: Any, count: int) -> Any:
+    """A hyperparameter as a file holds it: functions and arrays as their number at this step."""
     if isinstance(value, tuple):
-        return tuple(_plain(item) for item in value)
-    return float(value.array) if isinstance(value, Given) else value
-
-
-def _numbers(state: State) -> np.ndarray[Any, Any]:
-    """What the rule keeps for each leaf, float64, a row each."""
-    rows = [np.ascontiguousarray(part).view(np.float64)[..., 0] for part in state.memory]
-    return np.concatenate(rows)
-
-
-def _dict_of(opt: Optimizer, tx: Transformation, params: Any, state: State) -> dict[str, Any]:
-    asked, saved = tx.configuration, opt.state_dict()
-    structure = jax.tree.structure(params)
-    kept = {name: structure.flatten_up_to(tree) for name, tree in state.states.items()}
-    if asked.averaging:
-        kept["average"] = structure.flatten_up_to(state.average)
-    if asked.options.split:
-        kept["low"] = structure.flatten_up_to(state.low)
-    memory = _numbers(state) if state.memory else None
-    saved["t"] = int(state.count)
-    for i, name in enumerate(_names(params)):
-        entry = saved["state"][name]
-        entry["step"] = int(state.count)
-        for key, values in kept.items():
-            if values[i] is not None:
-                entry[key] = np.array(values[i])
-        for k, key in enumerate(asked.rule.memory_names):
-            entry[key] = np.array([memory[i, k]]) if memory is not None else entry[key]
-    return saved
-
-
-def _state_of(saved: Mapping[str, Any], tx: Transformation, params: Any) -> State:
-    asked = tx.configuration
-    fresh: State = tx.init(params)
-    names, structure = _names(params), jax.tree.structure(params)
-    entries = [saved["state"][name] for name in names]
-    if any(entry["step"] != saved["t"] for entry in entries):
-        raise ValueError(
-            f"path: got parameters whose counts differ from the optimizer's, {saved['t']}, wanted "
-            "a state whose parameters all had a gradient in each step"
-        )
-
-    def tree(key: str) -> Any:
-        arrays = [entry.get(key) for entry in entries]
-        return structure.unflatten([None if a is None else jax.numpy.asarray(a) for a in arrays])
-
-    memory, first = [], 0
-    for part in fresh.memory:
-        rows = entries[first : first + len(part)]
-        numbers = np.array(
-            [[float(entry[key][0]) for key in asked.rule.memory_names] for entry in rows]
-        )
-        memory.append(jax.numpy.asarray(numbers[..., None].view(np.uint32)))
-        first += len(part)
-    made: State = fresh._replace(
-        count=jax.numpy.asarray(saved["t"], np.int32),
-        states={name: tree(name) for name in asked.present},
-        memory=tuple(memory),
-        average=tree("average") if asked.averaging else None,
-        low=tree("low") if asked.options.split else None,
-        copy=fresh.copy,
-    )
-    return made
+        return tuple(_at(item, count) for item in value)
+    if callable(value) and not isinstance(value, Schedule):
+        return float(value(count))
+    return value

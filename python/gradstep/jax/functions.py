@@ -97,12 +97,10 @@ def make(name: str, rule: type[Optimizer]) -> Callable[..., Transformation]:
     known = {key: _with_default(key, parameter, twin) for key, parameter in known.items()}
     ours = {key: _ours(key, twin, rule) for key in known}
     covered = {mine.partition("[")[0] for mine in ours.values() if mine}
-    # None for a number that switches a state on: inject_hyperparams makes arrays of all numbers.
-    options = {state.option for state in rule.rule.states}
+    # None, for the rule's own default: inject_hyperparams makes arrays of all numbers, and an array
+    # switches a state on, or is not allowed.
     hyper = {
-        key: parameter.replace(
-            name=key, kind=KEYWORD, default=None if name in options else parameter.default
-        )
+        key: parameter.replace(name=key, kind=KEYWORD, default=_injectable(parameter.default))
         for name, parameter in inspect.signature(rule).parameters.items()
         for key in ["learning_rate" if name == "lr" else name]
         if name not in (*covered, "params") and parameter.kind is not parameter.VAR_KEYWORD
@@ -136,6 +134,10 @@ def make(name: str, rule: type[Optimizer]) -> Callable[..., Transformation]:
 
 
 _POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
+
+
+def _injectable(default: Any) -> Any:
+    return None if isinstance(default, int | float) and not isinstance(default, bool) else default
 
 
 def _with_default(key: str, parameter: inspect.Parameter, twin: Twin) -> inspect.Parameter:
@@ -231,6 +233,7 @@ def _doc(
         ]
         if fixed:
             lines.append("There is only " + ", ".join(fixed) + ".")
+    lines.append(f"None stands for the default of :class:`gradstep.{rule.__name__}`.")
     lines += [
         "",
         f"Formula, states and where frameworks differ: :class:`gradstep.{rule.__name__}`.",

@@ -34,9 +34,10 @@ class State(NamedTuple):
         count: int32, the steps made.
         states: for each of the rule's states, by its name in checkpoints, a tree like the
             parameters. Those in q8 and q4 are uint8, which :func:`gradstep.decode` reads.
-        memory: uint32 arrays of shape (leaves, numbers, 2), the two halves of each float64 that the
-            rule keeps for a leaf; an array for each call that a step makes, none where the rule
-            keeps no numbers.
+        memory: uint32 of shape (leaves, numbers, 2), the two halves of each float64 that the rule
+            keeps for a leaf; None where it keeps none.
+        begun: bool, whether a step has used the state that a number switches on, where that number
+            is a schedule, a function or an array; else None.
         average: the running means, a tree like the parameters; None without ``average``.
         low: the lower halves of split parameters, int16; None without ``split``.
         copy: the parameters in the dtype of ``copy_to``; None without.
@@ -46,6 +47,7 @@ class State(NamedTuple):
     count: Any
     states: dict[str, Any]
     memory: Any
+    begun: Any
     average: Any
     low: Any
     copy: Any

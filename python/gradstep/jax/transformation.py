@@ -46,9 +46,15 @@ class Transformation(optax.GradientTransformationExtraArgs):  # type: ignore[mis
         self._steps = steps
         return self
 
-    # It stays itself: a tuple of functions would forget what it was asked.
+    # It never changes, so that it is its own copy; a file could not hold its functions.
+    def __copy__(self) -> Transformation:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Transformation:
+        return self
+
     def __reduce__(self) -> Any:
-        raise TypeError("gradstep.jax: got a transformation to copy or save, wanted it made anew")
+        raise TypeError("gradstep.jax: got a transformation to pickle, wanted it made anew")
 
     def __repr__(self) -> str:
         return f"gradstep.jax.Transformation({self.configuration.rule.name})"
@@ -72,7 +78,8 @@ class Transformation(optax.GradientTransformationExtraArgs):  # type: ignore[mis
             value: the loss, for rules that step by it (:func:`polyak_sgd`).
             loss_scale: what gradients are divided by.
             norm: that of all gradients, loss scale and all, where ``grads`` are one of several
-                shards; None: these are all.
+                shards; None: these are all. It is trusted: with ``nonfinite="skip"`` a step is
+                skipped where it is not finite.
 
         Returns:
             The parameters and the state; ``state.report`` says what the step did, and
@@ -129,12 +136,12 @@ class _Steps:
             for name in asked.present
         }
         numbers = len(self.rule.memory_names)
-        spans = self._spans(leaves) if numbers else []
-        memory = tuple(jnp.zeros((len(span), numbers, 2), np.uint32) for span in spans)
+        memory = jnp.zeros((len(leaves.values), numbers, 2), np.uint32) if numbers else None
         return State(
             count=jnp.zeros((), COUNT),
             states=states,
             memory=memory,
+            begun=jnp.zeros((), np.bool_) if asked.begins else None,
             average=leaves.each(_computed) if asked.averaging else None,
             low=leaves.each(_zeros16) if asked.options.split else None,
             copy=leaves.each(self._copied) if asked.copy_to else None,
@@ -190,7 +197,7 @@ class _Steps:
         if len(spans) > 1 and asked.wants_norm and "norm" not in given:
             [given["norm"]] = step(f"{HEADER}\nnorm", gradients, [((2,), np.uint32)], [], alone)
         kept = self._kept(leaves, state)
-        groups, dtypes = self._groups(leaves), leaves.dtypes
+        groups, dtypes = asked.undecayed(leaves.rebuilt(leaves.values)), leaves.dtypes
         single = any(compute_type(dtype) == "float32" for dtype in dtypes)
         found: dict[str, list[Any]] = {}
         for i, span in enumerate(spans):
@@ -201,10 +208,13 @@ class _Steps:
             if i:  # one after the other, each with all threads
                 call.read(found["count"][-1])
             call.make("count", (), COUNT)
+            if asked.begins:
+                call.read(state.begun)
+                call.make("begun", (), np.bool_)
             for number in text.values(state.count):
                 call.read(number)
-            if state.memory:
-                call.keep("memory", state.memory[i])
+            if state.memory is not None:
+                call.keep("memory", state.memory if len(spans) == 1 else state.memory[part])
             for name in asked.reported:
                 call.make(name, (), _reported(name))
             for j in span:
@@ -243,11 +253,18 @@ class _Steps:
             (state.average is not None) != self.asked.averaging
             or (state.low is not None) != self.asked.options.split
             or (state.copy is not None) != (self.asked.copy_to is not None)
+            or (state.begun is not None) != self.asked.begins
+            or (state.memory is not None) != bool(self.rule.memory_names)
         ):
             raise ValueError(
                 f"state: got the states {sorted(state.states)} of a transformation that was asked "
                 f"otherwise, wanted {sorted(self.asked.present)}, from this one's init"
             )
+        _check_array("count", state.count, (), COUNT)
+        if self.asked.begins:
+            _check_array("begun", state.begun, (), np.bool_)
+        if numbers := len(self.rule.memory_names):
+            _check_array("memory", state.memory, (len(leaves.values), numbers, 2), np.uint32)
 
     def _alone(self, has_norm: bool) -> str:
         """Why one of several shards cannot make this step by itself; empty: it can."""
@@ -264,21 +281,6 @@ class _Steps:
                 "nonfinite='skip'"
             )
         return ""
-
-    def _groups(self, leaves: Leaves) -> list[int]:
-        """Of each leaf 1 where the mask says that it does not decay."""
-        mask = self.asked.mask
-        if mask is None:
-            return [0] * len(leaves.values)
-        mask = mask(leaves.rebuilt(leaves.values)) if callable(mask) else mask
-        try:
-            whole = jax.tree.broadcast(mask, leaves.rebuilt(leaves.values))
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"mask: got a tree unlike params ({error}), wanted one bool for each leaf, or for "
-                "each subtree"
-            ) from None
-        return [int(not decays) for decays in jax.tree.leaves(whole)]
 
     def _kept(self, leaves: Leaves, state: State) -> dict[str, list[Any]]:
         """What the state keeps for each leaf, by name."""
@@ -330,7 +332,8 @@ class _Steps:
         return State(
             count=found["count"][0],
             states={name: leaves.rebuilt(found.get(name, [])) for name in asked.present},
-            memory=tuple(found.get("memory", ())),
+            memory=_joined(found.get("memory", [])),
+            begun=found["begun"][0] if asked.begins else None,
             average=leaves.rebuilt(found.get("average", [])) if asked.averaging else None,
             low=leaves.rebuilt(found.get("low", [])) if asked.options.split else None,
             copy=leaves.rebuilt(found.get("copy", [])) if asked.copy_to is not None else None,
@@ -401,8 +404,8 @@ class Leaves(NamedTuple):
         for argument, leaf in zip(arguments, values, strict=True):
             if getattr(leaf, "weak_type", False):
                 raise TypeError(
-                    f"{argument}: got a weakly typed {leaf.dtype}, which arithmetic with others "
-                    f"would change, wanted jnp.asarray(…, dtype=jnp.{leaf.dtype})"
+                    f"{argument}: got a weakly typed {leaf.dtype}, as a Python number makes it, "
+                    f"wanted jnp.asarray(…, dtype=jnp.{leaf.dtype})"
                 )
         return cls(values, arguments, structure)
 
@@ -418,14 +421,13 @@ class Leaves(NamedTuple):
 
     def beside(self, root: str, tree: Any) -> list[Any]:
         """The leaves of gradients, each of its parameter's shape."""
-        pairs, structure = tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is None)
+        pairs, structure = tree_util.tree_flatten_with_path(tree)
         if structure != self.structure:
-            raise ValueError(self._mismatch(root, pairs, structure))
+            seen, _ = tree_util.tree_flatten_with_path(tree, is_leaf=lambda leaf: leaf is None)
+            raise ValueError(self._mismatch(root, seen, structure))
         found = []
         for (path, leaf), param in zip(pairs, self.values, strict=True):
             argument = root + tree_util.keystr(path)
-            if leaf is None:
-                raise TypeError(f"{argument}: got None, wanted an array")
             gradient = _checked(argument, leaf)
             if gradient.shape != param.shape:
                 raise ValueError(
@@ -513,10 +515,22 @@ def _check_kept(
         shape = state.beside(shape) or ()
         if dtype == np.uint8:
             shape = (_core.storage_bytes(storage, leaf.size),)
+    _check_array(f"{name} of {argument}", array, shape, dtype)
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    """What several calls keep, as one array; None: nothing."""
+    if not parts:
+        return None
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+
+
+def _check_array(name: str, array: Any, shape: tuple[int, ...], dtype: Any) -> None:
+    """Raise ValueError for an array of the state that is no such array."""
     found = (getattr(array, "shape", None), getattr(array, "dtype", None))
-    if found != (shape, dtype):
+    if found != (shape, np.dtype(dtype)):
         raise ValueError(
-            f"state: got {name} of {argument} as {found[1]} of shape {found[0]}, wanted {dtype} of "
+            f"state: got {name} as {found[1]} of shape {found[0]}, wanted {np.dtype(dtype)} of "
             f"shape {shape}, from tx.init of these parameters"
         )
 
