@@ -211,10 +211,8 @@ class Configuration:
 
     @property
     def begins(self) -> bool:
-        """Whether a state may stay unused for some steps: something gives its option."""
-        return any(
-            state.option and callable(self.values[state.option]) for state in self.rule.states
-        )
+        """Whether a state may stay unused for some steps: a number switches it on."""
+        return any(name in self.rule.later for name in self.present)
 
     @property
     def divides(self) -> bool:

@@ -36,8 +36,8 @@ class State(NamedTuple):
             parameters. Those in q8 and q4 are uint8, which :func:`gradstep.decode` reads.
         memory: uint32 of shape (leaves, numbers, 2), the two halves of each float64 that the rule
             keeps for a leaf; None where it keeps none.
-        begun: bool, whether a step has used the state that a number switches on, where that number
-            is a schedule, a function or an array; else None.
+        begun: bool, whether a step has used the state that a number switches on, such as SGD's
+            momentum; None where there is none.
         average: the running means, a tree like the parameters; None without ``average``.
         low: the lower halves of split parameters, int16; None without ``split``.
         copy: the parameters in the dtype of ``copy_to``; None without.

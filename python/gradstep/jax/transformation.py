@@ -257,8 +257,9 @@ class _Steps:
             or (state.memory is not None) != bool(self.rule.memory_names)
         ):
             raise ValueError(
-                f"state: got the states {sorted(state.states)} of a transformation that was asked "
-                f"otherwise, wanted {sorted(self.asked.present)}, from this one's init"
+                "state: got what another transformation keeps, with the states "
+                f"{sorted(state.states)}, wanted a State of this one's init, with "
+                f"{sorted(self.asked.present)}"
             )
         _check_array("count", state.count, (), COUNT)
         if self.asked.begins:
