@@ -748,7 +748,7 @@ def test_bad_states():
     params = {"w": jnp.ones(3)}
     with pytest.raises(TypeError, match=r"state: got tuple, wanted the State of tx.init"):
         tx.apply(params, params, ())
-    with pytest.raises(ValueError, match=r"state: got the states .* wanted .*exp_avg"):
+    with pytest.raises(ValueError, match=r"state: got what another .* wanted .*exp_avg"):
         tx.apply(params, params, other.init(params))
     with pytest.raises(ValueError, match=r"state.states\['exp_avg'\]: got a tree unlike params"):
         tx.apply(params, params, tx.init({"v": jnp.ones(3)}))
