@@ -1,0 +1,394 @@
+"""Is the rate too high or too low? A verdict from a curve of losses, as any tool logs it.
+
+There is less to go by than a step's own report has: more often nothing can be said, and each
+verdict says how sure it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .logs import Log
+from .monitor import Verdict
+from .signs import LEAST, Likelihoods, likelihoods
+
+Array = NDArray[np.float64]
+
+SURE = 0.6  # what is less likely is not said
+FAR_SURE = 0.9  # from here on, the rate is far off
+SPIKE = 8.0  # robust z
+SPIKE_POINTS = 20  # before a spike, whose level and spread count
+RISE = 0.5  # the part of all progress that is lost by a run that diverges
+RISEN = 3.0  # in noise of the loss
+STILL = 2.0  # in standard errors: a fall that is no more is none
+WARM, DECAYED = 0.7, 0.7  # of the highest rate: below is a warm-up's begin, a decay's end
+EARLY = 0.1  # the part of a run that may be missing at its begin
+GROWN = 5.0  # times that a gradient norm grows
+
+
+@dataclass(frozen=True)
+class Spike:
+    """A loss far above what was usual before.
+
+    Attributes:
+        step: of the highest loss.
+        loss: there; infinite where it was no finite number.
+        usual: the median of the points before.
+        recovered: points until the loss was usual again; None: never.
+    """
+
+    step: float
+    loss: float
+    usual: float
+    recovered: int | None
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a run in which its rate rises, stays or falls.
+
+    Attributes:
+        name: "warm-up", "steady", "decay", or "all" where the rate is not known.
+        begin, end: points ``begin`` to ``end - 1``.
+        verdict: of this part alone.
+    """
+
+    name: str
+    begin: int
+    end: int
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a log says of its rate.
+
+    Attributes:
+        log: what was judged.
+        verdict: of the run, as far as it got. Its ``numbers`` have ``sure``, from 0 to 1.
+        phases: the parts, each with its own verdict.
+        spikes: in order.
+        middle: the loss without its noise, float64, shape (points,).
+        low, high: the band of the noise, float64, shape (points,).
+        envelope: the lowest of ``middle`` so far, float64, shape (points,).
+        plateau: the step from which on the loss did not fall; None: it does.
+    """
+
+    log: Log
+    verdict: Verdict
+    phases: tuple[Phase, ...]
+    spikes: tuple[Spike, ...]
+    middle: Array
+    low: Array
+    high: Array
+    envelope: Array
+    plateau: float | None
+
+    @property
+    def confidence(self) -> str:
+        """How sure the verdict is: "high", "medium", "low", or "none" where it says nothing."""
+        return confidence(self.verdict)
+
+    @property
+    def advice(self) -> str:
+        """What to try, in words."""
+        return ADVICE[self.verdict.kind]
+
+
+ADVICE = {
+    "too low": "a higher rate; a range test finds which",
+    "too high": "a lower rate",
+    "diverging": "a lower rate, from a state before it, perhaps with a longer warm-up or clipping",
+    "plateau": "a lower rate from here on, such as a decay; if that gains nothing, the run is done",
+    "fine": "nothing: go on",
+    "spike": "nothing if it recovers; else clipping, or a lower rate",
+    "inconclusive": "more steps, or a run at another rate beside it",
+}
+
+
+def confidence(verdict: Verdict) -> str:
+    """How sure a verdict is, in a word."""
+    sure = verdict.numbers.get("sure", 0.0)
+    if verdict.kind == "inconclusive":
+        return "none"
+    return "high" if sure >= FAR_SURE else "medium" if sure >= 0.75 else "low"
+
+
+def judge(log: Log) -> Judged:
+    """What a log's losses say of its rate, with the rate and the gradients' norm where they are.
+
+    Example:
+        >>> import numpy as np
+        >>> from gradstep.tuning import judge, Log
+        >>> k, unknown = np.arange(1.0, 201), np.full(200, np.nan)
+        >>> log = Log("run", "made up", {"loss": "loss"}, k, 2 + k / 40, unknown, unknown)
+        >>> judge(log).verdict.kind
+        'diverging'
+    """
+    losses = log.losses
+    spread = _band(losses)
+    middle, low, high = spread
+    phases = tuple(
+        Phase(name, begin, end, _phase(log, middle, name, begin, end))
+        for name, begin, end in _parts(log.rates)
+    )
+    return Judged(
+        log, _overall(log, phases), phases, _spikes(log), middle, low, high,
+        np.minimum.accumulate(middle), _plateau(log, middle),
+    )  # fmt: skip
+
+
+class LossMonitor:
+    """Judges a run while it goes on, from its losses alone.
+
+    Call it with each step that is logged; it returns the verdict so far, which is looked at anew
+    whenever a twentieth more is known.
+
+    Example:
+        >>> from gradstep.tuning import LossMonitor
+        >>> monitor = LossMonitor()
+        >>> for k in range(200):
+        ...     verdict = monitor(k + 1, 2.0 + 0.05 * k)
+        >>> verdict.kind
+        'diverging'
+    """
+
+    def __init__(self) -> None:
+        self._points: list[tuple[float, float, float, float]] = []
+        self._next = LEAST
+        self._judged: Judged | None = None
+        self.verdict = Verdict("inconclusive", 0, 1.0, "no step seen", {})
+
+    def __call__(
+        self, step: int, loss: float, lr: float | None = None, grad_norm: float | None = None
+    ) -> Verdict:
+        """Take in a step: its number, its loss, and what else is known."""
+        value = float(loss)
+        self._points.append(
+            (
+                float(step),
+                value if math.isfinite(value) else math.inf,
+                math.nan if lr is None else float(lr),
+                math.nan if grad_norm is None else float(grad_norm),
+            )
+        )
+        count = len(self._points)
+        if count >= self._next or not math.isfinite(value):
+            self._next = count + max(10, count // 20)
+            self._judged = judge(self.log())
+            self.verdict = self._judged.verdict
+        return self.verdict
+
+    def log(self) -> Log:
+        """What was seen, as a log."""
+        steps, losses, rates, norms = np.array(self._points, np.float64).reshape(-1, 4).T
+        return Log("the run", "steps", {}, steps, losses, rates, norms)
+
+
+# ---- parts of a run ----
+
+
+def _parts(rates: Array) -> list[tuple[str, int, int]]:
+    """Where the rate rises, stays and falls."""
+    count = len(rates)
+    if not np.isfinite(rates).all() or not count or rates.max() <= 0:
+        return [("all", 0, count)]
+    top = float(rates.max())
+    risen = int(np.argmax(rates >= 0.98 * top))
+    fallen = count - int(np.argmax(rates[::-1] >= 0.9 * top))
+    begin = risen if risen >= 5 and rates[0] < WARM * top else 0
+    end = fallen if rates[-1] < DECAYED * top and count - fallen >= 5 else count
+    parts = [("warm-up", 0, begin), ("steady", begin, max(end, begin)), ("decay", end, count)]
+    return [part for part in parts if part[2] > part[1]] or [("all", 0, count)]
+
+
+def _phase(log: Log, middle: Array, name: str, begin: int, end: int) -> Verdict:
+    """What a part says: all up to its end where the rate rose before, else itself."""
+    step = int(log.steps[end - 1])
+    part = slice(0 if name != "decay" else begin, end)
+    losses = log.losses[part]
+    count = len(losses)
+    lost = _lost(losses, middle[part])
+    if lost is not None:
+        return Verdict("diverging", step, 0.1 if name == "warm-up" else 1 / 3, *lost)
+    if count < LEAST:
+        return _nothing(step, f"{count} of {LEAST} points seen")
+    finite = losses[np.isfinite(losses)]
+    still = _still(finite)
+    if name == "decay":
+        numbers = {"sure": 0.8}
+        if still is None:
+            return Verdict("fine", step, 1.0, "the loss falls while the rate does", numbers)
+        return Verdict("plateau", step, 1.0, "the loss no longer falls with the rate", numbers)
+    if not _begins_early(log):
+        if still is not None:
+            return Verdict("plateau", step, 1.0, still, {"sure": 0.6})
+        return _nothing(step, "the log begins late, and the loss still falls")
+    found = likelihoods(finite)
+    return _judged(found, step, name, still, _growth(log.grad_norms[part]))
+
+
+def _judged(
+    found: Likelihoods, step: int, name: str, still: str | None, growth: float
+) -> Verdict:
+    """The likeliest, where it is likely enough."""
+    numbers = {**found.numbers, "sure": max(found.low, found.fine, found.high)}
+    if not math.isnan(growth):
+        numbers["grad_norm_growth"] = growth
+    sure, why = numbers["sure"], found.reason
+    if growth > GROWN and found.low < 0.2 and found.high > 0.3:
+        sure = numbers["sure"] = max(sure, SURE)
+        why = f"the gradients' norm grew {growth:.2g} times, and {why}"
+        return Verdict("too high", step, 1 / 3, why, numbers)
+    if sure < SURE:
+        return Verdict("inconclusive", step, 1.0, f"between two verdicts: {why}", numbers)
+    far = sure >= FAR_SURE
+    if found.high == sure:
+        return Verdict("too high", step, 0.1 if far else 1 / 3, why, numbers)
+    if found.low == sure:
+        if name == "warm-up":
+            return Verdict("inconclusive", step, 1.0, "the rate still rises", numbers)
+        return Verdict("too low", step, 10.0 if far else 3.0, why, numbers)
+    if still is not None:
+        return Verdict("plateau", step, 1.0, still, numbers)
+    return Verdict("fine", step, 1.0, why, numbers)
+
+
+def _nothing(step: int, reason: str) -> Verdict:
+    return Verdict("inconclusive", step, 1.0, reason, {"sure": 0.0})
+
+
+def _overall(log: Log, phases: tuple[Phase, ...]) -> Verdict:
+    """The last part that says something; one that was lost is not found again by a decay."""
+    said = [phase.verdict for phase in phases if phase.verdict.kind != "inconclusive"]
+    if not said:
+        return phases[-1].verdict if phases else _nothing(0, "no point seen")
+    return said[-1]
+
+
+def _begins_early(log: Log) -> bool:
+    """Whether the log has the begin of the run."""
+    first, last = float(log.steps[0]), float(log.steps[-1])
+    typical = float(np.median(np.diff(log.steps))) if len(log.steps) > 1 else 1.0
+    return first <= max(EARLY * last, 2 * typical)
+
+
+# ---- what a curve shows by itself ----
+
+
+def noise(losses: Array) -> float:
+    """The standard deviation from point to point, by the median, which a slope changes little."""
+    if len(losses) < 2:
+        return 0.0
+    return 1.4826 * float(np.median(np.abs(np.diff(losses)))) / math.sqrt(2)
+
+
+def _lost(losses: Array, middle: Array) -> tuple[str, Mapping[str, float]] | None:
+    """Why a run is lost: its reason and numbers; None: it is not."""
+    finite = np.isfinite(losses)
+    if len(losses) and not finite[-1]:
+        since = len(losses) - int(np.argmax(finite[::-1])) if finite.any() else 0
+        return f"the loss is not finite, for {len(losses) - since} points", {"sure": 1.0}
+    known = losses[finite]
+    if len(known) < LEAST:
+        return None
+    tail = max(5, len(known) // 10)
+    start = float(np.median(known[: max(1, len(known) // 50)]))
+    recent, best = float(np.median(known[-tail:])), float(np.nanmin(middle))
+    scale = noise(known)
+    numbers = {"loss_start": start, "loss": recent, "noise": scale, "sure": 0.95}
+    if recent > start + RISEN * scale and recent > best:
+        return f"the loss, {recent:.3g}, is above the first, {start:.3g}", numbers
+    if recent - best > max(RISE * (start - best), RISEN * scale) and start > best:
+        return f"the loss rose from {best:.3g} to {recent:.3g}", numbers
+    return None
+
+
+def _still(losses: Array) -> str | None:
+    """How the last third does not fall, in words; None: it does."""
+    tail = losses[-max(LEAST // 2, len(losses) // 3) :]
+    half = len(tail) // 2
+    before, after = float(np.mean(tail[:half])), float(np.mean(tail[half:]))
+    error = max(float(np.std(tail[:half])), float(np.std(tail[half:]))) * math.sqrt(2 / half)
+    if before - after > STILL * error:
+        return None
+    return f"over the last {len(tail)} points the loss did not fall, {before:.3g} to {after:.3g}"
+
+
+def _plateau(log: Log, middle: Array) -> float | None:
+    """The step from which on the loss did not fall."""
+    finite = log.losses[np.isfinite(log.losses)]
+    if len(finite) < LEAST or _still(finite) is None:
+        return None
+    level = float(np.median(finite[-len(finite) // 6 :])) + noise(finite) / 2
+    return float(log.steps[int(np.argmax(middle <= level))])
+
+
+def _growth(norms: Array) -> float:
+    """By how much gradients' norms grew: the median of the last third over that of the first."""
+    known = norms[np.isfinite(norms)]
+    if len(known) < LEAST:
+        return math.nan
+    third = len(known) // 3
+    first = float(np.median(known[:third]))
+    return float(np.median(known[-third:])) / first if first > 0 else math.nan
+
+
+def _band(losses: Array) -> tuple[Array, Array, Array]:
+    """The loss without its noise, and the noise around it, both by medians of some points."""
+    count = len(losses)
+    finite = np.where(np.isfinite(losses), losses, np.nan)
+    if not count or np.isnan(finite).all():
+        nothing = np.full(count, np.nan)
+        return nothing, nothing, nothing
+    width = max(1, count // 40)
+    edges = np.unique(np.linspace(0, count, max(2, count // width + 1)).astype(int))
+    places, middles, spreads = [], [], []
+    for a, b in zip(edges[:-1], edges[1:], strict=True):
+        part = finite[a:b]
+        part = part[~np.isnan(part)]
+        if len(part):
+            middle = float(np.median(part))
+            places.append((a + b - 1) / 2)
+            middles.append(middle)
+            spreads.append(1.4826 * float(np.median(np.abs(part - middle))))
+    at = np.arange(count)
+    middle, spread = np.interp(at, places, middles), np.interp(at, places, spreads)
+    return middle, middle - 2 * spread, middle + 2 * spread
+
+
+def _spikes(log: Log) -> tuple[Spike, ...]:
+    """Losses far above what was usual before, for no more than a few points each."""
+    losses = log.losses
+    found: list[Spike] = []
+    i = SPIKE_POINTS
+    while i < len(losses):
+        before = losses[max(0, i - SPIKE_POINTS) : i]
+        before = before[np.isfinite(before)]
+        if len(before) < SPIKE_POINTS // 2:
+            i += 1
+            continue
+        usual = float(np.median(before))
+        spread = 1.4826 * float(np.median(np.abs(before - usual)))
+        ceiling = usual + SPIKE * max(spread, 1e-6 * abs(usual))
+        if losses[i] <= ceiling:
+            i += _next_above(losses[i:], ceiling) if spread == 0 else 1
+            continue
+        after = losses[i:]
+        back = np.flatnonzero(after <= usual + 3 * max(spread, 1e-6 * abs(usual)))
+        recovered = int(back[0]) if len(back) else None
+        end = i + (recovered if recovered is not None else len(after))
+        top = i + int(np.argmax(losses[i:end]))
+        found.append(Spike(float(log.steps[top]), float(losses[top]), usual, recovered))
+        i = end + 1
+    return tuple(found)
+
+
+def _next_above(losses: Array, ceiling: float) -> int:
+    above = np.flatnonzero(losses > ceiling)
+    return max(1, int(above[0])) if len(above) else len(losses)
