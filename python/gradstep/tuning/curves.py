@@ -19,7 +19,7 @@ from .signs import LEAST, Likelihoods, likelihoods
 
 Array = NDArray[np.float64]
 
-SURE = 0.6  # what is less likely is not said
+SURE = 0.7  # what is less likely is not said
 FAR_SURE = 0.9  # from here on, the rate is far off
 SPIKE = 8.0  # robust z
 SPIKE_POINTS = 20  # before a spike, whose level and spread count
