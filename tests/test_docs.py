@@ -35,7 +35,11 @@ def test_examples(name):
         pytest.importorskip("gradstep.jax", exc_type=ImportError)
     if name == "gradstep.tuning.loop":
         pytest.importorskip("torch")
-    if name in ("gradstep.tuning.keras", "gradstep.tuning.lightning", "gradstep.tuning.transformers"):
+    if name in (
+        "gradstep.tuning.keras",
+        "gradstep.tuning.lightning",
+        "gradstep.tuning.transformers",
+    ):
         pytest.skip("tests/test_tuning_sources.py runs it")
     if name == "gradstep.tuning.sklearn":
         pytest.importorskip("sklearn")
