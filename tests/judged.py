@@ -1,4 +1,4 @@
-"""What the tests of trainings in other frameworks share: digits, a judge, and who listens to logs."""
+"""What the tests of other frameworks' trainings share: digits, a judge, who listens to logs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,11 @@ class Told:
         Told.seen = []
 
     def __call__(
-        self, step: int, loss: float, lr: float | None = None, grad_norm: float | None = None
+        self,
+        step: int,
+        loss: float,
+        lr: float | None = None,
+        grad_norm: float | None = None,  # noqa: ARG002
     ) -> Verdict:
         Told.seen.append((step, loss, lr))
         if len(Told.seen) < 10:
@@ -49,9 +53,14 @@ class Told:
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> None:
     """`Told` judges."""
+    monkeypatch.setitem(sys.modules, "gradstep.tuning.curves", judges())
+
+
+def judges() -> types.ModuleType:
+    """In place of the module."""
     made = types.ModuleType("gradstep.tuning.curves")
     made.LossMonitor = Told  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, made.__name__, made)
+    return made
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from judged import BATCH, SWEEP, Told, digits, imported, says
 keras = imported("keras")
 from gradstep.tuning.keras import MonitorCallback, RangeTestCallback, source  # noqa: E402
 
-pytest_plugins = ["judged"]
 pytestmark = pytest.mark.usefixtures("told")
 
 
@@ -87,7 +86,7 @@ def test_keras_callbacks(written: Any) -> None:
             super().__init__()
             self.seen: list[float] = []
 
-        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        def on_train_batch_end(self, _batch: int, logs: Any = None) -> None:
             self.seen.append(float(logs["loss"]))
 
     def fit(callbacks: list[Any], **options: Any) -> Any:

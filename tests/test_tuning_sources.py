@@ -24,7 +24,6 @@ from processes import finished
 datasets = pytest.importorskip("sklearn.datasets")
 
 PAGE = Path(__file__).parent.parent / "docs" / "tuning-sources.md"
-pytest_plugins = ["judged"]
 pytestmark = [
     pytest.mark.usefixtures("told"),
     # Others': of what they themselves import and call.
@@ -70,7 +69,7 @@ def torch_bits(value: Any) -> Any:
 
 def torch_everything(model: Any, loader: Any, optimizer: Any) -> Any:
     torch = sys.modules["torch"]
-    numpys = np.random.get_state()
+    numpys = np.random.get_state()  # noqa: NPY002
     return (
         torch_bits(model.state_dict()),
         torch_bits([p.grad for p in model.parameters()]),
@@ -88,7 +87,6 @@ def torch_everything(model: Any, loader: Any, optimizer: Any) -> Any:
 def test_a_loop_is_as_it_was(generator: bool, evaluating: bool, error: bool) -> None:
     """With its buffers, modes and random generators; all sweeps see the same batches."""
     model, loss_fn, loader, optimizer = torch_parts(generator=generator)
-    frozen = torch_parts(seed=1)[0]
     model[1].eval()  # kept so within a training
     if evaluating:
         model.eval()
@@ -103,7 +101,8 @@ def test_a_loop_is_as_it_was(generator: bool, evaluating: bool, error: bool) -> 
     before = torch_everything(model, loader, optimizer)
 
     def draws(output: Any, y: Any) -> Any:
-        random.random(), np.random.rand()  # noqa: B018, NPY002
+        random.random()
+        np.random.rand()  # noqa: NPY002
         if error and optimizer.param_groups[0]["lr"] > 1e-3:
             raise OSError("disk")
         return loss_fn(output, y)
@@ -269,7 +268,7 @@ def lightning_parts(name: str, folder: Path, callbacks: list[Any], **options: An
             self.model, self.seen = model, []
             self.right = torchmetrics.Accuracy("multiclass", num_classes=10)
 
-        def training_step(self, batch: Any, batch_idx: int) -> Any:
+        def training_step(self, batch: Any, _: int) -> Any:
             x, y = batch
             scores = self.model(x)
             loss = loss_fn(scores, y)
@@ -327,7 +326,7 @@ def test_lightning(name: str, tmp_path: Path, written: Any) -> None:
         (i + 1, pytest.approx((steps[2 * i][0] + steps[2 * i + 1][0]) / 2), 1e-3)
         for i in range(40 if len(Told.seen) == 40 else 0)
     ]
-    assert [seen for seen in Told.seen] == wanted or len(Told.seen) > 40  # epochs end by one
+    assert Told.seen == wanted or len(Told.seen) > 40  # epochs end by one
     says(lines, "INFO range test: try")
     says(lines, "WARNING rate at step 10: too low, try the rate × 3 (told so)")
     assert (watch.verdict.kind, len(watch.told)) == ("too low", 1)
@@ -431,7 +430,7 @@ def trainer_parts(folder: Path, callbacks: list[Any], **options: Any) -> Any:
     rates: list[float] = []
 
     class Rates(transformers.TrainerCallback):
-        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        def on_pre_optimizer_step(self, _a: Any, _s: Any, _c: Any, **kwargs: Any) -> None:
             rates.append(kwargs["optimizer"].param_groups[0]["lr"])
 
     trainer = transformers.Trainer(
@@ -577,15 +576,15 @@ def test_scikit_learn(name: str, fitted: bool) -> None:
     x, y = datasets.load_digits(return_X_y=True)
     x, y = x / 16, y if tells_classes else y / 10.0
     if fitted:
-        estimator.set_params(**({"early_stopping": False}))
+        estimator.set_params(early_stopping=False)
         classes = {"classes": np.unique(y)} if tells_classes else {}
         estimator.partial_fit(x[:300], y[:300], **classes)
-    before, numpys = dump(estimator), np.random.get_state()
+    before, numpys = dump(estimator), np.random.get_state()  # noqa: NPY002
     found = range_test(*source(estimator, x, y, 200), low=1e-6, high=100, points=50, sweeps=2)
     assert found.interval is not None, found
     np.testing.assert_array_equal(*found.losses)
     assert dump(estimator) == before
-    assert all(map(np.array_equal, np.random.get_state(), numpys))
+    assert all(map(np.array_equal, np.random.get_state(), numpys))  # noqa: NPY002
 
 
 def dump(estimator: Any) -> Any:
@@ -630,7 +629,6 @@ def test_a_loss_of_scikit_learn_is_from_before_the_step(name: str) -> None:
     elif name == "huber":
         wanted = metrics_huber(y - told.predict(x), 0.5)
     else:
-        loss_of = told._loss_function_ if hasattr(told, "_loss_function_") else None
         z = np.where(y[:, None] == told.classes_, 1, -1) * told.decision_function(x)
         formulas = {
             "hinge": np.maximum(1 - z, 0),
@@ -639,7 +637,6 @@ def test_a_loss_of_scikit_learn_is_from_before_the_step(name: str) -> None:
             "squared_error": (1 - z) ** 2 / 2,
         }
         wanted = formulas[name].sum() / len(x)
-        assert loss_of is None or loss_of is not None
     assert loss == pytest.approx(wanted, rel=1e-9)
 
 
@@ -767,7 +764,7 @@ def test_page(tmp_path: Path) -> None:
         imported(name)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert len(blocks) > 5
-    script = "import judged, pytest, sys\nfrom pathlib import Path\njudged.tell()\n"
+    script = "import judged, sys\nsys.modules['gradstep.tuning.curves'] = judged.judges()\n"
     script += "".join(blocks)
     script += """
 for one in (found, in_lightning, in_trainer, in_keras, of_network, of_linear):
