@@ -4,6 +4,7 @@ were afterwards, what their monitors write down, and what is refused."""
 from __future__ import annotations
 
 import copy
+import importlib.util
 import os
 import random
 import re
@@ -320,13 +321,12 @@ def test_lightning(name: str, tmp_path: Path, written: Any) -> None:
     assert torch_bits(trainer.optimizers[0].state_dict()) == torch_bits(
         other.optimizers[0].state_dict()
     )
-    steps = module.seen[-80:]
+    steps = module.seen[-len(plain.seen) :]
     assert steps == plain.seen
-    wanted = [
-        (i + 1, pytest.approx((steps[2 * i][0] + steps[2 * i + 1][0]) / 2), 1e-3)
-        for i in range(40 if len(Told.seen) == 40 else 0)
-    ]
-    assert Told.seen == wanted or len(Told.seen) > 40  # epochs end by one
+    assert [step for step, *_ in Told.seen] == list(range(1, 41))
+    pairs = [(steps[2 * i][0] + steps[2 * i + 1][0]) / 2 for i in range(14)]  # of the first epoch
+    assert [loss for _, loss, _ in Told.seen[:14]] == pytest.approx(pairs)
+    assert {rate for *_, rate in Told.seen} == {1e-3}
     says(lines, "INFO range test: try")
     says(lines, "WARNING rate at step 10: too low, try the rate × 3 (told so)")
     assert (watch.verdict.kind, len(watch.told)) == ("too low", 1)
@@ -743,8 +743,9 @@ def test_ctrl_c_reaches_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("backend", ["torch", "jax"])
 def test_keras(backend: str) -> None:
     """Each backend in a process of its own: Keras has one for the whole of its life."""
-    for name in (backend, "keras"):
-        imported(name)
+    for name in (backend, "keras"):  # importing Keras here would choose for the other tests
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"no {name}")
     root = PAGE.parent.parent
     script = f"""
 import sys, pytest
@@ -760,10 +761,12 @@ sys.exit(pytest.main(["-q", "-n", "0", "-p", "no:cacheprovider", "--rootdir", {s
 
 def test_page(tmp_path: Path) -> None:
     """Its code runs, each block after those before it."""
-    for name in ("lightning.pytorch", "transformers", "accelerate", "keras"):
+    for name in ("lightning.pytorch", "transformers", "accelerate", "torch"):
         imported(name)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert len(blocks) > 5
+    if importlib.util.find_spec("keras") is None:
+        pytest.skip("no keras")
     script = "import judged, sys\nsys.modules['gradstep.tuning.curves'] = judged.judges()\n"
     script += "".join(blocks)
     script += """
