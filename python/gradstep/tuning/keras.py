@@ -121,6 +121,7 @@ class _Training:
 
     def restore(self, snapshot: Any) -> None:
         self._batches = self._endless()
+        self._model.reset_metrics()  # those too that the first step has made
         for variable, value in zip(*snapshot, strict=True):
             variable.assign(value)
 
