@@ -12,6 +12,7 @@ from ..checks import whole
 from ..extras import need
 from ..rule import ADAPTIVE, MOMENTUM, PLAIN, SIGN
 from .callbacks import Finding, Source, Watching
+from .loop import generators
 
 keras: Any = need("keras", "gradstep.tuning.keras", "frameworks")
 
@@ -24,7 +25,7 @@ def source(
     """A compiled model's training for :func:`range_test`: ``range_test(*source(model, x, y))``.
 
     Steps are made by ``train_on_batch``, rates set by ``optimizer.learning_rate.assign``. Weights,
-    the optimizer's variables, metrics and the states of seed generators are put back, to the bit.
+    the optimizer's variables, metrics and the states of random generators are put back, to the bit.
     An optimizer that has made no step yet gets its variables now instead of at its first.
 
     Args:
@@ -117,13 +118,18 @@ class _Training:
 
     def snapshot(self) -> Any:
         variables = self._variables()
-        return variables, [np.array(keras.ops.convert_to_numpy(v.value)) for v in variables]
+        values = [np.array(keras.ops.convert_to_numpy(v.value)) for v in variables]
+        # With PyTorch, layers without a seed draw from its own generator.
+        return variables, values, [(put, get()) for get, put in generators()]
 
     def restore(self, snapshot: Any) -> None:
         self._batches = self._endless()
         self._model.reset_metrics()  # those too that the first step has made
-        for variable, value in zip(*snapshot, strict=True):
+        variables, values, states = snapshot
+        for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
+        for put, state in states:
+            put(state)
 
 
 def _optimizer(model: Any) -> Any:

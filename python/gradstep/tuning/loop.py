@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -167,7 +168,7 @@ class Loop:
             if id(p) not in held
         ]
         modes = [(module, module.training) for module in modules]
-        return buffers, grads, modes, [(put, get()) for get, put in self._generators()]
+        return buffers, grads, modes, [(put, get()) for get, put in generators(self._loader)]
 
     def restore(self, saved: Any) -> None:
         """Put back what :meth:`save` returned, to the bit, and begin anew with the loader."""
@@ -186,22 +187,24 @@ class Loop:
         for put, state in generators:
             put(state)
 
-    def _generators(self) -> Iterator[tuple[Callable[[], Any], Callable[[Any], object]]]:
-        """How to get and put the state of each random generator."""
-        torch = _torch()
-        yield random.getstate, random.setstate
-        yield np.random.get_state, np.random.set_state  # code of loaders
-        yield torch.get_rng_state, torch.set_rng_state
-        for device in (torch.cuda, torch.xpu):
-            if device.is_initialized():
-                yield device.get_rng_state_all, device.set_rng_state_all
-        if torch.backends.mps.is_available():
-            yield torch.mps.get_rng_state, torch.mps.set_rng_state
-        sampler = getattr(self._loader, "sampler", None)
-        inner = getattr(getattr(self._loader, "batch_sampler", None), "sampler", None)
-        found = (getattr(owner, "generator", None) for owner in (self._loader, sampler, inner))
-        for generator in {id(g): g for g in found if isinstance(g, torch.Generator)}.values():
-            yield generator.get_state, generator.set_state
+
+def generators(loader: Any = None) -> Iterator[tuple[Callable[[], Any], Callable[[Any], object]]]:
+    """How to get and put the state of each random generator: PyTorch's too, where it is loaded."""
+    yield random.getstate, random.setstate
+    yield np.random.get_state, np.random.set_state  # code of loaders
+    if (torch := sys.modules.get("torch")) is None:
+        return
+    yield torch.get_rng_state, torch.set_rng_state
+    for device in (torch.cuda, torch.xpu):
+        if device.is_initialized():
+            yield device.get_rng_state_all, device.set_rng_state_all
+    if torch.backends.mps.is_available():
+        yield torch.mps.get_rng_state, torch.mps.set_rng_state
+    sampler = getattr(loader, "sampler", None)
+    inner = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
+    found = (getattr(owner, "generator", None) for owner in (loader, sampler, inner))
+    for generator in {id(g): g for g in found if isinstance(g, torch.Generator)}.values():
+        yield generator.get_state, generator.set_state
 
 
 def _torch() -> Any:
