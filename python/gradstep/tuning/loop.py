@@ -192,6 +192,8 @@ def generators(loader: Any = None) -> Iterator[tuple[Callable[[], Any], Callable
     """How to get and put the state of each random generator: PyTorch's too, where it is loaded."""
     yield random.getstate, random.setstate
     yield np.random.get_state, np.random.set_state  # code of loaders
+    if hasattr(loader, "iteration"):  # accelerate's, whose passes are shuffled by their number
+        yield lambda: loader.iteration, lambda number: setattr(loader, "iteration", number)
     if (torch := sys.modules.get("torch")) is None:
         return
     yield torch.get_rng_state, torch.set_rng_state
