@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import gradstep as gs
+from judged import told, written  # noqa: F401 - fixtures
 
 
 def pytest_collection_modifyitems(items):

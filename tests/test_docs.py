@@ -33,6 +33,16 @@ def test_examples(name):
         pytest.importorskip("torch")
     if name.startswith("gradstep.jax"):
         pytest.importorskip("gradstep.jax", exc_type=ImportError)
+    if name == "gradstep.tuning.loop":
+        pytest.importorskip("torch")
+    if name in (
+        "gradstep.tuning.keras",
+        "gradstep.tuning.lightning",
+        "gradstep.tuning.transformers",
+    ):
+        pytest.skip("tests/test_tuning_sources.py runs it")
+    if name == "gradstep.tuning.sklearn":
+        pytest.importorskip("sklearn")
     failed, _ = doctest.testmod(importlib.import_module(name))
     assert failed == 0
 

@@ -6,6 +6,7 @@ Data in, data out: nothing here prints or draws; results have ``plot``.
 from __future__ import annotations
 
 from .adapting import Adapter, Decision, Diverged
+from .loop import loop
 from .monitor import Monitor, Verdict
 from .range_test import RangeTest, range_test
 from .search import search
@@ -20,6 +21,7 @@ __all__ = [
     "SearchResult",
     "Tried",
     "Verdict",
+    "loop",
     "range_test",
     "search",
 ]

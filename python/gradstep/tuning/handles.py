@@ -73,7 +73,8 @@ class _Own:
     """An object with the methods itself."""
 
     def __init__(self, optimizer: Any) -> None:
-        self.kind: str | None = None
+        kind = getattr(optimizer, "kind", None)
+        self.kind: str | None = kind if kind in (ADAPTIVE, MOMENTUM, PLAIN, SIGN) else None
         self.set_lr = optimizer.set_lr
         self.snapshot = optimizer.snapshot
         self.restore = optimizer.restore

@@ -136,10 +136,12 @@ def range_test(
 
     Args:
         train_step: makes one step of the training, on its next minibatch, and returns the loss
-            from before the step, as a float. It must not set the rate itself.
+            from before the step, as a float. It must not set the rate itself. Methods ``save``
+            and ``restore`` that it has, as :func:`loop`'s, are used where none are given here.
         optimizer: one of gradstep's; one of torch's; or any object with ``set_lr(rate)``,
-            ``snapshot()`` and ``restore(snapshot)``. All groups get the same rate. A second copy
-            of parameters and states is kept in memory meanwhile.
+            ``snapshot()`` and ``restore(snapshot)``; it may say its ``kind``: ``"plain"``,
+            ``"momentum"``, ``"sign"`` or ``"adaptive"``. All groups get the same rate. A second
+            copy of parameters and states is kept in memory meanwhile.
         low: the first rate, > 0.
         high: the last rate, > low.
         points: how many steps a sweep has, at least 10.
@@ -175,11 +177,11 @@ def range_test(
         >>> bool(low < 0.3 < high), opt.t, opt.groups[0]["lr"]
         (True, 0, 0.1)
     """
-    low, high = _rate("low", low), _rate("high", high)
-    if low >= high:
-        raise ValueError(f"low: got {low:g}, wanted less than high, which is {high:g}")
-    points, sweeps = _count("points", points, LEAST), _count("sweeps", sweeps, 1)
+    low, high, points, sweeps = check_sweep(low, high, points, sweeps)
     _check_function("train_step", train_step)
+    if save is None and restore is None:
+        own = getattr(train_step, "save", None), getattr(train_step, "restore", None)
+        save, restore = own if all(map(callable, own)) else (None, None)
     for name, hook in {"save": save, "restore": restore, "progress": progress}.items():
         if hook is not None:
             _check_function(name, hook)
@@ -212,6 +214,18 @@ def range_test(
     finally:
         _all(back)
     return read(rates, losses, target.kind)
+
+
+def check_sweep(low: Any, high: Any, points: Any, sweeps: Any) -> tuple[float, float, int, int]:
+    """The arguments of that name, which say what a sweep tries, in their plain types.
+
+    Raises:
+        TypeError, ValueError: one of them is refused.
+    """
+    low, high = _rate("low", low), _rate("high", high)
+    if low >= high:
+        raise ValueError(f"low: got {low:g}, wanted less than high, which is {high:g}")
+    return low, high, _count("points", points, LEAST), _count("sweeps", sweeps, 1)
 
 
 def _rate(argument: str, value: Any) -> float:
