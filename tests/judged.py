@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-import sys
-import types
 import warnings
 from typing import Any
 
 import numpy as np
 import pytest
 
-from gradstep.tuning import Verdict
+from gradstep.tuning import Verdict, callbacks
 
 SWEEP = {"low": 1e-5, "points": 40}
 BATCH = 64
@@ -53,14 +51,7 @@ class Told:
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> None:
     """`Told` judges."""
-    monkeypatch.setitem(sys.modules, "gradstep.tuning.curves", judges())
-
-
-def judges() -> types.ModuleType:
-    """In place of the module."""
-    made = types.ModuleType("gradstep.tuning.curves")
-    made.LossMonitor = Told  # type: ignore[attr-defined]
-    return made
+    monkeypatch.setattr(callbacks, "LossMonitor", Told)
 
 
 @pytest.fixture

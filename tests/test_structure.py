@@ -82,6 +82,7 @@ TORCH_ROOMS = [
     "offloading",
 ]
 JAX_ROOMS = ["native", "state", "configuration", "transformation", "files", "functions"]
+FORMAT_ROOMS = ["common", "objects", "tables", "trackers", "text", "files"]
 PYTHON_ROOMS = [
     "main_interpreter",
     "_core",
@@ -139,6 +140,13 @@ PYTHON_ROOMS = [
     "tuning.adapting",
     "tuning.finding",
     "tuning.watching",
+    "tuning.columns",
+    "tuning.logs",
+    *(f"tuning.formats.{name}" for name in FORMAT_ROOMS),
+    "tuning.formats",
+    "tuning.signs",
+    "tuning.curves",
+    "tuning.following",
     "tuning.sharing",
     "tuning.searched",
     "tuning.search",

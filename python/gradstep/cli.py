@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import bench, bench_offload, bench_training, demo, machine, plots, runtime, schedules
+from . import bench, bench_offload, bench_training, demo, machine, pages, plots, runtime, schedules
 from .tables import table
-from .tuning import finding, watching
+from .tuning import Judged, finding, following, judge, read_logs, watching
 
 # What may be counted up to: beyond, a command would run for hours or want too much memory.
 MOST = 1_000_000
@@ -133,6 +133,14 @@ def schedule(text: str) -> schedules.Schedule:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def page(text: str) -> Path:
+    """An argument's type: the path of a page that can be written, see `pages.check_page`."""
+    try:
+        return pages.check_page(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("path: ")) from None
+
+
 def run_demo(arguments: argparse.Namespace) -> None:
     demo.run(arguments.out, seed=arguments.seed, epochs=arguments.epochs)
 
@@ -228,11 +236,66 @@ def run_find(arguments: argparse.Namespace) -> None:
 
 
 def run_watch(arguments: argparse.Namespace) -> None:
-    workers = watching.workers_for(arguments.log)
-    watched = watching.watch(arguments.log, momentum=arguments.momentum, workers=workers)
-    print(table(watching.describe(watched)))
+    asked = {role: getattr(arguments, role) for role in ("loss", "lr", "step", "grad_norm")}
+    paths: list[Path] = arguments.log
+    if arguments.follow:
+        if len(paths) > 1:
+            raise finding.Refused(f"--follow: got {len(paths)} logs, wanted one file or folder")
+        show_runs(follow(paths[0], asked), arguments)
+    elif len(paths) == 1 and not any(asked.values()) and watching.is_own(paths[0]):
+        workers = watching.workers_for(paths[0])
+        watched = watching.watch(paths[0], momentum=arguments.momentum, workers=workers)
+        print(table(watching.describe(watched)))
+        if arguments.out is not None:
+            print(watched.plot(arguments.out))
+        if arguments.html is not None:
+            write_page(tuple(map(judge, read_logs(paths[0]))), arguments.html)
+    else:
+        logs = [log for path in paths for log in read_logs(path, **asked)]
+        show_runs(tuple(map(judge, logs)), arguments)
+
+
+def follow(path: Path, asked: dict[str, str | None]) -> tuple[Judged, ...]:
+    """Show a run in a line that changes, or several in a line each, until Ctrl-C."""
+    judged: tuple[Judged, ...] = ()
+    paces: dict[str, following.Pace] = {}
+    alone = sys.stdout.isatty()
+    last: list[str] = []
+    with contextlib.suppress(KeyboardInterrupt):
+        for judged in following.follow(path, asked):
+            lines = []
+            for run in judged:
+                left = paces.setdefault(run.log.name, following.Pace()).left(run)
+                name = f"{run.log.name}  " if len(judged) > 1 else ""
+                lines.append(name + following.status(run, left))
+            if alone and len(lines) == 1:
+                print(f"\r\x1b[K{lines[0]}", end="", flush=True)
+            elif lines != last:
+                print("\n".join(lines), flush=True)
+            last = lines
+    print()
+    if not judged:
+        raise finding.Refused(f"{path}: nothing could be read until it was interrupted")
+    return judged
+
+
+def show_runs(judged: tuple[Judged, ...], arguments: argparse.Namespace) -> None:
+    if len(judged) > 1:
+        print(table(following.overview(judged), following.OVERVIEW, right="<>>>"))
+    else:
+        print(table(following.describe(judged[0])))
     if arguments.out is not None:
-        print(watched.plot(arguments.out))
+        for run in judged[:1]:
+            log, marks = run.log, [(run.log.losses.size, run.verdict.kind)]
+            ratios = [math.nan] * log.losses.size
+            print(plots.run(log.losses, log.rates, ratios, arguments.out,
+                            title="A run and its verdict", marks=marks))  # fmt: skip
+    if arguments.html is not None:
+        write_page(judged, arguments.html)
+
+
+def write_page(judged: tuple[Judged, ...], path: Path) -> None:
+    print(pages.write_page(judged, path))
 
 
 Add = Callable[..., argparse.Action]
@@ -324,15 +387,27 @@ def add_watch(command: Command) -> None:
         "watch",
         run_watch,
         "Say of a training that was logged whether its rate was too high or too low.",
-        "LOG.jsonl has one JSON object per line, one line per step, in order: the keys of a step's "
-        'report (report.to_json()) and "loss", of the batch before the update. Needed are loss, t, '
-        "update_norm, param_norm and grad_norm; cosine, g2_over_v, lr and skipped are used where "
-        "they are there; all others are passed over. null stands for what is not known, and is not "
-        "judged. Prints the verdict (too high, too low, diverging, fine or inconclusive), why, "
-        "what to try, and the numbers. It looks at the first 100 updates together, later at "
-        "windows of 100 steps.",
+        "LOG is a file or a folder; what wrote it is found out from its content: JSON lines, a "
+        "Trainer's trainer_state.json, CSV (Lightning, Keras, Ultralytics, exports of W&B, MLflow "
+        "and TensorBoard), TensorBoard's event files (with the extra \"logs\"), MLflow's metric "
+        "files, or text with a loss in its lines, tqdm's, too. Prints the verdict (too high, too "
+        "low, diverging, plateau, fine or inconclusive), how sure it is, why, and what to try; of "
+        "several runs a line each, by their rates. A log with one JSON object per line of a "
+        "gradstep optimizer's reports (report.to_json(), and the loss of the batch before the "
+        "update) is judged by those, which says more: needed are loss, t, update_norm, param_norm "
+        "and grad_norm; cosine, g2_over_v, lr and skipped are used where they are there; null "
+        "stands for what is not known. The first 100 updates are then looked at together, later "
+        "ones in windows of 100 steps.",
     )
-    add("log", type=Path, metavar="LOG.jsonl", help="the log")
+    add("log", type=Path, nargs="+", metavar="LOG", help="the log: a file or a folder")
+    for role, what in {
+        "loss": "loss", "lr": "learning rate", "step": "step", "grad_norm": "gradients' norm",
+    }.items():  # fmt: skip
+        add(f"--{role.replace('_', '-')}", metavar="NAME",
+            help=f"the column or key of the {what} (default: found by the names that tools use)")
+    add("--follow", action="store_true",
+        help="read it again whenever it has grown, and show a line; Ctrl-C ends with the report")
+    add("--html", type=page, metavar="FILE", help="write a page to look at")
     add("--momentum", action=argparse.BooleanOptionalAction, default=None,
         help="whether the rule has a momentum (default: found out from the log, which clipped "
         "gradients can mislead)")  # fmt: skip

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol
 
+from .curves import LossMonitor
 from .monitor import Monitor, Verdict
 from .range_test import RangeTest, check_sweep, range_test
 
@@ -66,8 +66,7 @@ def monitor_for(optimizer: Any) -> Judge:
     """
     if hasattr(optimizer, "report") and getattr(getattr(optimizer, "engine", None), "stats", None):
         return _FromReports(optimizer)
-    curves = importlib.import_module(".curves", __package__)
-    return cast(Judge, curves.LossMonitor())
+    return LossMonitor()
 
 
 class Finding:

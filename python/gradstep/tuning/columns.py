@@ -135,7 +135,7 @@ def _listed(names: Iterable[str]) -> str:
 
 UNKNOWN = math.nan  # a cell with nothing in it; what was logged as no finite number is infinite
 NOTHING = {"", "none", "null", "na", "n/a", "-", "--", "<na>"}
-DIGITS = r"[-+]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:[.,]\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
+DIGITS = r"[-+]?(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:[.,]\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
 NUMBER = rf"(?:{DIGITS}|[-+]?\d+\.|[-+]?(?:[nN]a[nN]|NAN|[iI]nf(?:inity)?))"
 
 

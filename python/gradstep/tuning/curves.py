@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,7 +139,7 @@ def judge(log: Log) -> Judged:
         for name, begin, end in _parts(log.rates)
     )
     return Judged(
-        log, _overall(log, phases), phases, _spikes(log), middle, low, high,
+        log, _overall(phases), phases, _spikes(log), middle, low, high,
         np.minimum.accumulate(middle), _plateau(log, middle),
     )  # fmt: skip
 
@@ -216,8 +217,9 @@ def _phase(log: Log, middle: Array, name: str, begin: int, end: int) -> Verdict:
     lost = _lost(losses, middle[part])
     if lost is not None:
         return Verdict("diverging", step, 0.1 if name == "warm-up" else 1 / 3, *lost)
-    if count < LEAST:
-        return _nothing(step, f"{count} of {LEAST} points seen")
+    if count < LEAST or (name == "steady" and end - begin < LEAST):
+        since = " since the warm-up" if begin else ""
+        return _nothing(step, f"{end - begin} of {LEAST} points seen{since}")
     finite = losses[np.isfinite(losses)]
     still = _still(finite)
     if name == "decay":
@@ -233,9 +235,7 @@ def _phase(log: Log, middle: Array, name: str, begin: int, end: int) -> Verdict:
     return _judged(found, step, name, still, _growth(log.grad_norms[part]))
 
 
-def _judged(
-    found: Likelihoods, step: int, name: str, still: str | None, growth: float
-) -> Verdict:
+def _judged(found: Likelihoods, step: int, name: str, still: str | None, growth: float) -> Verdict:
     """The likeliest, where it is likely enough."""
     numbers = {**found.numbers, "sure": max(found.low, found.fine, found.high)}
     if not math.isnan(growth):
@@ -263,7 +263,7 @@ def _nothing(step: int, reason: str) -> Verdict:
     return Verdict("inconclusive", step, 1.0, reason, {"sure": 0.0})
 
 
-def _overall(log: Log, phases: tuple[Phase, ...]) -> Verdict:
+def _overall(phases: tuple[Phase, ...]) -> Verdict:
     """The last part that says something; one that was lost is not found again by a decay."""
     said = [phase.verdict for phase in phases if phase.verdict.kind != "inconclusive"]
     if not said:
@@ -349,7 +349,7 @@ def _band(losses: Array) -> tuple[Array, Array, Array]:
     width = max(1, count // 40)
     edges = np.unique(np.linspace(0, count, max(2, count // width + 1)).astype(int))
     places, middles, spreads = [], [], []
-    for a, b in zip(edges[:-1], edges[1:], strict=True):
+    for a, b in pairwise(edges):
         part = finite[a:b]
         part = part[~np.isnan(part)]
         if len(part):

@@ -9,8 +9,6 @@ import math
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -200,51 +198,3 @@ def _lasting(name: str, steps: Array, notes: list[str]) -> NDArray[np.intp]:
 
 def _times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
-
-
-def read(
-    source: Any,
-    *,
-    loss: str | None = None,
-    lr: str | None = None,
-    step: str | None = None,
-    grad_norm: str | None = None,
-) -> tuple[Log, ...]:
-    """The runs of a log, whatever tool wrote it.
-
-    Read are: JSON lines; a Trainer's ``trainer_state.json``; the CSV files of Lightning, Keras,
-    Ultralytics, and the exports of TensorBoard, W&B and MLflow; TensorBoard's event files (with the
-    extra "logs"); MLflow's metric files; text with a loss in its lines, as a print loop, `logging`
-    and tqdm write it; and folders of these.
-
-    Args:
-        source: a path, or a frame of pandas or polars.
-        loss, lr, step, grad_norm: names of columns or keys, where those that tools use do not find
-            the right ones.
-
-    Returns:
-        A :class:`Log` for each run.
-
-    Raises:
-        Refused: nothing can be read there; it says what was looked for and what was found.
-        OSError: a file cannot be read.
-
-    Example:
-        >>> import tempfile, pathlib
-        >>> from gradstep.tuning import read_logs
-        >>> file = pathlib.Path(tempfile.mkdtemp()) / "run.log"
-        >>> _ = file.write_text("".join(f"step {k}: loss {9 / k:.3f}, lr 0.1\\n" for k in (1, 2, 3)))
-        >>> [log] = read_logs(file)
-        >>> log.losses.tolist(), log.rates.tolist()
-        ([9.0, 4.5, 3.0], [0.1, 0.1, 0.1])
-    """
-    from . import log_formats  # noqa: PLC0415 - it imports this
-
-    given = {"loss": loss, "lr": lr, "step": step, "grad_norm": grad_norm}
-    asked = {role: name for role, name in given.items() if name is not None}
-    if hasattr(source, "columns") and hasattr(source, "__getitem__"):
-        return log_formats.read_frame(source, asked)
-    path = Path(source)
-    if path.is_dir():
-        return log_formats.read_folder(path, asked)
-    return log_formats.read_file(path, asked)

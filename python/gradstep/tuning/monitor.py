@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, SupportsFloat
 from ..report import Report
 from . import calm
 
-Kind = Literal["too high", "too low", "diverging", "spike", "fine", "inconclusive"]
+Kind = Literal["too high", "too low", "diverging", "spike", "plateau", "fine", "inconclusive"]
 Callback = Callable[[int, dict[str, Any]], object]
 
 WINDOW = 100  # steps that a verdict looks at

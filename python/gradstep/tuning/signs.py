@@ -7,6 +7,7 @@ rate, at it, and at ten times it: `benchmarks/loss_curves.py --choose` prints th
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -69,7 +70,7 @@ def signs(losses: Array) -> dict[str, float]:
         return float(np.median(losses[a : a + max(1, round(width * count))]))
 
     edges = np.linspace(0, count, PARTS + 1).astype(int)
-    parts = [float(np.median(losses[a:b])) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [float(np.median(losses[a:b])) for a, b in pairwise(edges)]
     end = float(np.median(losses[-max(1, round(0.15 * count)) :]))
     least = min(*parts, end)
     unit = max(start - least, 0.05 * (max(parts) - least), 1e-12 * abs(start), 1e-300)

@@ -101,6 +101,19 @@ def watch(path: Path | str, *, momentum: bool | None = None, workers: int = 1) -
     )  # fmt: skip
 
 
+def is_own(path: Path) -> bool:
+    """Whether a log has the reports of our steps, by its first line; of a pipe that is believed."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        return True
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            first = file.readline(LONGEST).strip() or file.readline(LONGEST)
+        entry = json.loads(first)
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(entry, dict) and ("update_norm" in entry or "param_norm" in entry)
+
+
 class _Log:
     """What is gathered of a log, from its first line on; see :class:`Watched`."""
 

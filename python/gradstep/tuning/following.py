@@ -1,0 +1,193 @@
+"""Logs of runs that go on: read again whenever they grow, and judged anew."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .curves import Judged, judge
+from .finding import Refused
+from .formats.files import read_logs
+
+SHARE = 100  # times as long as reading took is waited before the next: 1 % of a processor
+LEAST_WAIT = 1.0  # seconds
+BARS = "▁▂▃▄▅▆▇█"
+WIDTH = 30  # bars of a status line
+
+
+def follow(
+    path: Path | str,
+    asked: Mapping[str, str],
+    *,
+    wait: Callable[[float], object] = time.sleep,
+) -> Iterator[tuple[Judged, ...]]:
+    """The runs of a file or a folder whenever they have changed, judged; it never ends by itself.
+
+    A file that was replaced, or that became shorter, is read from its begin, as all are. While
+    nothing can be read of it, it is waited for.
+
+    Args:
+        path: what :func:`read_logs` takes.
+        asked: its options.
+        wait: sleeps for some seconds.
+
+    Raises:
+        Refused, OSError: at the very first reading of a file that is there.
+    """
+    path, first = Path(path), True
+    seen: tuple[tuple[int, int, int], ...] | None = None
+    last: tuple[Judged, ...] = ()
+    while True:
+        begin = time.monotonic()
+        now = _state(path)
+        if now != seen:
+            try:
+                judged = tuple(judge(log) for log in read_logs(path, **asked))
+            except FileNotFoundError:
+                if first:
+                    raise
+                judged = last  # it is being replaced
+            except Refused:
+                if first and any(size for _, size, _ in now):
+                    raise
+                judged = ()  # nothing is in it yet
+            else:
+                seen, first = now, False
+                yield judged
+            last = judged
+        wait(max(LEAST_WAIT, SHARE * (time.monotonic() - begin)))
+
+
+def _state(path: Path) -> tuple[tuple[int, int, int], ...]:
+    """What changes when a file does: which it is, its length and its time."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    found = []
+    for file in files:
+        try:
+            stat = file.stat()
+        except OSError:
+            continue
+        found.append((stat.st_ino, stat.st_size, stat.st_mtime_ns))
+    return tuple(found)
+
+
+class Pace:
+    """How long a run will take: its steps over the time that it was watched."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._first: tuple[float, float] | None = None
+
+    def left(self, judged: Judged) -> float | None:
+        """Seconds to its last step; None where that is not known."""
+        now, step = self._clock(), float(judged.log.steps[-1])
+        if self._first is None or step < self._first[1]:
+            self._first = now, step
+        begin, at = self._first
+        if judged.log.total is None or step <= at or now <= begin:
+            return None
+        return max(0.0, (judged.log.total - step) * (now - begin) / (step - at))
+
+
+def status(judged: Judged, left: float | None = None) -> str:
+    """A run in one line: its loss as bars and a number, its rate, the verdict, the time left."""
+    log = judged.log
+    words = [bars(log.losses), f"{log.unit} {log.steps[-1]:,.6g}"]
+    if log.total is not None:
+        words[-1] += f"/{log.total:,}"
+    words.append(f"loss {log.losses[-1]:.4g}")
+    if log.has_rates:
+        words.append(f"lr {log.rates[-1]:.3g}")
+    words.append(judged.verdict.kind)
+    if left is not None:
+        minutes, seconds = divmod(round(left), 60)
+        hours, minutes = divmod(minutes, 60)
+        words.append(f"{hours}:{minutes:02}:{seconds:02} left")
+    return "  ".join(words)
+
+
+def bars(losses: Any) -> str:
+    """Losses as a line of bars; a gap stands for what is not finite."""
+    values = np.asarray(losses, np.float64)
+    parts = np.array_split(values, min(WIDTH, len(values)))
+    middles = [float(np.median(part)) for part in parts]
+    finite = [x for x in middles if math.isfinite(x)]
+    if not finite:
+        return " " * len(parts)
+    low, high = min(finite), max(finite)
+    scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
+    return "".join(
+        BARS[round((x - low) * scale)] if math.isfinite(x) else " " for x in middles
+    )
+
+
+def describe(judged: Judged) -> list[tuple[str, str]]:
+    """A run as rows of a table: verdict, how sure, why, what to try, and what was read."""
+    log, verdict = judged.log, judged.verdict
+    advice = judged.advice
+    if verdict.factor != 1:
+        advice += f": × {verdict.factor:.2g}"
+        if log.has_rates and log.rates.max() > 0:
+            advice += f", so {log.rates.max() * verdict.factor:.3g}"
+    rows = [
+        ("verdict", verdict.kind),
+        ("confidence", _sure(judged)),
+        ("because", verdict.reason),
+        ("try", advice),
+        ("points", f"{len(log.steps):,}, to {log.unit} {log.steps[-1]:,.6g}"),
+        ("loss", f"{log.losses[0]:.4g} to {log.losses[-1]:.4g}, lowest {judged.envelope[-1]:.4g}"),
+    ]
+    if log.has_rates:
+        rows.append(("lr", f"{log.rates[0]:.3g} to {log.rates[-1]:.3g}"))
+    if len(judged.phases) > 1:
+        for phase in judged.phases:
+            at = f"{log.steps[phase.begin]:,.6g} to {log.steps[phase.end - 1]:,.6g}"
+            rows.append((phase.name, f"{log.unit} {at}: {phase.verdict.kind}"))
+    if judged.plateau is not None:
+        rows.append(("plateau", f"since {log.unit} {judged.plateau:,.6g}"))
+    for spike in judged.spikes[:5]:
+        after = "never" if spike.recovered is None else f"after {spike.recovered} points"
+        rows.append(
+            (
+                "spike",
+                f"{log.unit} {spike.step:,.6g}: {spike.loss:.4g} where {spike.usual:.4g} was "
+                f"usual, recovered {after}",
+            )
+        )
+    if len(judged.spikes) > 5:
+        rows.append(("spikes", f"{len(judged.spikes)} in all"))
+    rows.append(("read", f"{log.kind}: " + ", ".join(f"{k} = {v}" for k, v in log.columns.items())))
+    rows += [("note", note) for note in log.notes]
+    return rows
+
+
+def overview(runs: tuple[Judged, ...]) -> list[tuple[str, ...]]:
+    """Several runs, a row each, by their rates: name, rate, points, loss, verdict, confidence."""
+
+    def rate(judged: Judged) -> float:
+        return float(np.nanmax(judged.log.rates)) if judged.log.has_rates else math.inf
+
+    return [
+        (
+            judged.log.name,
+            f"{rate(judged):.3g}" if judged.log.has_rates else "-",
+            f"{len(judged.log.steps):,}",
+            f"{judged.log.losses[-1]:.4g}",
+            judged.verdict.kind,
+            _sure(judged),
+        )
+        for judged in sorted(runs, key=rate)
+    ]
+
+
+OVERVIEW = ("run", "highest lr", "points", "loss", "verdict", "confidence")
+
+
+def _sure(judged: Judged) -> str:
+    sure = judged.verdict.numbers.get("sure", 0.0)
+    return f"{judged.confidence} ({100 * sure:.0f} %)" if judged.confidence != "none" else "none"

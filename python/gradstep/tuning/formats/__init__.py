@@ -1,0 +1,1 @@
+"""How each tool writes its log, and how it is told from the others."""

@@ -1,0 +1,218 @@
+"""Verdicts from the loss alone: what is said of shapes that are known, part by part."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gradstep as gs
+from gradstep.tuning import Log, LossMonitor, curves, following, judge
+from rate_problems import PROBLEMS
+
+N = 200
+K = np.arange(1.0, N + 1)
+NOISE = np.random.default_rng(0).standard_normal(N)
+UNKNOWN = np.full(N, np.nan)
+
+
+def log(losses: np.ndarray, rates: np.ndarray | None = None, **more: object) -> Log:
+    count = len(losses)
+    fields: dict[str, object] = {
+        "steps": K[:count],
+        "rates": UNKNOWN[:count] if rates is None else rates,
+        "grad_norms": UNKNOWN[:count],
+        **more,
+    }
+    return Log("run", "made up", {"loss": "loss"}, losses=losses, **fields)  # type: ignore[arg-type]
+
+
+def after(k: int, value: float) -> np.ndarray:
+    losses = 1 + 2 * np.exp(-K / 30) + 0.02 * NOISE
+    losses[k:] = value
+    return losses
+
+
+SHAPES: dict[str, tuple[np.ndarray, str]] = {
+    "rises": (2 + K / 40 + 0.05 * NOISE, "diverging"),
+    "not finite at the end": (after(150, math.inf), "diverging"),
+    "loses what it gained": (after(150, 2.9) + 0.02 * NOISE, "diverging"),
+    "falls in a line": (3 - K / 400 + 0.005 * NOISE, "too low"),
+    "bounces high above its begin": (2 + np.abs(NOISE) * 5 + np.where(K == 1, -2, 0), "too high"),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_shapes(shape: str) -> None:
+    losses, kind = SHAPES[shape]
+    assert judge(log(losses)).verdict.kind == kind
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_shape_is_the_same_in_other_units(shape: str) -> None:
+    """Negative losses, and losses with an offset, are judged as others."""
+    losses, kind = SHAPES[shape]
+    if kind == "too low":
+        pytest.skip("the noise of ln(loss) counts, too, where losses are positive")
+    for other in (losses * 1000, losses - 10, losses * 1e-6):
+        assert judge(log(other)).verdict.kind == kind
+
+
+def test_too_few_points() -> None:
+    for count in (1, 2, 10, 29):
+        judged = judge(log(3 - K[:count] / 400))
+        assert judged.verdict.kind == "inconclusive"
+        assert f"{count} of 30 points" in judged.verdict.reason
+        assert judged.confidence == "none"
+
+
+def test_spikes() -> None:
+    losses = 1 + 2 * np.exp(-K / 30) + 0.02 * NOISE
+    losses[100:103] = 9
+    losses[150] = math.inf
+    first, second = judge(log(losses)).spikes
+    assert (first.step, first.loss, first.recovered) == (101, 9, 3)
+    assert first.usual == pytest.approx(float(np.median(losses[80:100])))
+    assert (second.step, second.loss, second.recovered) == (151, math.inf, 1)
+
+
+def test_a_spike_that_stays() -> None:
+    losses = 1 + 2 * np.exp(-K / 30) + 0.02 * NOISE
+    losses[190:] = 9
+    [spike] = judge(log(losses)).spikes
+    assert spike.recovered is None
+
+
+def test_phases() -> None:
+    rates = np.concatenate([np.linspace(0.01, 0.1, 40), np.full(100, 0.1), np.linspace(0.1, 0, 60)])
+    judged = judge(log(1 + 2 * np.exp(-K / 30) + 0.01 * NOISE, rates))
+    assert [(p.name, p.begin, p.end) for p in judged.phases] == [
+        ("warm-up", 0, 39), ("steady", 39, 146), ("decay", 146, 200),
+    ]  # fmt: skip
+    assert judged.phases[-1].verdict.kind in ("fine", "plateau")
+    assert judge(log(1 + 2 * np.exp(-K / 30), np.full(N, 0.1))).phases[0].name == "steady"
+    assert judge(log(1 + 2 * np.exp(-K / 30))).phases[0].name == "all"
+
+
+def test_a_warm_up_is_not_too_low() -> None:
+    rates = np.linspace(1e-4, 0.1, N)
+    assert judge(log(3 - K / 400 + 0.005 * NOISE, rates)).verdict.kind == "inconclusive"
+
+
+def test_a_plateau_and_its_begin() -> None:
+    losses = np.where(K < 60, 3 - K / 30, 1.0) + 0.02 * NOISE
+    judged = judge(log(losses, steps=K + 5000))
+    assert judged.verdict.kind == "plateau"
+    assert judged.plateau == pytest.approx(5060, abs=10)
+
+
+def test_a_log_that_begins_late() -> None:
+    judged = judge(log(3 - K / 400 + 0.005 * NOISE, steps=K + 5000))
+    assert judged.verdict.kind == "inconclusive"
+    assert "begins late" in judged.verdict.reason
+
+
+def test_the_envelope_and_the_band() -> None:
+    losses = 1 + 2 * np.exp(-K / 30) + 0.02 * NOISE
+    judged = judge(log(losses))
+    assert (np.diff(judged.envelope) <= 0).all()
+    inside = (judged.low <= losses) & (losses <= judged.high)
+    assert inside.mean() > 0.8
+
+
+def train(name: str, multiple: float) -> np.ndarray:
+    """Losses of a real training, digits with Adam at 0.0237, its best rate, times something."""
+    task = PROBLEMS[name].make(0)
+    optimizer = gs.Adam(task.params, lr=0.0237 * multiple)
+    losses = []
+    for _ in range(N):
+        loss, gradients = task.batch()
+        losses.append(loss)
+        optimizer.step(gradients)
+    return np.array(losses)
+
+
+@pytest.mark.parametrize(
+    ("multiple", "kinds"),
+    [(0.03, {"too low"}), (1.0, {"fine", "plateau", "inconclusive"}), (30.0, {"too high", "diverging"})],
+)  # fmt: skip
+def test_real_trainings(multiple: float, kinds: set[str]) -> None:
+    pytest.importorskip("sklearn")
+    assert judge(log(train("digits", multiple))).verdict.kind in kinds
+
+
+def test_step_by_step_it_says_the_same() -> None:
+    losses = 3 - K / 400 + 0.005 * NOISE
+    monitor = LossMonitor()
+    for k, loss in zip(K, losses, strict=True):
+        verdict = monitor(int(k), float(loss), lr=0.1)
+    assert verdict.kind == judge(log(losses, np.full(N, 0.1))).verdict.kind == "too low"
+    assert monitor(201, math.nan).kind == "diverging"
+
+
+# ---- following ----
+
+
+def test_follow_sees_what_is_appended_replaced_and_shortened(tmp_path: Path) -> None:
+    path = tmp_path / "run.log"
+
+    def write(text: str, mode: str = "a") -> Callable[[], None]:
+        def act() -> None:
+            with path.open(mode) as file:
+                file.write(text)
+
+        return act
+
+    def replace() -> None:
+        (tmp_path / "new").write_text("step 1 loss 7\n")
+        (tmp_path / "new").replace(path)
+
+    acts = iter(
+        [
+            write("step 2 loss 2\n"),
+            lambda: None,
+            write("step 3 loss 1\nstep 4 lo"),
+            write("step 1 loss 9\n", "w"),
+            replace,
+            path.unlink,
+            write("step 1 loss 5\n"),
+        ]
+    )
+    waited: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        act = next(acts, None)
+        if act is None:
+            raise KeyboardInterrupt
+        act()
+
+    path.write_text("step 1 loss 3\n")
+    seen = []
+    with pytest.raises(KeyboardInterrupt):
+        for [judged] in following.follow(path, {}, wait=wait):
+            seen.append(judged.log.losses.tolist())
+    assert seen == [[3], [3, 2], [3, 2, 1], [9], [7], [5]]
+    assert min(waited) >= following.LEAST_WAIT
+
+
+def test_time_left_and_the_line() -> None:
+    now = iter([0.0, 10.0])
+    pace = following.Pace(clock=lambda: next(now))
+    at = [judge(log(3 - K[:count] / 400, total=400)) for count in (100, 200)]
+    assert pace.left(at[0]) is None
+    assert pace.left(at[1]) == pytest.approx(20)
+    line = following.status(at[1], 20.0)
+    for word in ("▁", "step 200/400", "loss 2.5", "0:00:20 left"):
+        assert word in line
+    assert following.bars([1.0, math.inf, 2.0]) == "▁ █"
+
+
+@pytest.mark.parametrize(
+    ("sure", "word"), [(0.95, "high"), (0.8, "medium"), (0.7, "low"), (0.0, "low")]
+)
+def test_confidence(sure: float, word: str) -> None:
+    assert curves.confidence(gs.tuning.Verdict("fine", 1, 1.0, "", {"sure": sure})) == word
