@@ -122,7 +122,8 @@ BESIDE = """## Beside the shapes
 - `s.range(start, stop, out=…)` and `s(t, out=…)` fill arrays; `schedules.sample(f, total)` makes a
   table of any function's values, which can be saved.
 - `schedules.explain(s, total)`, `schedules.diff(a, b, at=t)`, `schedules.sparkline(s, total)`, and
-  `gradstep plot SPEC … --out file.png` look at them.
+  `gradstep plot SPEC … --out file.png` look at them; `--csv file.csv` (or `-`) writes every value,
+  to the last bit.
 - `schedules.Plateau(s, gamma=…, patience=…)` is the one that observes a metric.
 - `schedules.updates(epochs=…, samples=…, batch_size=…)` converts to updates;
   `schedules.linear_scaling` and `sqrt_scaling` carry a rate over to another batch size.
