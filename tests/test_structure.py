@@ -122,6 +122,7 @@ PYTHON_ROOMS = [
     *(f"optimizers.{name.lower()}" for name in gs.rule.RULES),
     "optimizers",
     "placing",
+    "layers",
     "__init__",
     "machine",
     *(f"torch.{name}" for name in TORCH_ROOMS),
