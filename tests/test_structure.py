@@ -141,6 +141,7 @@ PYTHON_ROOMS = [
     "tuning.finding",
     "tuning.watching",
     "tuning.sharing",
+    "tuning.databases",
     "tuning.searched",
     "tuning.search",
     "tuning",
@@ -164,6 +165,7 @@ PYTHON_ALONE = {
     "sklearn": {"demo"},
     "tqdm": {"demo", "tuning.finding", "tuning.search"},
     "optuna": {"tuning.sharing"},
+    "sqlalchemy": {"tuning.databases"},
     "ml_dtypes": {"storages", "checkpoint"},
     "safetensors": set(),
     "torch": {
