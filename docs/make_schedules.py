@@ -116,10 +116,14 @@ BESIDE = """## Beside the shapes
 - `s.warmup(w)` counts inside the `total` of a shape that has one; what is composed has none, so
   warm up first, then scale: `0.5 * cosine(0.1, total=100).warmup(10)`. Also `.scale`, `.clamp`,
   `.shift`, `.repeat`, `.stairs`, and `.branch(t, tail)` to cool down from step t.
+- In epochs: `cosine(0.1, epochs=90, steps_per_epoch=391).warmup(epochs=5, steps_per_epoch=391)`,
+  for every shape that takes `total`; or as a share of the total, `.warmup(ratio=0.05)`. Both are
+  rounded up to whole updates, and what is made counts in updates.
 - `s.range(start, stop, out=…)` and `s(t, out=…)` fill arrays; `schedules.sample(f, total)` makes a
   table of any function's values, which can be saved.
 - `schedules.explain(s, total)`, `schedules.diff(a, b, at=t)`, `schedules.sparkline(s, total)`, and
-  `gradstep plot SPEC … --out file.png` look at them.
+  `gradstep plot SPEC … --out file.png` look at them; `--csv file.csv` (or `-`) writes every value,
+  to the last bit.
 - `schedules.Plateau(s, gamma=…, patience=…)` is the one that observes a metric.
 - `schedules.updates(epochs=…, samples=…, batch_size=…)` converts to updates;
   `schedules.linear_scaling` and `sqrt_scaling` carry a rate over to another batch size.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import os
 import re
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import gradstep as gs
-from gradstep import bench, cli, demo, machine, plots
+from gradstep import bench, cli, demo, machine, plots, schedules
 from gradstep.extras import need
 from gradstep.tables import table
 from processes import run
@@ -273,6 +274,70 @@ def test_a_schedule_that_cannot_be_shown(
     assert captured.out == ""
     assert captured.err.startswith("gradstep: ")
     assert message in captured.err
+
+
+TABLED = ["cosine(0.1, total=40000).warmup(300)", "geometric(1, 1e-9, 40000) * 0.3"]
+
+
+@pytest.mark.parametrize("total", [1, 40_000])
+@pytest.mark.parametrize("to", ["a file", "a file that is there", "stdout"])
+def test_a_table_of_values(
+    to: str, total: int, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "values.csv"
+    if to == "a file that is there":
+        path.write_text("what was there before\n" * 10)
+    shown, drawn = "-" if to == "stdout" else str(path), tmp_path / "picture.svg"
+    argv = ["plot", *TABLED, "--total", str(total), "--csv", shown, "--out", str(drawn)]
+    assert cli.main(argv) == 0
+    printed = capsys.readouterr().out
+    if to != "stdout":
+        assert "updates of schedules.cosine" in printed
+        assert printed.splitlines()[-2:] == [shown, str(drawn)]
+    assert drawn.exists()
+    header, *rows = csv.reader(io.StringIO(printed if to == "stdout" else path.read_text()))
+    made = [schedules.parse(text) for text in TABLED]
+    assert header == ["k", *map(repr, made)]
+    assert [int(row[0]) for row in rows] == [*range(total)]
+    for column, one in enumerate(made, 1):
+        assert [float(row[column]) for row in rows] == one.range(total).tolist()
+
+
+@pytest.mark.parametrize("before", [None, "kept\n"])
+def test_a_table_that_is_refused_leaves_no_trace(
+    before: str | None, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "values.csv"
+    if before:
+        path.write_text(before)
+    specs = ["constant(1)", "linear(0, 1, 10, past_end='raise')"]
+    assert cli.main(["plot", *specs, "--csv", str(path)]) == 1
+    assert "t: got 17, wanted 0 to 10" in capsys.readouterr().err
+    assert (path.read_text() if path.exists() else None) == before
+
+
+@pytest.mark.parametrize("path", [".", "", "none/values.csv"])
+def test_a_table_that_cannot_be_written(
+    path: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(schedules, "sparkline", lambda *_: pytest.fail("it was computed"))
+    assert cli.main(["plot", "constant(1)", "--csv", path]) == 1
+    printed, err = capsys.readouterr()
+    assert printed == ""
+    assert err.startswith(
+        f"gradstep: --csv: got {path or '.'!r}, wanted a file that can be written"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/null").exists(), reason="there is no /dev/null")
+def test_a_table_for_a_device(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plot", "constant(1)", "--csv", "/dev/null"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "/dev/null"
 
 
 @pytest.mark.parametrize("free", [10**6, 10**9])

@@ -3,6 +3,7 @@ of mutable schedulers, one by one, which none of them can have."""
 
 import array
 import copy
+import inspect
 import json
 import math
 import pickle
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 import gradstep as gs
 from gradstep import _core, schedules
+from gradstep.schedules.base import MAKERS
 
 # ---- into arrays ----
 
@@ -609,6 +611,141 @@ def test_parts_of_epochs():
     ]:
         with pytest.raises(ValueError, match=message):
             schedules.updates(**{"samples": 10, "batch_size": 2, **options})
+
+
+# Each shape that has a total, without it.
+LASTING = {
+    "linear": {"value": 0.0, "end_value": 0.1},
+    "polynomial": {"value": 0.1, "power": 2.5},
+    "power_decay": {"value": 0.1},
+    "cosine": {"value": 0.1, "end": "inclusive"},
+    "geometric": {"value": 1e-7, "end_value": 10.0},
+    "tanh": {"value": 0.1, "past_end": "raise"},
+    "wsd": {"value": 0.1, "decay": 11, "warmup": 7},
+    "one_cycle": {"value": 0.1},
+}
+
+
+def test_every_shape_with_a_total_may_be_told_in_epochs():
+    found = {name for name, make in MAKERS.items() if "total" in inspect.signature(make).parameters}
+    assert found == set(LASTING)
+
+
+@pytest.mark.parametrize("name", LASTING)
+@pytest.mark.parametrize(
+    ("epochs", "steps_per_epoch", "total"),
+    [(3, 391, 1173), (0.1, 1000, 100), (0.1, 1001, 101), (np.float32(2.5), np.int64(7), 18),
+     (30, 1, 30)],
+)  # fmt: skip
+def test_epochs_are_updates_to_the_bit(name, epochs, steps_per_epoch, total):
+    make, rest = getattr(schedules, name), LASTING[name]
+    in_epochs = make(**rest, epochs=epochs, steps_per_epoch=steps_per_epoch)
+    in_updates = make(**rest, total=total)
+    assert in_epochs == in_updates
+    assert repr(in_epochs) == repr(in_updates)
+    assert schedules.parse(repr(in_epochs)) == in_updates
+    assert schedules.Schedule.from_json(in_epochs.to_json()) == in_updates
+    assert in_epochs.range(total).tobytes() == in_updates.range(total).tobytes()
+    explained = schedules.explain(in_epochs, total)
+    assert explained == schedules.explain(in_updates, total)
+    assert f"{total:,} updates of {in_updates!r}" in str(explained)
+    told = {"schedule": name, **rest, "epochs": float(epochs)}
+    assert schedules.Schedule.from_dict({**told, "steps_per_epoch": steps_per_epoch}) == in_updates
+
+
+def test_a_positional_end_value_is_not_taken_for_the_total():
+    assert schedules.linear(0.0, 0.1, epochs=2, steps_per_epoch=5) == schedules.linear(0, 0.1, 10)
+    made = schedules.sample(lambda t: 1.0 + t, epochs=1, steps_per_epoch=2)
+    assert made == schedules.table([1, 2])
+
+
+@pytest.mark.parametrize(
+    ("told", "updates"),
+    [
+        ({"ratio": 0.05}, 50),
+        ({"ratio": 0.1}, 100),  # a tenth, not the binary fraction above it
+        ({"ratio": 0.0501}, 51),
+        ({"ratio": 0}, 0),
+        ({"ratio": 1}, 1000),
+        ({"ratio": np.float64(0.25)}, 250),
+        ({"epochs": 2, "steps_per_epoch": 39}, 78),
+        ({"epochs": 0.5, "steps_per_epoch": 39}, 20),
+        ({"epochs": 0, "steps_per_epoch": 39}, 0),
+    ],
+)
+def test_warm_ups_in_other_units(told, updates):
+    s = schedules.cosine(0.1, total=1000)
+    made, wanted = s.warmup(**told, one_based=True), s.warmup(updates, one_based=True)
+    assert made == wanted
+    assert repr(made) == repr(wanted)
+    assert f"warmup(updates={updates}" in repr(made)
+    assert schedules.Schedule.from_json(made.to_json()) == wanted
+    assert made.range(1001).tobytes() == wanted.range(1001).tobytes()
+
+
+def test_a_warm_up_in_epochs_of_what_has_no_total():
+    s = 2 * schedules.constant(0.1)
+    assert s.warmup(epochs=2, steps_per_epoch=5) == s.warmup(10)
+    whole = schedules.cosine(0.1, epochs=90, steps_per_epoch=391)
+    text = "cosine(0.1, epochs=90, steps_per_epoch=391).warmup(epochs=5, steps_per_epoch=391)"
+    assert schedules.parse(text) == whole.warmup(1955)
+
+
+COSINE = schedules.cosine(0.1, 100)
+NO_COUNT = "epochs times steps_per_epoch: got"
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: schedules.cosine(0.1, 100, epochs=3, steps_per_epoch=10), ValueError,
+         "epochs: got 3 together with total=100, wanted one of the two"),
+        (lambda: schedules.wsd(0.1, total=9, decay=2, epochs=3, steps_per_epoch=10), ValueError,
+         "epochs: got 3 together with total=9"),
+        (lambda: schedules.cosine(0.1, epochs=3), ValueError,
+         "steps_per_epoch: got None with epochs=3, wanted the updates of one"),
+        (lambda: schedules.cosine(0.1, steps_per_epoch=3), ValueError,
+         "steps_per_epoch: got 3 without epochs, wanted epochs, too, or total alone"),
+        (lambda: schedules.cosine(0.1, 100, steps_per_epoch=3), ValueError,
+         "steps_per_epoch: got 3 without epochs"),
+        (lambda: schedules.cosine(0.1), TypeError, "'total'"),
+        (lambda: schedules.cosine(0.1, epochs=-1, steps_per_epoch=3), ValueError,
+         "epochs: got -1, wanted a number >= 0"),
+        (lambda: schedules.cosine(0.1, epochs=math.inf, steps_per_epoch=3), ValueError,
+         "epochs: got inf, wanted a finite number"),
+        (lambda: schedules.cosine(0.1, epochs="3", steps_per_epoch=3), TypeError,
+         "epochs: got '3' (str), wanted a number"),
+        (lambda: schedules.cosine(0.1, epochs=True, steps_per_epoch=3), TypeError, "got True"),
+        (lambda: schedules.cosine(0.1, epochs=3, steps_per_epoch=0), ValueError,
+         "steps_per_epoch: got 0, wanted 1 <= steps_per_epoch"),
+        (lambda: schedules.cosine(0.1, epochs=3, steps_per_epoch=2.5), TypeError,
+         "steps_per_epoch: got 2.5 (float), wanted an integer number of updates"),
+        (lambda: schedules.cosine(0.1, epochs=1e300, steps_per_epoch=3), ValueError, NO_COUNT),
+        (COSINE.warmup, TypeError, "updates: got None"),
+        (lambda: COSINE.warmup(5, ratio=0.05), ValueError,
+         "ratio: got 0.05 together with updates=5, wanted one of the two"),
+        (lambda: COSINE.warmup(ratio=0.05, epochs=1, steps_per_epoch=5), ValueError,
+         "ratio: got 0.05 together with epochs=1, wanted one of the two"),
+        (lambda: COSINE.warmup(ratio=0.05, steps_per_epoch=5), ValueError,
+         "steps_per_epoch: got 5 without epochs, wanted epochs, too, or ratio alone"),
+        (lambda: COSINE.warmup(5, epochs=1, steps_per_epoch=5), ValueError,
+         "epochs: got 1 together with updates=5, wanted one of the two"),
+        (lambda: COSINE.warmup(epochs=1), ValueError, "steps_per_epoch: got None with epochs=1"),
+        (lambda: COSINE.warmup(epochs=3, steps_per_epoch=50), ValueError,
+         f"{NO_COUNT} 150, wanted at most the schedule's total of 100"),
+        (lambda: COSINE.warmup(ratio=-0.1), ValueError, "ratio: got -0.1, wanted a number in [0"),
+        (lambda: COSINE.warmup(ratio=1.1), ValueError, "ratio: got 1.1, wanted a number in [0, 1]"),
+        (lambda: COSINE.warmup(ratio=math.nan), ValueError, "ratio: got nan, wanted a finite"),
+        (lambda: COSINE.warmup(ratio="5%"), TypeError, "ratio: got '5%' (str), wanted a number"),
+        (lambda: schedules.constant(0.1).warmup(ratio=0.05), ValueError,
+         "ratio: got 0.05, but schedules.constant(0.1) has no total, wanted updates"),
+        (lambda: (2 * COSINE).warmup(ratio=0.05), ValueError,
+         "but schedules.cosine(0.1, total=100).scale(2.0) has no total, wanted updates"),
+    ],
+)  # fmt: skip
+def test_what_lengths_in_other_units_refuse(make, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        make()
 
 
 def test_batch_scaling():

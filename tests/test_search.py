@@ -1,5 +1,6 @@
 """The search for a rate: what it finds, what it survives, and that processes share it."""
 
+import contextlib
 import csv
 import fcntl
 import json
@@ -10,7 +11,9 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+import traceback
 import warnings
 from collections import Counter
 from functools import partial
@@ -20,7 +23,7 @@ import numpy as np
 import pytest
 
 import gradstep
-from gradstep.tuning import SearchResult, Tried, search, sharing
+from gradstep.tuning import SearchResult, Tried, databases, search, sharing
 from objectives import bowl, diverging, dying, raising
 
 optuna = pytest.importorskip("optuna", reason="optuna is not installed (extra `search`)")
@@ -45,9 +48,13 @@ class Counting:
 
 
 def stored(path):
-    """The trials in a search's file."""
-    study = optuna.load_study(study_name=sharing.STUDY, storage=sharing.journal(path))
-    return study.get_trials()
+    """The trials in a search's file, whichever it is."""
+    with contextlib.ExitStack() as stack:
+        if path.read_bytes().startswith(b"SQLite"):
+            storage = stack.enter_context(databases.database(f"sqlite:///{path}"))
+        else:
+            storage = sharing.journal(path)
+        return optuna.load_study(study_name=sharing.STUDY, storage=storage).get_trials()
 
 
 # ---- what it finds ----
@@ -330,8 +337,7 @@ def test_an_objective_that_raises_at_once():
         ({"seed": -1}, ValueError, "seed: got -1"),
         ({"seed": None}, TypeError, "seed: got None"),
         ({"prune": "median"}, TypeError, "prune: got 'median'"),
-        ({"storage": "sqlite:///x.db"}, ValueError, "SQLite gives one trial to two processes"),
-        ({"storage": 3}, TypeError, "storage: got 3, wanted a path or a storage of Optuna's"),
+        ({"storage": 3}, TypeError, "storage: got 3, wanted a path, a URL or a storage of Optuna"),
         ({"storage": "no/such/folder/x.log"}, FileNotFoundError, "storage: the folder of"),
     ],
 )
@@ -349,13 +355,121 @@ def test_storages_of_optuna(tmp_path):
     result = search(objective, (1e-4, 1), trials=3, storage=storage)
     assert search(objective, (1e-4, 1), trials=3, storage=storage) == result
     assert len(objective.calls) == 3
-    with pytest.raises(TypeError, match=r"storage: got .*, wanted a path, for 2 workers"):
+    with pytest.raises(TypeError, match=r"storage: got .*, wanted a path or a URL, for 2"):
         search(bowl, trials=3, storage=storage, workers=2)
     storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/x.db")
-    with pytest.raises(ValueError, match="SQLite gives one trial to two"):
+    with pytest.raises(ValueError, match="SQLite, which gives one trial to two processes, wanted"):
         search(bowl, trials=3, storage=storage)
     storage.remove_session()
     storage.engine.dispose()
+
+
+# ---- databases ----
+
+
+@pytest.mark.parametrize(
+    ("url", "kind", "message"),
+    [
+        ("sqlite://", ValueError, "storage: got 'sqlite://', a database in memory, wanted one in"),
+        ("sqlite:///:memory:", ValueError, "a database in memory, wanted one in a file"),
+        ("http://me:secret@host/x", ValueError, "storage: got 'http://me:***@host/x', wanted a p"),
+        ("sqlite:////no/such/folder/x.db", OSError, "which cannot be read or written: unable to"),
+        ("postgresql://me:secret@host:port/x", ValueError, "'postgresql://me:***@host:port/x'"),
+        ("mysql+pymysql://me:sec@ret@h/x", ImportError, "'mysql+pymysql://me:***@h/x', whose dr"),
+        ("nothing://", ValueError, "wanted a path, or the URL of a database such as sqlite:///s"),
+        (
+            "mysql+pymysql://me:secret@h/x?password=secret",
+            ImportError,
+            "//me:***@h/x?password=***'",
+        ),
+    ],
+)
+def test_urls_that_are_refused(url, kind, message, monkeypatch):
+    """In words, without what is secret, and before anything is run."""
+    monkeypatch.setitem(sys.modules, "pymysql", None)
+    objective = Counting()
+    with pytest.raises(kind, match=re.escape(message)) as caught:
+        search(objective, storage=url)
+    assert not objective.calls
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "secret" not in shown
+    assert "sec@ret" not in shown
+
+
+@pytest.mark.parametrize(
+    ("url", "wanted"),
+    [
+        ("sqlite:///a:b@c.db", "sqlite:///a:b@c.db"),
+        ("postgresql://me@host/x", "postgresql://me@host/x"),
+        ("postgresql://me:a:b/c@d@host/x", "postgresql://me:***@host/x"),
+        ("mysql://host/x?user=me&password=s3&y=1", "mysql://host/x?user=me&password=***&y=1"),
+    ],
+)
+def test_urls_are_shown_without_their_password(url, wanted):
+    assert databases.shown(url) == wanted
+    assert "s3" not in repr(search_module._plan((1, 2), "grid", 2, 1, wanted, False, 0))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_database(tmp_path, workers):
+    """What is there counts, and the file is closed afterwards."""
+    url = f"sqlite:///{tmp_path}/{{x}} y.db"
+    first = search(bowl, (1e-4, 1), trials=5, storage=url, workers=workers)
+    objective = Counting()
+    assert search(objective, (1e-4, 1), trials=5, storage=url) == first
+    assert not objective.calls
+    assert len(search(objective, (1e-4, 1), trials=9, storage=url).tried) == 9
+    assert len(objective.calls) == 4
+    assert first == search(bowl, (1e-4, 1), trials=5, storage=tmp_path / "x.log")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.log", "{x} y.db"]
+
+
+def test_diverged_and_pruned_in_a_database(tmp_path):
+    """Losses that are no numbers come back as they were."""
+    url = f"sqlite:///{tmp_path}/x.db"
+    ask = partial(search, diverging, (1e-4, 10), trials=12, seeds=2, prune=True)
+    assert str(ask(storage=url)) == str(ask()) == str(ask(storage=url))
+
+
+def test_a_waiting_trial_is_given_out_once(tmp_path):
+    """However many threads ask at the same time."""
+    with databases.database(f"sqlite:///{tmp_path}/x.db") as storage:
+        study = optuna.create_study(storage=storage, study_name=sharing.STUDY)
+        for i in range(30):
+            study.enqueue_trial({"lr": i})
+        waiting, taken = [trial._trial_id for trial in study.get_trials()], []
+        together = threading.Barrier(4)
+
+        def take():
+            together.wait()
+            running = optuna.trial.TrialState.RUNNING
+            for one in waiting:
+                if storage.set_trial_state_values(one, running):
+                    taken.append(one)
+            storage.remove_session()
+
+        threads = [threading.Thread(target=take) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sorted(taken) == waiting
+
+
+def test_tables_that_others_make_at_the_same_time(tmp_path, monkeypatch):
+    """Another attempt finds them."""
+    connected, failures = databases._connected, []
+    errors = pytest.importorskip("sqlalchemy.exc")
+
+    def racing(url):
+        if len(failures) < 3:
+            failures.append(errors.OperationalError("CREATE", {}, Exception("already exists")))
+            raise failures[-1]
+        return connected(url)
+
+    monkeypatch.setattr(databases, "_connected", racing)
+    assert len(search(bowl, trials=3, storage=f"sqlite:///{tmp_path}/x.db").tried) == 3
+    assert len(failures) == 3
 
 
 def test_without_optuna(monkeypatch):
@@ -576,7 +690,7 @@ import json, os, random, sys, time
 from pathlib import Path
 from gradstep.tuning import search
 
-folder, name, rounds, trials, method, pause = sys.argv[1:]
+folder, name, rounds, trials, method, pause, storage = sys.argv[1:]
 
 def note(**what):
     with (Path(folder) / f"notes-{name}").open("a") as file:
@@ -594,9 +708,12 @@ for turn in range(int(rounds)):
     while len(list(Path(folder).glob(f"ready-{turn}-*"))) < 2:  # begin together
         time.sleep(0.0002)
     result = search(objective, (1e-4, 1), method=method, trials=int(trials),
-                    storage=f"{folder}/search-{turn}.log")
+                    storage=storage.format(folder=folder, turn=turn))
     note(round=turn, result=result.to_dict())
 """
+
+
+FILE, DATABASE = "{folder}/search-{turn}.log", "sqlite:///{folder}/search-{turn}.log"
 
 
 @pytest.fixture
@@ -604,9 +721,9 @@ def start():
     """Starts processes, which end with the test."""
     started = []
 
-    def start(folder, name, rounds, trials, method, pause):
+    def start(folder, name, rounds, trials, method, pause, storage=FILE):
         env = {**os.environ, "PYTHONPATH": str(Path(gradstep.__file__).parent.parent)}
-        arguments = map(str, [folder, name, rounds, trials, method, pause])
+        arguments = map(str, [folder, name, rounds, trials, method, pause, storage])
         process = subprocess.Popen([sys.executable, "-c", SCRIPT, *arguments], env=env)
         started.append(process)
         return process
@@ -623,11 +740,18 @@ def notes(folder, name):
 
 
 @pytest.mark.parametrize(
-    ("method", "rounds", "trials"), [("grid", 6, 24), ("random", 3, 24), ("tpe", 2, 12)]
+    ("storage", "method", "rounds", "trials"),
+    [
+        (FILE, "grid", 6, 24),
+        (FILE, "random", 3, 24),
+        (FILE, "tpe", 2, 12),
+        (DATABASE, "grid", 3, 24),
+        (DATABASE, "tpe", 1, 12),
+    ],
 )
-def test_two_processes_share_the_rates(start, tmp_path, method, rounds, trials):
+def test_two_processes_share_the_rates(start, tmp_path, storage, method, rounds, trials):
     """Each rate is run once, and both return all of them."""
-    both = [start(tmp_path, name, rounds, trials, method, 0.002) for name in "ab"]
+    both = [start(tmp_path, name, rounds, trials, method, 0.002, storage) for name in "ab"]
     assert [process.wait(300) for process in both] == [0, 0]
     noted = {name: notes(tmp_path, name) for name in "ab"}
     for turn in range(rounds):
@@ -655,10 +779,10 @@ def test_two_processes_share_the_rates(start, tmp_path, method, rounds, trials):
         assert any(note.get("begun") for note in told)
 
 
-@pytest.mark.parametrize("after", [1, 4])
-def test_one_process_is_killed(start, tmp_path, after):
+@pytest.mark.parametrize(("after", "storage"), [(1, FILE), (4, FILE), (2, DATABASE)])
+def test_one_process_is_killed(start, tmp_path, after, storage):
     """The other one takes up what it was at; nothing is missing, no result is there twice."""
-    killed, other = (start(tmp_path, name, 1, 16, "grid", 0.06) for name in "ab")
+    killed, other = (start(tmp_path, name, 1, 16, "grid", 0.06, storage) for name in "ab")
     end = time.monotonic() + 100
     while sum(1 for note in notes(tmp_path, "a") if note.get("begun")) < after:
         assert time.monotonic() < end

@@ -123,6 +123,7 @@ PYTHON_ROOMS = [
     *(f"optimizers.{name.lower()}" for name in gs.rule.RULES),
     "optimizers",
     "placing",
+    "layers",
     "__init__",
     "machine",
     *(f"torch.{name}" for name in TORCH_ROOMS),
@@ -148,6 +149,7 @@ PYTHON_ROOMS = [
     "tuning.curves",
     "tuning.following",
     "tuning.sharing",
+    "tuning.databases",
     "tuning.searched",
     "tuning.search",
     "tuning.loop",
@@ -181,6 +183,7 @@ PYTHON_ALONE = {
     "sklearn": {"demo", "tuning.sklearn"},
     "tqdm": {"demo", "tuning.finding", "tuning.search"},
     "optuna": {"tuning.sharing"},
+    "sqlalchemy": {"tuning.databases"},
     "ml_dtypes": {"storages", "checkpoint"},
     "safetensors": set(),
     "torch": {

@@ -10,6 +10,7 @@ from . import schedules
 from ._core import build as _build
 from .arrays import global_norm
 from .groups import Group
+from .layers import layerwise
 from .optimizer import Optimizer
 from .optimizers import *  # noqa: F403 - the rules of the catalogue
 from .placing import muon_groups
@@ -44,6 +45,7 @@ __all__ = [  # noqa: PLE0604 - and the rules' names
     "decode",
     "get_num_threads",
     "global_norm",
+    "layerwise",
     "muon_groups",
     "schedules",
     "set_num_threads",

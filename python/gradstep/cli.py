@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import codecs
 import contextlib
+import csv
 import math
 import os
 import select
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from . import bench, bench_offload, bench_training, demo, machine, pages, plots, runtime, schedules
 from .tables import table
@@ -20,6 +21,7 @@ from .tuning import Judged, finding, following, judge, read_logs, watching
 # What may be counted up to: beyond, a command would run for hours or want too much memory.
 MOST = 1_000_000
 MOST_UPDATES = 100_000_000
+ROWS_AT_ONCE = 1 << 14  # of a table of values, however long it is
 
 # What is printed besides ASCII, where the terminal or the file that reads it has nothing else.
 PLAIN = str.maketrans(
@@ -206,16 +208,62 @@ def run_bench_offload(arguments: argparse.Namespace) -> None:
 
 
 def run_plot(arguments: argparse.Namespace) -> None:
-    for schedule in arguments.spec:
-        try:
-            line = schedules.sparkline(schedule, arguments.total)
-            words = schedules.explain(schedule, arguments.total)
-        except ValueError as error:  # it ends before, or overflows
-            raise finding.Refused(f"{schedule!r}: {error}") from None
-        print(line)
-        print(words)
+    with contextlib.ExitStack() as stack:
+        alone = arguments.csv == Path("-")  # other programs read what is printed
+        file: TextIO | None = sys.stdout if alone else None
+        if arguments.csv is not None and not alone:
+            file = stack.enter_context(kept_where_refused(arguments.csv))
+        for schedule in arguments.spec:
+            try:
+                line = schedules.sparkline(schedule, arguments.total)
+                words = schedules.explain(schedule, arguments.total)
+            except ValueError as error:  # it ends before, or overflows
+                raise finding.Refused(f"{schedule!r}: {error}") from None
+            if not alone:
+                print(line)
+                print(words)
+        if file is not None:
+            if not alone and arguments.csv.is_file():  # no pipe or device
+                file.truncate(0)
+            write_values(file, arguments.spec, arguments.total)
+    if arguments.csv is not None and not alone:
+        print(arguments.csv)
     if arguments.out is not None:
-        print(plots.schedules(arguments.spec, arguments.out, total=arguments.total))
+        drawn = plots.schedules(arguments.spec, arguments.out, total=arguments.total)
+        if not alone:
+            print(drawn)
+
+
+@contextlib.contextmanager
+def kept_where_refused(path: Path) -> Iterator[TextIO]:
+    """A file that can be written, opened to append: it stays as it was until it is emptied.
+
+    One that is new goes again where an error ends this context.
+    """
+    new = not path.exists()
+    try:
+        file = path.open("a", newline="", encoding="utf-8")
+    except OSError as error:
+        raise finding.Refused(
+            f"--csv: got {str(path)!r}, wanted a file that can be written: {error.strerror}"
+        ) from None
+    try:
+        with file:
+            yield file
+    except BaseException:
+        if new:
+            path.unlink()
+        raise
+
+
+def write_values(file: TextIO, tabled: Sequence[schedules.Schedule], total: int) -> None:
+    """The values of all updates as CSV: `k` and a column per schedule, to the last bit."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["k", *map(repr, tabled)])
+    for begin in range(0, total, ROWS_AT_ONCE):
+        steps = range(begin, min(total, begin + ROWS_AT_ONCE))
+        columns = (one.range(steps.start, steps.stop).tolist() for one in tabled)
+        writer.writerows(zip(steps, *columns, strict=True))
 
 
 def run_find(arguments: argparse.Namespace) -> None:
@@ -356,6 +404,9 @@ def add_plot(command: Command) -> None:
     add("spec", nargs="+", type=schedule, metavar="SPEC", help="a schedule")
     add("--total", type=at_least(1, MOST_UPDATES), default=1000, metavar="N",
         help="updates to show (default: %(default)s)")  # fmt: skip
+    add("--csv", type=Path, metavar="FILE",
+        help="a table of all values, k and a column for each schedule; -: printed, and nothing "
+        "else is")  # fmt: skip
     add_picture(add)
 
 

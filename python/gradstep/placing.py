@@ -1,4 +1,4 @@
-"""Which parameter Muon steps, and which goes to AdamW."""
+"""Parameters sorted into groups: those that Muon steps and the rest, for AdamW."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -29,30 +29,37 @@ MUON, ADAMW = "Muon", "AdamW"
 
 
 class Placed:
-    """A parameter, the rule that steps it, and why."""
+    """A parameter, what its group is known by (a rule's name, or a layer's), and why."""
 
-    __slots__ = ("name", "parameter", "reason", "rule", "shape")
+    __slots__ = ("name", "parameter", "place", "reason", "shape")
 
     def __init__(
-        self, name: str, parameter: Any, shape: tuple[int, ...], rule: str, reason: str
+        self, name: str, parameter: Any, shape: tuple[int, ...], place: str, reason: str
     ) -> None:
         self.name, self.parameter, self.shape = name, parameter, shape
-        self.rule, self.reason = rule, reason
+        self.place, self.reason = place, reason
+
+    @property
+    def rule(self) -> str:
+        """Where groups are known by their rules."""
+        return self.place
 
 
-class MuonGroups(list[dict[str, Any]]):
+class SortedGroups(list[dict[str, Any]]):
     """Groups for an optimizer's ``params``; its ``repr`` says which parameter is in which, and why.
 
     Args:
         placed: all parameters.
-        values: the hyperparameters of each rule's group.
+        values: what else each group has, by what it is known by.
         read: makes a group's ``params`` of its parameters.
         left_out: parameters that are in no group.
 
     Attributes:
-        placed: the parameters in their order, each with ``name``, ``rule`` and ``reason``.
-        left_out: those that are in no group, likewise; their ``rule`` is ``""``.
+        placed: the parameters in their order, each with ``name``, ``place`` and ``reason``.
+        left_out: those that are in no group, likewise; their ``place`` is ``""``.
     """
+
+    _key: ClassVar[str]  # of a group: under which it has what it is known by
 
     def __init__(
         self,
@@ -63,11 +70,13 @@ class MuonGroups(list[dict[str, Any]]):
     ) -> None:
         self.placed, self.left_out = list(placed), list(left_out)
         groups = []
-        for rule, own in values.items():
-            if its := [one for one in placed if one.rule == rule]:
-                groups.append({"params": read(its), "name": rule.lower(), "rule": rule, **own})
+        for place, own in values.items():
+            if its := [one for one in placed if one.place == place]:
+                groups.append({"params": read(its), self._key: place, **own})
         super().__init__(groups)
-        LOGGER.info("muon_groups: %r", self)
+
+    def _its(self, group: Mapping[str, Any]) -> list[Placed]:
+        return [one for one in self.placed if one.place == group[self._key]]
 
     def split(self, values: Mapping[str, Any] | Sequence[Any]) -> list[dict[str, Any]]:
         """Sort values of the parameters, such as gradients, into a mapping per group.
@@ -92,24 +101,37 @@ class MuonGroups(list[dict[str, Any]]):
             what = [f"no {some(missing)}"] * bool(missing)
             what += [f"the unknown {some(unknown)}"] * bool(unknown)
             raise ValueError(f"values: got {' and '.join(what)}, wanted the names {some(names)}")
-        return [
-            {one.name: values[one.name] for one in self.placed if one.rule == group["rule"]}
-            for group in self
-        ]
+        return [{one.name: values[one.name] for one in self._its(group)} for group in self]
 
     def __repr__(self) -> str:
         lines = []
         for group in self:
-            its = [one for one in self.placed if one.rule == group["rule"]]
             own = "".join(
                 f", {key}={value!r}"
                 for key, value in group.items()
-                if key not in ("params", "name", "rule")
+                if key not in ("params", "name", self._key)
             )
-            lines += _listed(group["rule"], its, own)
+            lines += _listed(group[self._key], self._its(group), own)
         if self.left_out:
             lines += _listed("left out", self.left_out)
         return "\n".join(lines)
+
+
+class MuonGroups(SortedGroups):
+    """Groups of Muon and AdamW: the ``place`` of a parameter is its ``rule``."""
+
+    _key = "rule"
+
+    def __init__(
+        self,
+        placed: Sequence[Placed],
+        values: Mapping[str, Mapping[str, Any]],
+        read: Callable[[Sequence[Placed]], Any],
+        left_out: Sequence[Placed] = (),
+    ) -> None:
+        named = {rule: {"name": rule.lower(), **own} for rule, own in values.items()}
+        super().__init__(placed, named, read, left_out)
+        LOGGER.info("muon_groups: %r", self)
 
 
 def _listed(title: str, its: Sequence[Placed], own: str = "") -> list[str]:
@@ -120,6 +142,26 @@ def _listed(title: str, its: Sequence[Placed], own: str = "") -> list[str]:
         f"{title}: {count}, {n:,} elements{own}",
         *(f"  {one.name} {one.shape}: {one.reason}" for one in its),
     ]
+
+
+def by_name(params: Any) -> dict[str, Any]:
+    """Arrays by their names; in a sequence those are their positions.
+
+    Raises:
+        TypeError: they are neither in a mapping nor in a sequence.
+    """
+    if isinstance(params, list | tuple):
+        return {str(i): array for i, array in enumerate(params)}
+    if not isinstance(params, Mapping):
+        raise TypeError(
+            f"params: got {type(params).__name__}, wanted a mapping from name to array, or a list"
+        )
+    return dict(params)
+
+
+def as_mapping(its: Sequence[Placed]) -> dict[str, Any]:
+    """Parameters of a group as arrays by name."""
+    return {one.name: one.parameter for one in its}
 
 
 def layer(name: str) -> str:
@@ -182,11 +224,11 @@ def check_answered(argument: str, patterns: Sequence[str], names: Sequence[str],
 def check_muon(placed: Sequence[Placed]) -> None:
     """Raise ValueError where nothing is left for Muon, or what is asked for it is no matrix."""
     for one in placed:
-        if one.rule == MUON and len(one.shape) != 2:
+        if one.place == MUON and len(one.shape) != 2:
             raise ValueError(
                 f"muon_for: got {one.name!r} of shape {one.shape}, wanted a matrix for Muon"
             )
-    if not any(one.rule == MUON for one in placed):
+    if not any(one.place == MUON for one in placed):
         raise ValueError(
             "params: got no matrix for Muon, wanted hidden layers; muon_for takes names"
         )
@@ -237,12 +279,7 @@ def muon_groups(
         >>> opt.step(groups.split({name: np.ones_like(p) for name, p in params.items()})).t
         1
     """
-    if isinstance(params, list | tuple):
-        params = {str(i): array for i, array in enumerate(params)}
-    if not isinstance(params, Mapping):
-        raise TypeError(
-            f"params: got {type(params).__name__}, wanted a mapping from name to array, or a list"
-        )
+    params = by_name(params)
     embeddings, heads = read_patterns("embeddings", embeddings), read_patterns("heads", heads)
     muon_for, adamw_for = read_patterns("muon_for", muon_for), read_patterns("adamw_for", adamw_for)
     check_answered("muon_for", muon_for, [*params], "parameter")
@@ -258,4 +295,4 @@ def muon_groups(
         placed.append(Placed(name, array, shape, rule, reason))
     check_muon(placed)
     values = {MUON: dict(muon or {}), ADAMW: dict(adamw or {})}
-    return MuonGroups(placed, values, lambda its: {one.name: one.parameter for one in its})
+    return MuonGroups(placed, values, as_mapping)

@@ -26,6 +26,16 @@ Two conventions are arguments wherever a schedule has an end:
     ``"hold"`` (default): the end value stays. ``"raise"``: a later ``t`` is a ``ValueError``.
 
 A length of 0 means that the end is reached already.
+
+Wherever a shape takes ``total``, ``epochs`` and ``steps_per_epoch`` may stand for it, and
+:meth:`Schedule.warmup` takes them, too, or a ``ratio`` of the total. What is made counts in
+updates, parts of one rounded up, as Hugging Face rounds its ``warmup_ratio``. All other lengths
+stay in updates.
+
+    >>> schedules.cosine(0.1, epochs=90, steps_per_epoch=391).warmup(ratio=0.05)
+    schedules.cosine(0.1, total=35190).warmup(updates=1760)
+    >>> schedules.cosine(0.1, epochs=90, steps_per_epoch=391).warmup(epochs=5, steps_per_epoch=391)
+    schedules.cosine(0.1, total=35190).warmup(updates=1955)
 """
 
 from __future__ import annotations

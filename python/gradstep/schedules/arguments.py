@@ -10,6 +10,7 @@ import math
 import operator
 from array import array
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from itertools import pairwise
 from numbers import Integral
 from typing import Any, Literal, SupportsIndex, get_args
@@ -172,6 +173,41 @@ def values(argument: str, x: object) -> tuple[float, ...]:
     return tuple(
         value(f"{argument}[{i}]", v) for i, v in enumerate(sequence(argument, x, "numbers"))
     )
+
+
+def part(share: float, count: int) -> int:
+    """``share`` times ``count`` updates, rounded up to whole ones.
+
+    0.1 stands for a tenth, not for the binary fraction just above it.
+    """
+    return math.ceil(Fraction(repr(share)) * count)
+
+
+def length(argument: str, given: object, epochs: object, steps_per_epoch: object) -> object:
+    """A length in updates: ``given`` as such, as what ``argument`` was, or in epochs.
+
+    Raises:
+        TypeError, ValueError: it was given both ways, or the epochs' updates are missing, or make
+            no number of updates.
+    """
+    if epochs is None:
+        if steps_per_epoch is not None:
+            raise ValueError(
+                f"steps_per_epoch: got {steps_per_epoch!r} without epochs, wanted epochs, too, or "
+                f"{argument} alone"
+            )
+        return given
+    if given is not None:
+        raise ValueError(
+            f"epochs: got {epochs!r} together with {argument}={given!r}, wanted one of the two"
+        )
+    if steps_per_epoch is None:
+        raise ValueError(
+            f"steps_per_epoch: got None with epochs={epochs!r}, wanted the updates of one"
+        )
+    many = factor("epochs", epochs)
+    count = part(many, updates("steps_per_epoch", steps_per_epoch, 1))
+    return updates("epochs times steps_per_epoch", count)
 
 
 def until(

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsIndex, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ParamSpec,
+    Protocol,
+    SupportsFloat,
+    SupportsIndex,
+    TypeVar,
+    overload,
+)
 
 from .. import _core
 from . import arguments as check
@@ -14,6 +24,7 @@ if TYPE_CHECKING:
     from numbers import Real
 
 Maker = TypeVar("Maker", bound=Callable[..., Any])
+Arguments = ParamSpec("Arguments")
 
 # What makes a schedule, by its name: Schedule.from_dict() calls it with the arguments.
 MAKERS: dict[str, Callable[..., Schedule]] = {}
@@ -28,6 +39,34 @@ def maker(function: Maker) -> Maker:
     """Enter a function that makes schedules under its own name."""
     MAKERS[function.__name__] = function
     return function
+
+
+class Lasting(Protocol[Arguments]):
+    """A function with a ``total``, which may be told in epochs instead."""
+
+    @property
+    def __name__(self) -> str: ...
+
+    @overload
+    def __call__(self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Schedule: ...
+    @overload
+    def __call__(
+        self, *args: Any, epochs: SupportsFloat, steps_per_epoch: SupportsIndex, **kwargs: Any
+    ) -> Schedule: ...
+
+
+def lasting(function: Callable[Arguments, Schedule]) -> Lasting[Arguments]:
+    """Let ``epochs`` and ``steps_per_epoch`` stand for the ``total`` of a function."""
+    position = list(inspect.signature(function).parameters).index("total")
+
+    @functools.wraps(function)
+    def made(*args: Any, epochs: Any = None, steps_per_epoch: Any = None, **kwargs: Any) -> Any:
+        if epochs is not None or steps_per_epoch is not None:
+            given = args[position] if len(args) > position else kwargs.get("total")
+            kwargs["total"] = check.length("total", given, epochs, steps_per_epoch)
+        return function(*args, **kwargs)
+
+    return made
 
 
 class Schedule(_core.Schedule):
@@ -137,7 +176,7 @@ class Schedule(_core.Schedule):
             return f"({a!r} {operator} {b!r})"
         words = []
         for name, parameter in inspect.signature(MAKERS[self._name]).parameters.items():
-            if name == "self":
+            if name not in self._arguments:  # another way to tell one that is there
                 continue
             value = self._arguments[name]
             if name in _SPEAK_FOR_THEMSELVES and parameter.default is parameter.empty:
@@ -304,10 +343,13 @@ class Schedule(_core.Schedule):
 
     def warmup(
         self,
-        updates: SupportsIndex,
+        updates: SupportsIndex | None = None,
         start_value: SupportsFloat = 0.0,
         *,
         one_based: bool = False,
+        ratio: SupportsFloat | None = None,
+        epochs: SupportsFloat | None = None,
+        steps_per_epoch: SupportsIndex | None = None,
     ) -> Schedule:
         """A straight line to this schedule's first value, then this schedule.
 
@@ -322,10 +364,14 @@ class Schedule(_core.Schedule):
                 update does nothing.
             one_based: count ``t + 1``: the first update already moves, the last one of the warm-up
                 has the full value.
+            ratio: how long, instead of ``updates``: of the schedule's ``total``, 0 to 1, rounded up
+                to whole updates.
+            epochs, steps_per_epoch: how long, instead of ``updates``: their product, rounded up.
 
         Raises:
-            TypeError, ValueError: an argument is of the wrong type or not finite, or the warm-up
-                is longer than the schedule's total.
+            TypeError, ValueError: an argument is of the wrong type or not finite, the length is
+                told twice or not at all, the warm-up is longer than the schedule's total, or a
+                ratio of a schedule that has none.
 
         Example:
             >>> from gradstep import schedules
@@ -334,6 +380,8 @@ class Schedule(_core.Schedule):
             [0.0, 0.25, 0.5, 0.75, 1.0, 0.85, 0.5, 0.15, 0.0]
             >>> schedules.constant(1.0).warmup(4, one_based=True).range(5).tolist()
             [0.25, 0.5, 0.75, 1.0, 1.0]
+            >>> schedules.cosine(1.0, total=8).warmup(ratio=0.5) == s
+            True
 
         Source: Goyal et al., "Accurate, large minibatch SGD", 2017, section 2.2.
 
@@ -342,15 +390,16 @@ class Schedule(_core.Schedule):
         ``warmup_cosine_decay_schedule`` count the warm-up inside the total, Keras' ``CosineDecay``
         adds it.
         """
-        length = check.updates("updates", updates)
+        length = self._warmup_length(updates, ratio, epochs, steps_per_epoch)
         start = check.value("start_value", start_value)
         check.flag("one_based", one_based)
         after = self
         if "total" in self._arguments:
             total = self._arguments["total"]
             if length > total:
+                argument = "updates" if epochs is None else "epochs times steps_per_epoch"
                 raise ValueError(
-                    f"updates: got {length}, wanted at most the schedule's total of {total}"
+                    f"{argument}: got {length}, wanted at most the schedule's total of {total}"
                 )
             after = MAKERS[self._name](**{**self._arguments, "total": total - length})
         rise = _core.Schedule("linear", [start, self(0), length])
@@ -363,6 +412,25 @@ class Schedule(_core.Schedule):
             "one_based": one_based,
         }
         return composed("warmup", arguments, [rise, after], [length], operation="join")
+
+    def _warmup_length(
+        self, updates: object, ratio: object, epochs: object, steps_per_epoch: object
+    ) -> int:
+        """How many updates a warm-up takes, whichever way that is told."""
+        if ratio is None:
+            return check.updates(
+                "updates", check.length("updates", updates, epochs, steps_per_epoch)
+            )
+        for name, other in (("updates", updates), ("epochs", epochs)):
+            if other is not None:
+                raise ValueError(
+                    f"ratio: got {ratio!r} together with {name}={other!r}, wanted one of the two"
+                )
+        check.length("ratio", None, None, steps_per_epoch)
+        share = check.fraction("ratio", ratio)
+        if "total" not in self._arguments:
+            raise ValueError(f"ratio: got {ratio!r}, but {self!r} has no total, wanted updates")
+        return check.part(share, self._arguments["total"])
 
 
 for _method in ("scale", "clamp", "shift", "repeat", "stairs", "warmup"):

@@ -13,7 +13,7 @@ from typing import Any, Literal, SupportsFloat, SupportsIndex
 from .. import _core
 from . import arguments as check
 from .arguments import Anneal, End, PastEnd
-from .base import Schedule, composed, formed, maker
+from .base import Schedule, composed, formed, lasting, maker
 
 Policy = Literal["triangular", "triangular2", "exp_range", "annealing"]
 Tail = Literal["linear", "cosine", "1-sqrt", "1-power", "exponential"]
@@ -65,6 +65,7 @@ def constant(value: SupportsFloat) -> Schedule:
 
 
 @maker
+@lasting
 def linear(
     value: SupportsFloat,
     end_value: SupportsFloat,
@@ -78,7 +79,8 @@ def linear(
     Args:
         value: at ``t = 0``. A warm-up from 0 makes the first update do nothing.
         end_value: at the end.
-        total: the length in updates; ``T = total``, or ``total - 1`` with ``end="inclusive"``.
+        total: the length in updates, or in epochs (``epochs``, ``steps_per_epoch``); ``T = total``,
+            or ``total - 1`` with ``end="inclusive"``.
         end: whether the end value belongs to ``t = total`` or to the last update.
         past_end: whether to hold the end value or to raise after it.
 
@@ -225,6 +227,7 @@ def exponential(
 
 
 @maker
+@lasting
 def polynomial(
     value: SupportsFloat,
     total: SupportsIndex,
@@ -239,7 +242,8 @@ def polynomial(
 
     Args:
         value: at ``t = 0``.
-        total: the length in updates; ``T = total``, or ``total - 1`` with ``end="inclusive"``.
+        total: the length in updates, or in epochs (``epochs``, ``steps_per_epoch``); ``T = total``,
+            or ``total - 1`` with ``end="inclusive"``.
         power: any number above 0; 1 is :func:`linear`, to the bit.
         end_value: at the end; not a fraction of ``value``.
         cycle: each time the end is reached, go on with the length ``T·⌈t/T⌉`` for ``T``, so that
@@ -280,6 +284,7 @@ def polynomial(
 
 
 @maker
+@lasting
 def power_decay(
     value: SupportsFloat,
     total: SupportsIndex,
@@ -293,7 +298,8 @@ def power_decay(
 
     Args:
         value: at ``t = 0``.
-        total: the length in updates; ``T = total``, or ``total - 1`` with ``end="inclusive"``.
+        total: the length in updates, or in epochs (``epochs``, ``steps_per_epoch``); ``T = total``,
+            or ``total - 1`` with ``end="inclusive"``.
         power: any number above 0; 1/2 is the ``1 - √x`` of cool-downs.
         end_value: at the end; not a fraction of ``value``.
         end: whether the end value belongs to ``t = total`` or to the last update.
@@ -320,6 +326,7 @@ def power_decay(
 
 
 @maker
+@lasting
 def cosine(
     value: SupportsFloat,
     total: SupportsIndex,
@@ -333,7 +340,8 @@ def cosine(
 
     Args:
         value: at ``t = 0``.
-        total: the length in updates; ``T = total``, or ``total - 1`` with ``end="inclusive"``.
+        total: the length in updates, or in epochs (``epochs``, ``steps_per_epoch``); ``T = total``,
+            or ``total - 1`` with ``end="inclusive"``.
         end_value: at the end; not a fraction of ``value``.
         power: an exponent of ``cos²``, above 0 (optax's ``exponent``).
         end: whether the end value belongs to ``t = total`` or to the last update.
@@ -614,6 +622,7 @@ def noam(model_size: SupportsFloat, warmup: SupportsIndex, factor: SupportsFloat
 
 
 @maker
+@lasting
 def geometric(
     value: SupportsFloat,
     end_value: SupportsFloat,
@@ -627,7 +636,8 @@ def geometric(
     Args:
         value: at ``t = 0``, not 0.
         end_value: at the end, of the same sign.
-        total: the length in updates; ``T = total``, or ``total - 1`` with ``end="inclusive"``.
+        total: the length in updates, or in epochs (``epochs``, ``steps_per_epoch``); ``T = total``,
+            or ``total - 1`` with ``end="inclusive"``.
         end: whether the end value belongs to ``t = total`` or to the last update.
         past_end: whether to hold the end value or to raise after it.
 
@@ -654,6 +664,7 @@ def geometric(
 
 
 @maker
+@lasting
 def tanh(
     value: SupportsFloat,
     total: SupportsIndex,
@@ -671,7 +682,8 @@ def tanh(
 
     Args:
         value: η, which it starts near.
-        total: the length in updates; ``T = total``, or ``total - 1`` with ``end="inclusive"``.
+        total: the length in updates, or in epochs (``epochs``, ``steps_per_epoch``); ``T = total``,
+            or ``total - 1`` with ``end="inclusive"``.
         end_value: e, which it stops near; not a fraction of ``value``.
         lower: l, where on the tangent to start, -300 to 300.
         upper: u, where to stop, -300 to 300.
@@ -712,6 +724,7 @@ def _tail(tail: Tail, value: float, end_value: float, total: int, power: float |
 
 
 @maker
+@lasting
 def wsd(
     value: SupportsFloat,
     total: SupportsIndex,
@@ -733,7 +746,8 @@ def wsd(
 
     Args:
         value: of the stable part.
-        total: all updates, warm-up and tail among them.
+        total: all updates, warm-up and tail among them; or in epochs (``epochs``,
+            ``steps_per_epoch``), while ``decay`` and ``warmup`` stay in updates.
         decay: updates of the tail.
         warmup: updates of the line from ``start_value`` to ``value``.
         tail: its shape.
@@ -793,6 +807,7 @@ def wsd(
 
 
 @maker
+@lasting
 def one_cycle(
     value: SupportsFloat,
     total: SupportsIndex,
@@ -813,7 +828,7 @@ def one_cycle(
 
     Args:
         value: η, the peak.
-        total: all updates.
+        total: all updates; or in epochs (``epochs``, ``steps_per_epoch``).
         pct_start: the part of them on the way up, 0 to 1; to 1/2 with three phases.
         div_factor: peak over first value, above 0.
         final_div_factor: first value over last value, above 0.
@@ -950,6 +965,7 @@ def table(values: Sequence[SupportsFloat], *, past_end: PastEnd = "hold") -> Sch
     return formed("table", arguments, "table", given, last)
 
 
+@lasting
 def sample(function: Callable[[int], SupportsFloat], total: SupportsIndex) -> Schedule:
     """A function of the step as a :func:`table` of its first ``total`` values.
 

@@ -53,8 +53,7 @@ def updates(
     else:
         batches = -(-count // size)
         per_epoch = -(-batches // rounds)
-    # 0.1 stands for a tenth, not for the binary fraction just above it.
-    return math.ceil(Fraction(repr(many)) * per_epoch)
+    return check.part(many, per_epoch)
 
 
 @overload

@@ -31,7 +31,7 @@ from .backward import step_in_backward
 from .classes import CLASSES
 from .offloading import SimulatedLink, offload
 from .optimizer import Optimizer
-from .placing import muon_groups
+from .placing import layerwise, muon_groups
 
 _core.find_openmp()  # PyTorch's, which it has loaded by now
 globals().update(CLASSES)
@@ -41,4 +41,12 @@ if TYPE_CHECKING:
     def __getattr__(name: str) -> type[Optimizer]: ...  # the rules of the catalogue
 
 
-__all__ = ["Optimizer", "SimulatedLink", "muon_groups", "offload", "step_in_backward", *CLASSES]  # noqa: PLE0604 - their names
+__all__ = [  # noqa: PLE0604 - and the classes' names
+    "Optimizer",
+    "SimulatedLink",
+    "layerwise",
+    "muon_groups",
+    "offload",
+    "step_in_backward",
+    *CLASSES,
+]

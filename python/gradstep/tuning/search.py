@@ -1,6 +1,7 @@
 """The search for a rate: train with several, compare where they end.
 
-Optuna chooses rates, prunes and stores; `sharing` lets processes work on one file.
+Optuna chooses rates, prunes and stores; `sharing` lets processes work on one list, in a file or in
+one of `databases`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, cast
@@ -26,7 +27,7 @@ import numpy as np
 
 from ..checks import whole
 from ..extras import need
-from . import sharing
+from . import databases, sharing
 from .searched import Method, Outcome, SearchResult, Tried
 
 Objective = Callable[[float, int], Iterable[tuple[int, float]]]
@@ -46,7 +47,7 @@ class _Plan:
     method: Method
     trials: int
     seeds: tuple[int, ...]
-    storage: Any
+    storage: Any = field(repr=False)  # a URL may have a password
     prune: Any
     seed: int
 
@@ -104,21 +105,20 @@ def _plan(
 
 
 def _storage(storage: Any) -> Any:
-    """None, a path, or an object of Optuna's."""
+    """None, a path, the URL of a database, or an object of Optuna's."""
     if storage is None:
         return None
-    twice = "SQLite gives one trial to two processes; a path makes a journal file"
-    if isinstance(storage, str) and "://" in storage:
-        raise ValueError(
-            f"storage: got {storage!r}, wanted a path, or optuna.storages.RDBStorage(url) "
-            f"where a database server is meant ({twice})"
-        )
+    if databases.is_url(storage):
+        return databases.check_url(storage)
     if isinstance(storage, str | os.PathLike):
         return Path(cast(str, storage))
     if not hasattr(storage, "create_new_trial"):
-        raise TypeError(f"storage: got {storage!r}, wanted a path or a storage of Optuna's")
-    if str(getattr(storage, "url", "")).startswith("sqlite"):
-        raise ValueError(f"storage: got {storage.url}, wanted another: {twice}")
+        raise TypeError(f"storage: got {storage!r}, wanted a path, a URL or a storage of Optuna's")
+    if str(getattr(getattr(storage, "_backend", storage), "url", "")).startswith("sqlite"):
+        raise ValueError(
+            "storage: got a storage of Optuna's for SQLite, which gives one trial to two "
+            "processes, wanted its URL"
+        )
     return storage
 
 
@@ -137,16 +137,26 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def _study(plan: _Plan) -> Any:
-    """Optuna's study in the plan's storage, begun or continued."""
+@contextlib.contextmanager
+def _studying(plan: _Plan) -> Iterator[Any]:
+    """While this context lasts, Optuna's study in the plan's storage, begun or continued."""
     optuna = sharing.optuna()
-    storage = plan.storage
-    if isinstance(storage, Path):
-        storage = sharing.journal(storage)
-    study = optuna.create_study(
-        storage=storage, study_name=sharing.STUDY, sampler=optuna.samplers.RandomSampler(),
-        load_if_exists=True,
-    )  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        storage = plan.storage
+        if isinstance(storage, Path):
+            storage = sharing.journal(storage)
+        elif isinstance(storage, str):
+            storage = stack.enter_context(databases.database(storage))
+        study = optuna.create_study(
+            storage=storage, study_name=sharing.STUDY, sampler=optuna.samplers.RandomSampler(),
+            load_if_exists=True,
+        )  # fmt: skip
+        _check_seeds(study, plan)
+        yield study
+
+
+def _check_seeds(study: Any, plan: _Plan) -> None:
+    """Raise ValueError where the storage holds runs with other seeds."""
     for trial in sharing.live(study.get_trials(deepcopy=False)):
         seeds = tuple(trial.user_attrs.get("seeds", plan.seeds))
         if seeds != plan.seeds:
@@ -154,7 +164,6 @@ def _study(plan: _Plan) -> Any:
                 f"seeds: the storage holds runs with seeds {seeds}, got {plan.seeds}: "
                 "wanted the same, or another storage"
             )
-    return study
 
 
 def _tried(study: Any) -> tuple[Tried, ...]:
@@ -341,8 +350,8 @@ def _worker(pipe: Connection, objective: bytes, plan: _Plan) -> None:
 
     threading.Thread(target=follow, daemon=True).start()
     try:
-        with _quiet():
-            _work(pickle.loads(objective), _study(plan), plan, lambda: None)
+        with _quiet(), _studying(plan) as study:
+            _work(pickle.loads(objective), study, plan, lambda: None)
     except KeyboardInterrupt:
         pass  # the parent got it, too
     except BaseException as error:
@@ -420,7 +429,7 @@ def search(
     `storage`: they share the trials, each rate is run once, and all return the same result. What a
     process that was killed was at is run again: at once if it ran on this machine (or 5 seconds
     later, if it was killed before it could begin), otherwise two minutes after its last sign of
-    life. Machines need a file system that they share and that has locks.
+    life. Machines need a file system that they share and that has locks, or a database server.
 
     **Workers** are processes started anew (`spawn`, on every system), because threads, and GPUs, do
     not survive a fork. So the objective is to be at the top level of a module, and a script that
@@ -443,8 +452,11 @@ def search(
         seeds: how many runs with each rate, with the seeds 0, 1, …; or their seeds. They are told
             apart in the result, and their mean is compared.
         workers: processes to run the trials in; 1: in this one.
-        storage: a file to keep the trials in, made where missing; or an object of Optuna's, not for
-            SQLite and with one worker only; or nothing.
+        storage: a file to keep the trials in, made where missing, in the format of Optuna's
+            journal; or the URL of a database, a text with ``://``, as SQLAlchemy and Optuna
+            understand it (SQLite on one machine, PostgreSQL and MySQL for several, with a driver
+            that is yours to install); or an object of Optuna's, not for SQLite and with one
+            worker only; or nothing.
         prune: give a rate up on the way, where its first run is worse than the median of the others
             after as many steps (never before 5 have ended, or in their first quarter). Saves
             time, but is unfair to rates that start slowly. Or a pruner of Optuna's.
@@ -460,7 +472,7 @@ def search(
             beyond; or no run finished.
 
     Raises:
-        ImportError: Optuna is not installed (the extra `search`).
+        ImportError: Optuna is not installed (the extra `search`), or a database's driver.
         TypeError, ValueError: a bad argument, or an objective that yields something else than
             `(step, loss)`.
         RuntimeError: the objective raised: the message has the rate and the seed, the cause is what
@@ -492,15 +504,17 @@ def search(
     """
     plan = _plan(lr, method, trials, seeds, storage, prune, seed)
     workers = whole("workers", workers, 1)
-    if workers > 1 and not isinstance(plan.storage, Path | None):
-        raise TypeError(f"storage: got {storage!r}, wanted a path, for {workers} workers share it")
+    if workers > 1 and not isinstance(plan.storage, Path | str | None):
+        raise TypeError(
+            f"storage: got {storage!r}, wanted a path or a URL, for {workers} workers open it"
+        )
     _takes_rate_and_seed(objective)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_quiet())
         if workers > 1 and plan.storage is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="gradstep-"))
             plan = replace(plan, storage=Path(folder) / "search.log")
-        study = _study(plan)
+        study = stack.enter_context(_studying(plan))
         tqdm = need("tqdm", "the progress bar of a search", "search").tqdm
         bar = stack.enter_context(
             tqdm(total=trials, unit="rate", disable=None if progress else True, leave=False)

@@ -6,7 +6,7 @@ Optuna stores the trials; what it leaves open is closed here:
   trial for one that exists. Here a rate may be enqueued twice, but of two trials with one rate only
   that with the lower number is run, and all processes see the same numbers.
 - Its SQLite storage hands one trial to two processes (measured: 4 to 8 of 60). The journal does
-  not.
+  not, nor does what `databases` makes of it.
 - A process that was killed leaves a trial that runs forever. Here a trial tells who runs it, and
   shows a sign of life from time to time; a trial without one fails, and its rate is enqueued again.
 - A process that was killed holding the journal's lock delays the others by half a minute, and one
@@ -160,13 +160,15 @@ class Running:
         self._beats += 1
 
     def _live(self) -> None:
-        gone = optuna("exceptions").UpdateFinishedTrialError
+        exceptions = optuna("exceptions")
         while not self._done.wait(BEAT):
             try:
                 self._beat()
-            except gone:
+            except exceptions.UpdateFinishedTrialError:
                 self.lost = True
                 return
+            except exceptions.StorageInternalError:
+                pass  # a server that is away may be back at the next one
 
 
 class Watch:
