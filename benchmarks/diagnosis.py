@@ -8,27 +8,22 @@ exit status 1. Needs scikit-learn.
 from __future__ import annotations
 
 import argparse
-import ast
-import inspect
 import os
 import sys
 
 # One thread each: the arrays are small, and the answers do not depend on it.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import functools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-import gradstep as gs
-import rate_problems
 from gradstep.tuning import Monitor, Verdict
-from rate_problems import PER_DECADE, PROBLEMS, UPDATES, Array, F, Layers, Problem, Task
+from more_problems import EVERY
+from rate_problems import PER_DECADE, RATES, RULES, UPDATES, Problem
 
 STEPS, SEEDS, CHOSEN_FROM = 100, 10, 1010
 WRONG, INCONCLUSIVE = 0.05, 0.20
@@ -39,58 +34,6 @@ NAMES = {0.1: "a tenth of the best", 1.0: "the best", 10.0: "ten times the best"
 KINDS = ["too low", "fine", "too high", "diverging", "inconclusive"]
 HALFWAY = (0.1, 10**-0.5, 1.0, 10**0.5, 10.0)
 
-# Beside the rules that are promised, two more.
-MAKERS: dict[str, Callable[..., gs.Optimizer]] = {
-    "SGD": gs.SGD,
-    "momentum": functools.partial(gs.SGD, momentum=0.9),
-    "Adam": gs.Adam,
-    "RMSprop": gs.RMSprop,
-    "Adagrad": gs.Adagrad,
-}
-RATES = rate_problems.RATES | {"RMSprop": (-5, 0), "Adagrad": (-4, 1)}
-
-# ---- further problems to choose on ----
-
-
-@functools.cache
-def source() -> tuple[Array, Any]:
-    """Three characters of two of Python's own modules each, as 0 and 1, and the next one."""
-    text = "".join(Path(module.__file__ or "").read_text("utf-8") for module in (ast, inspect))
-    common = [letter for letter, _ in Counter(text).most_common(47)]
-    place = {letter: i for i, letter in enumerate(common)}
-    codes = np.array([place.get(letter, 47) for letter in text])
-    at = np.linspace(0, codes.size - 4, 6000).astype(np.int64)
-    return np.eye(48, dtype=F)[codes[at[:, None] + np.arange(3)]].reshape(len(at), -1), codes[
-        at + 3
-    ]
-
-
-def parity() -> tuple[Array, Any]:
-    x, y = rate_problems.data("digits")
-    return x, y % 2
-
-
-def halves() -> tuple[Array, Any]:
-    x, _ = rate_problems.data("digits")
-    return x[:, :32], x[:, 32:]
-
-
-MORE = [
-    # characters with and without a hidden layer; odd or even; the lower half from the upper
-    Problem("source", "choose", lambda seed: Task(Layers((144, 64, 48)), *source(), 64, seed)),
-    Problem("source linear", "choose", lambda seed: Task(Layers((144, 48)), *source(), 32, seed)),
-    Problem(
-        "parity",
-        "choose",
-        lambda seed: Task(Layers((64, 32, 2), activation="tanh"), *parity(), 64, seed),
-    ),
-    Problem(
-        "halves",
-        "choose",
-        lambda seed: Task(Layers((32, 48, 32), rate_problems.squares, "tanh"), *halves(), 32, seed),
-    ),
-]
-EVERY = PROBLEMS | {problem.name: problem for problem in MORE}
 FLAT = 1.15  # a best rate counts where a tenth of it ends with a loss higher by so much
 
 
@@ -115,7 +58,7 @@ def run(
         judged: after how many the verdict counts; 0: no monitor looks on.
     """
     task = problem.make(seed)
-    optimizer = MAKERS[rule](task.params, lr=rate, stats="sample" if judged else False)
+    optimizer = RULES[rule](task.params, lr=rate, stats="sample" if judged else False)
     monitor = Monitor()
     verdict = monitor.verdict
     with np.errstate(all="ignore"):
@@ -253,12 +196,12 @@ def main() -> int:
         f"{STEPS} steps, {arguments.seeds} seeds."
     )
     with ProcessPoolExecutor(2) as pool:
-        rates, cells = measure(pool, names, tuple(MAKERS), seeds)
+        rates, cells = measure(pool, names, tuple(RULES), seeds)
         rows = [
-            [name, *(f"{rates[name, r]:.2g}" if (name, r) in rates else "-" for r in MAKERS)]
+            [name, *(f"{rates[name, r]:.2g}" if (name, r) in rates else "-" for r in RULES)]
             for name in names
         ]
-        print_table("Best rates", ["problem", *MAKERS], rows)
+        print_table("Best rates", ["problem", *RULES], rows)
         promised = [cell for cell in cells if cell.rule in PROMISED]
         wrong, silent = shares(promised)
         confusion("Verdicts, numbers of runs", promised)
