@@ -17,25 +17,23 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from best_rates import WORSE, Curve, curves
 from gradstep.tuning import Monitor, Verdict
-from more_problems import EVERY
-from rate_problems import PER_DECADE, RATES, RULES, UPDATES, Problem
+from more_problems import EVERY, named
+from rate_problems import PER_DECADE, RULES, UPDATES, Problem
 
 STEPS, SEEDS, CHOSEN_FROM = 100, 10, 1010
 WRONG, INCONCLUSIVE = 0.05, 0.20
-PROMISED = ("SGD", "momentum", "Adam")
 # What is right of a rate so many times the best. A spike is of a step, not of a rate.
 RIGHT = {0.1: {"too low"}, 1.0: {"fine"}, 10.0: {"too high", "diverging"}}
 NAMES = {0.1: "a tenth of the best", 1.0: "the best", 10.0: "ten times the best"}
 KINDS = ["too low", "fine", "too high", "diverging", "inconclusive"]
 HALFWAY = (0.1, 10**-0.5, 1.0, 10**0.5, 10.0)
-
-FLAT = 1.15  # a best rate counts where a tenth of it ends with a loss higher by so much
-
 
 # ---- runs ----
 
@@ -55,10 +53,10 @@ def run(
 
     Args:
         last: updates.
-        judged: after how many the verdict counts; 0: no monitor looks on.
+        judged: after how many the verdict counts.
     """
     task = problem.make(seed)
-    optimizer = RULES[rule](task.params, lr=rate, stats="sample" if judged else False)
+    optimizer = RULES[rule](task.params, lr=rate, stats="sample")
     monitor = Monitor()
     verdict = monitor.verdict
     with np.errstate(all="ignore"):
@@ -74,31 +72,6 @@ def run(
                 optimizer.groups[0]["lr"] = rate * factor
         loss = task.loss()
     return Run(verdict, loss if np.isfinite(loss) else np.inf)
-
-
-def best(name: str, rule: str) -> float | None:
-    """The best rate, as :func:`rate_problems.best_rate` has it.
-
-    Returns:
-        None for a problem to choose on where it is not told apart: at the grid's end, or flat.
-    """
-    problem, (low, high) = EVERY[name], RATES[rule]
-    grid = np.logspace(low, high, (high - low) * PER_DECADE + 1)
-    first = 1000 if problem.purpose == "choose" else 0
-    losses = np.array(
-        [
-            np.mean([run(problem, rule, rate, seed, last=UPDATES, judged=0).loss for seed in seeds])
-            for seeds in [range(first, first + 5)]
-            for rate in grid.tolist()
-        ]
-    )
-    i = int(losses.argmin())
-    if problem.purpose == "choose":
-        if not PER_DECADE <= i < len(grid) - PER_DECADE:
-            return None
-        if losses[i - PER_DECADE] < FLAT * losses[i]:
-            return None
-    return float(grid[i])
 
 
 class Cell(NamedTuple):
@@ -168,12 +141,10 @@ def misses(cells: list[Cell]) -> Iterator[list[str]]:
 
 
 def measure(
-    pool: ProcessPoolExecutor, names: list[str], rules: tuple[str, ...], seeds: range
+    pool: ProcessPoolExecutor, found: dict[tuple[str, str], Curve], seeds: range
 ) -> tuple[dict[tuple[str, str], float], list[Cell]]:
-    """The best rate of every problem and rule, and the verdicts around it."""
-    asked = [(name, rule) for name in names for rule in rules]
-    found = pool.map(best, *zip(*asked, strict=True))
-    rates = {one: rate for one, rate in zip(asked, found, strict=True) if rate is not None}
+    """The best rates that are told apart from a tenth and ten times, and the verdicts around."""
+    rates = {one: curve.best for one, curve in found.items() if curve.is_told_apart()}
     jobs = [(*one, rate, multiple, seeds) for one, rate in rates.items() for multiple in RIGHT]
     return rates, list(pool.map(judge, *zip(*jobs, strict=True)))
 
@@ -184,34 +155,35 @@ def main() -> int:
     )
     parser.add_argument("--choose", action="store_true", help="the problems to choose on")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="a cell (default: %(default)s)")
+    parser.add_argument("--cache", type=Path, help="a folder to keep the losses over rates in")
     parser.add_argument("--advice", action="store_true", help="also: does following it help?")
     arguments = parser.parse_args()
     purpose = "choose" if arguments.choose else "report"
     first = CHOSEN_FROM if arguments.choose else 0
     seeds = range(first, first + arguments.seeds)
-    names = [name for name, problem in EVERY.items() if problem.purpose == purpose]
+    names = [problem.name for problem in named(purpose)]
     print(
         f"Problems: {', '.join(names)}. Best: the lowest mean loss of all examples after {UPDATES} "
-        f"updates, over 5 seeds, on a grid of {PER_DECADE} rates a decade. Verdicts after "
+        f"updates, over 5 seeds, on a grid of {PER_DECADE} rates a decade, where "
+        f"a tenth and ten times of it lose {100 * WORSE:.0f} % of it: others are left out. After "
         f"{STEPS} steps, {arguments.seeds} seeds."
     )
     with ProcessPoolExecutor(2) as pool:
-        rates, cells = measure(pool, names, tuple(RULES), seeds)
+        asked = [(name, rule) for name in names for rule in RULES]
+        if arguments.cache:
+            arguments.cache.mkdir(parents=True, exist_ok=True)
+        rates, cells = measure(pool, curves(pool, asked, cache=arguments.cache), seeds)
         rows = [
             [name, *(f"{rates[name, r]:.2g}" if (name, r) in rates else "-" for r in RULES)]
             for name in names
         ]
         print_table("Best rates", ["problem", *RULES], rows)
-        promised = [cell for cell in cells if cell.rule in PROMISED]
-        wrong, silent = shares(promised)
-        confusion("Verdicts, numbers of runs", promised)
+        wrong, silent = shares(cells)
+        confusion("Verdicts, numbers of runs", cells)
         print(
             f"\nTogether: wrong in {share(wrong, WRONG)} (≤ {share(WRONG)}), nothing said in "
             f"{share(silent, INCONCLUSIVE)} (≤ {share(INCONCLUSIVE)})."
         )
-        others = [cell for cell in cells if cell.rule not in PROMISED]
-        confusion("Rules beyond the promise", others)
-        print("\nTogether: wrong in {}, nothing said in {}.".format(*map(share, shares(others))))
         print_table(
             "Where it was not right", ["problem", "rule", "rate", "verdicts"], [*misses(cells)]
         )

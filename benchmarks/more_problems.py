@@ -404,14 +404,14 @@ class Recurrent:
 
 @dataclass(frozen=True)
 class Factors:
-    """A matrix as a product of two thin ones; its entries are the examples."""
+    """A matrix as a product of two thin ones; entries are the examples, the loss is of a row."""
 
     rows: int
     columns: int
     rank: int
 
     def initial(self, rng: np.random.Generator) -> list[Array]:
-        scale = 0.5 / self.rank**0.5
+        scale = 0.5 / self.rank**0.25
         return [
             (rng.standard_normal((n, self.rank)) * scale).astype(F)
             for n in (self.rows, self.columns)
@@ -421,6 +421,7 @@ class Factors:
         left, right = params
         i, j = x.T
         loss, d = squares((left[i] * right[j]).sum(axis=1), y)
+        loss, d = loss * self.columns, d * F(self.columns)
         gradients = [np.zeros_like(left), np.zeros_like(right)]
         np.add.at(gradients[0], i, d[:, None] * right[j])
         np.add.at(gradients[1], j, d[:, None] * left[i])
