@@ -164,9 +164,10 @@ def main() -> int:
     names = [problem.name for problem in named(purpose)]
     print(
         f"Problems: {', '.join(names)}. Best: the lowest mean loss of all examples after {UPDATES} "
-        f"updates, over 5 seeds, on a grid of {PER_DECADE} rates a decade, where "
-        f"a tenth and ten times of it lose {100 * WORSE:.0f} % of it: others are left out. After "
-        f"{STEPS} steps, {arguments.seeds} seeds."
+        f"updates, over 5 seeds, on a grid of {PER_DECADE} rates a decade; problems and rules are "
+        "left out where a tenth and ten times the best are not told apart from it (by "
+        f"{100 * WORSE:.0f} % of the best loss, as in range_test.py). Verdicts after {STEPS} "
+        f"steps, {arguments.seeds} seeds."
     )
     with ProcessPoolExecutor(2) as pool:
         asked = [(name, rule) for name in names for rule in RULES]

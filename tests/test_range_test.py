@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import best_rates
 import gradstep as gs
 import range_test as benchmark
 import rate_problems
@@ -555,6 +556,34 @@ def test_confidence(losses: Any, confidence: str, reason: str, rng: np.random.Ge
     assert found.reason in str(found)
 
 
+def test_of_what_is_alike_the_lower_half_is_suggested() -> None:
+    """Over two decades from 1e-3 to 0.1 nothing differs, and much higher rates are borne, too."""
+    losses = 1 - 0.5 * (RATES > 1e-3) + 0.2 * (RATES > 0.1) + 9 * (RATES > 5)
+    for kind in ("plain", "momentum", "adaptive", None):
+        found = read(RATES, losses[None], kind)
+        assert found.suggestion is not None
+        assert 3e-4 < found.suggestion < 1.3e-2
+        assert "the loss is alike over" in found.reason
+
+
+def test_a_narrow_valley_is_in_doubt() -> None:
+    losses = 1 - 0.5 * (RATES > 1e-2) + 9 * (RATES > 4e-2)
+    found = read(RATES, losses[None])
+    assert found.confidence == "medium"
+    assert "few rates do" in found.reason
+
+
+def test_more_doubts_widen_the_interval() -> None:
+    """A valley that is narrow, seen by too few points."""
+    wide = []
+    for points in (100, 40):
+        rates = np.geomspace(1e-7, 10, points)
+        losses = 1 - 0.5 * (rates > 1e-2) + 9 * (rates > 4e-2)
+        low, high = read(rates, losses[None]).interval  # type: ignore[misc]
+        wide.append(high / low)
+    assert wide[1] > 3 * wide[0]
+
+
 def test_noise_alone_is_rarely_a_rate(rng: np.random.Generator) -> None:
     verdicts = [read(RATES, rng.standard_normal((1, 100))).confidence for _ in range(300)]
     assert verdicts.count("inconclusive") >= 0.9 * len(verdicts)
@@ -836,6 +865,31 @@ def test_losses_of_a_run() -> None:
     assert found[-1, 0] < found[0, 0]
     lost = rate_problems.losses(EVERY["diabetes"], "SGD", 1e6, 3, 50)
     assert np.isnan(lost[-1]).all()
+
+
+LOSSES = [1.0, 0.9, 0.3, 0.215, 0.2, 0.23, 1.0]  # at 1e-3 to 1e3
+
+
+@pytest.mark.parametrize(
+    ("shift", "zero", "slack", "alike"),
+    [
+        (0.0, True, 0.02, (1.0, 10.0)),  # a tenth of the best loss
+        (0.8, True, 0.08, (1.0, 100.0)),  # no more than a tenth of the fall
+        (-0.2, True, 0.008, (10.0, 10.0)),  # no less than a hundredth of it
+        (-5.0, False, 0.08, (1.0, 100.0)),
+    ],
+)
+def test_what_is_as_good_as_the_best(
+    shift: float, zero: bool, slack: float, alike: tuple[float, float]
+) -> None:
+    rates = np.geomspace(1e-3, 1e3, 7).tolist()
+    curve = best_rates.Curve(rates, [loss + shift for loss in LOSSES], 1.0 + shift, zero)
+    assert math.isclose(curve.best, 10.0)
+    assert math.isclose(curve.slack(), slack)
+    assert np.allclose(curve.alike(), alike)
+    assert math.isclose(curve.excess(10**0.5), 0.0075)
+    assert curve.excess(1e4) == math.inf
+    assert curve.is_told_apart() == (shift == -0.2)
 
 
 @pytest.mark.slow

@@ -421,7 +421,8 @@ def read(rates: Array, losses: Array, kind: str | None = None) -> RangeTest:
     margin = UNSURE if len(found) > 1 else MARGIN
     interval = suggestion * shift / margin, suggestion * shift * margin
     if not found:
-        text = f"the loss fell by {fall:.2g}, {fall / error:.0f} times its noise, and rose again"
+        times = f"{fall / error:.0f} times its noise" if error else "without noise"
+        text = f"the loss fell by {fall:.2g}, {times}, and rose again"
         return said("high", "; ".join(filter(None, [text, alike])), interval, suggestion)
     confidence: Confidence = "low" if falling or len(found) > 1 else "medium"
     return said(confidence, "; ".join(found), interval, suggestion)
