@@ -410,7 +410,7 @@ def read(rates: Array, losses: Array, kind: str | None = None) -> RangeTest:
         (falling, f"the loss fell from the start: begin at a rate below {rates[0]:.2g}"),
         (high == rates[-1], f"the loss never rose: above {rates[-1]:.2g} it may be as low"),
         (high >= WIDE * low, alike),
-        (kept < NARROW * reached, f"few rates do: {reached:.2g} to {kept:.2g} at most"),
+        (kept < NARROW * reached, f"only from {reached:.2g} to {kept:.2g} did it fall far"),
         (density < DENSE, f"there are only {density:.1f} points per decade"),
         (
             fall < CLEAR * error,
