@@ -397,6 +397,14 @@ def read(rates: Array, losses: Array, kind: str | None = None) -> RangeTest:
             f"the loss never fell by more than its noise ({fall:.2g}, noise {error:.2g}): try more "
             "points or sweeps, or a wider range of rates",
         )
+    return said(*_judge(rates, curve, kind, fall / error if error else math.inf))
+
+
+def _judge(
+    rates: Array, curve: _Curve, kind: str | None, times: float
+) -> tuple[Confidence, str, tuple[float, float], float]:
+    """Confidence, reason, interval and suggestion of a curve that fell so many times its noise."""
+    density = (len(rates) - 1) / math.log10(rates[-1] / rates[0])  # points per decade
     reached, kept = (float(rates[i]) for i in (curve.part(REACHED)[0], curve.part(KEPT)[1]))
     low, high = (float(rates[i]) for i in curve.part(BAND))
     weight, factor, shift = AIM[kind]
@@ -413,7 +421,7 @@ def read(rates: Array, losses: Array, kind: str | None = None) -> RangeTest:
         (kept < NARROW * reached, f"only from {reached:.2g} to {kept:.2g} did it fall far"),
         (density < DENSE, f"there are only {density:.1f} points per decade"),
         (
-            fall < CLEAR * error,
+            times < CLEAR,
             "the loss fell by little more than its noise: try more sweeps",
         ),
     ]
@@ -421,8 +429,8 @@ def read(rates: Array, losses: Array, kind: str | None = None) -> RangeTest:
     margin = UNSURE if len(found) > 1 else MARGIN
     interval = suggestion * shift / margin, suggestion * shift * margin
     if not found:
-        times = f"{fall / error:.0f} times its noise" if error else "without noise"
-        text = f"the loss fell by {fall:.2g}, {times}, and rose again"
-        return said("high", "; ".join(filter(None, [text, alike])), interval, suggestion)
+        above = f"{times:.0f} times its noise" if times < math.inf else "without noise"
+        text = f"the loss fell by {curve.first - curve.least:.2g}, {above}, and rose again"
+        return "high", "; ".join(filter(None, [text, alike])), interval, suggestion
     confidence: Confidence = "low" if falling or len(found) > 1 else "medium"
-    return said(confidence, "; ".join(found), interval, suggestion)
+    return confidence, "; ".join(found), interval, suggestion
