@@ -8,91 +8,32 @@ exit status 1. Needs scikit-learn.
 from __future__ import annotations
 
 import argparse
-import ast
-import inspect
 import os
 import sys
 
 # One thread each: the arrays are small, and the answers do not depend on it.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import functools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-import gradstep as gs
-import rate_problems
+from best_rates import WORSE, Curve, curves
 from gradstep.tuning import Monitor, Verdict
-from rate_problems import PER_DECADE, PROBLEMS, UPDATES, Array, F, Layers, Problem, Task
+from more_problems import EVERY, named
+from rate_problems import PER_DECADE, RULES, UPDATES, Problem
 
 STEPS, SEEDS, CHOSEN_FROM = 100, 10, 1010
 WRONG, INCONCLUSIVE = 0.05, 0.20
-PROMISED = ("SGD", "momentum", "Adam")
 # What is right of a rate so many times the best. A spike is of a step, not of a rate.
 RIGHT = {0.1: {"too low"}, 1.0: {"fine"}, 10.0: {"too high", "diverging"}}
 NAMES = {0.1: "a tenth of the best", 1.0: "the best", 10.0: "ten times the best"}
 KINDS = ["too low", "fine", "too high", "diverging", "inconclusive"]
 HALFWAY = (0.1, 10**-0.5, 1.0, 10**0.5, 10.0)
-
-# Beside the rules that are promised, two more.
-MAKERS: dict[str, Callable[..., gs.Optimizer]] = {
-    "SGD": gs.SGD,
-    "momentum": functools.partial(gs.SGD, momentum=0.9),
-    "Adam": gs.Adam,
-    "RMSprop": gs.RMSprop,
-    "Adagrad": gs.Adagrad,
-}
-RATES = rate_problems.RATES | {"RMSprop": (-5, 0), "Adagrad": (-4, 1)}
-
-# ---- further problems to choose on ----
-
-
-@functools.cache
-def source() -> tuple[Array, Any]:
-    """Three characters of two of Python's own modules each, as 0 and 1, and the next one."""
-    text = "".join(Path(module.__file__ or "").read_text("utf-8") for module in (ast, inspect))
-    common = [letter for letter, _ in Counter(text).most_common(47)]
-    place = {letter: i for i, letter in enumerate(common)}
-    codes = np.array([place.get(letter, 47) for letter in text])
-    at = np.linspace(0, codes.size - 4, 6000).astype(np.int64)
-    return np.eye(48, dtype=F)[codes[at[:, None] + np.arange(3)]].reshape(len(at), -1), codes[
-        at + 3
-    ]
-
-
-def parity() -> tuple[Array, Any]:
-    x, y = rate_problems.data("digits")
-    return x, y % 2
-
-
-def halves() -> tuple[Array, Any]:
-    x, _ = rate_problems.data("digits")
-    return x[:, :32], x[:, 32:]
-
-
-MORE = [
-    # characters with and without a hidden layer; odd or even; the lower half from the upper
-    Problem("source", "choose", lambda seed: Task(Layers((144, 64, 48)), *source(), 64, seed)),
-    Problem("source linear", "choose", lambda seed: Task(Layers((144, 48)), *source(), 32, seed)),
-    Problem(
-        "parity",
-        "choose",
-        lambda seed: Task(Layers((64, 32, 2), activation="tanh"), *parity(), 64, seed),
-    ),
-    Problem(
-        "halves",
-        "choose",
-        lambda seed: Task(Layers((32, 48, 32), rate_problems.squares, "tanh"), *halves(), 32, seed),
-    ),
-]
-EVERY = PROBLEMS | {problem.name: problem for problem in MORE}
-FLAT = 1.15  # a best rate counts where a tenth of it ends with a loss higher by so much
-
 
 # ---- runs ----
 
@@ -112,10 +53,10 @@ def run(
 
     Args:
         last: updates.
-        judged: after how many the verdict counts; 0: no monitor looks on.
+        judged: after how many the verdict counts.
     """
     task = problem.make(seed)
-    optimizer = MAKERS[rule](task.params, lr=rate, stats="sample" if judged else False)
+    optimizer = RULES[rule](task.params, lr=rate, stats="sample")
     monitor = Monitor()
     verdict = monitor.verdict
     with np.errstate(all="ignore"):
@@ -131,31 +72,6 @@ def run(
                 optimizer.groups[0]["lr"] = rate * factor
         loss = task.loss()
     return Run(verdict, loss if np.isfinite(loss) else np.inf)
-
-
-def best(name: str, rule: str) -> float | None:
-    """The best rate, as :func:`rate_problems.best_rate` has it.
-
-    Returns:
-        None for a problem to choose on where it is not told apart: at the grid's end, or flat.
-    """
-    problem, (low, high) = EVERY[name], RATES[rule]
-    grid = np.logspace(low, high, (high - low) * PER_DECADE + 1)
-    first = 1000 if problem.purpose == "choose" else 0
-    losses = np.array(
-        [
-            np.mean([run(problem, rule, rate, seed, last=UPDATES, judged=0).loss for seed in seeds])
-            for seeds in [range(first, first + 5)]
-            for rate in grid.tolist()
-        ]
-    )
-    i = int(losses.argmin())
-    if problem.purpose == "choose":
-        if not PER_DECADE <= i < len(grid) - PER_DECADE:
-            return None
-        if losses[i - PER_DECADE] < FLAT * losses[i]:
-            return None
-    return float(grid[i])
 
 
 class Cell(NamedTuple):
@@ -225,12 +141,10 @@ def misses(cells: list[Cell]) -> Iterator[list[str]]:
 
 
 def measure(
-    pool: ProcessPoolExecutor, names: list[str], rules: tuple[str, ...], seeds: range
+    pool: ProcessPoolExecutor, found: dict[tuple[str, str], Curve], seeds: range
 ) -> tuple[dict[tuple[str, str], float], list[Cell]]:
-    """The best rate of every problem and rule, and the verdicts around it."""
-    asked = [(name, rule) for name in names for rule in rules]
-    found = pool.map(best, *zip(*asked, strict=True))
-    rates = {one: rate for one, rate in zip(asked, found, strict=True) if rate is not None}
+    """The best rates that are told apart from a tenth and ten times, and the verdicts around."""
+    rates = {one: curve.best for one, curve in found.items() if curve.is_told_apart()}
     jobs = [(*one, rate, multiple, seeds) for one, rate in rates.items() for multiple in RIGHT]
     return rates, list(pool.map(judge, *zip(*jobs, strict=True)))
 
@@ -241,34 +155,36 @@ def main() -> int:
     )
     parser.add_argument("--choose", action="store_true", help="the problems to choose on")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="a cell (default: %(default)s)")
+    parser.add_argument("--cache", type=Path, help="a folder to keep the losses over rates in")
     parser.add_argument("--advice", action="store_true", help="also: does following it help?")
     arguments = parser.parse_args()
     purpose = "choose" if arguments.choose else "report"
     first = CHOSEN_FROM if arguments.choose else 0
     seeds = range(first, first + arguments.seeds)
-    names = [name for name, problem in EVERY.items() if problem.purpose == purpose]
+    names = [problem.name for problem in named(purpose)]
     print(
         f"Problems: {', '.join(names)}. Best: the lowest mean loss of all examples after {UPDATES} "
-        f"updates, over 5 seeds, on a grid of {PER_DECADE} rates a decade. Verdicts after "
-        f"{STEPS} steps, {arguments.seeds} seeds."
+        f"updates, over 5 seeds, on a grid of {PER_DECADE} rates a decade; problems and rules are "
+        "left out where a tenth and ten times the best are not told apart from it (by "
+        f"{100 * WORSE:.0f} % of the best loss, as in range_test.py). Verdicts after {STEPS} "
+        f"steps, {arguments.seeds} seeds."
     )
     with ProcessPoolExecutor(2) as pool:
-        rates, cells = measure(pool, names, tuple(MAKERS), seeds)
+        asked = [(name, rule) for name in names for rule in RULES]
+        if arguments.cache:
+            arguments.cache.mkdir(parents=True, exist_ok=True)
+        rates, cells = measure(pool, curves(pool, asked, cache=arguments.cache), seeds)
         rows = [
-            [name, *(f"{rates[name, r]:.2g}" if (name, r) in rates else "-" for r in MAKERS)]
+            [name, *(f"{rates[name, r]:.2g}" if (name, r) in rates else "-" for r in RULES)]
             for name in names
         ]
-        print_table("Best rates", ["problem", *MAKERS], rows)
-        promised = [cell for cell in cells if cell.rule in PROMISED]
-        wrong, silent = shares(promised)
-        confusion("Verdicts, numbers of runs", promised)
+        print_table("Best rates", ["problem", *RULES], rows)
+        wrong, silent = shares(cells)
+        confusion("Verdicts, numbers of runs", cells)
         print(
             f"\nTogether: wrong in {share(wrong, WRONG)} (≤ {share(WRONG)}), nothing said in "
             f"{share(silent, INCONCLUSIVE)} (≤ {share(INCONCLUSIVE)})."
         )
-        others = [cell for cell in cells if cell.rule not in PROMISED]
-        confusion("Rules beyond the promise", others)
-        print("\nTogether: wrong in {}, nothing said in {}.".format(*map(share, shares(others))))
         print_table(
             "Where it was not right", ["problem", "rule", "rate", "verdicts"], [*misses(cells)]
         )

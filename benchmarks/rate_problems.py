@@ -8,10 +8,11 @@ data. Gradients are written out and checked against differences by `tests/test_r
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pydoc_data import topics
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,9 @@ RULES: dict[str, Callable[..., gs.Optimizer]] = {
     "SGD": gs.SGD,
     "momentum": functools.partial(gs.SGD, momentum=0.9),
     "Adam": gs.Adam,
+    "AdamW": gs.AdamW,
+    "RMSprop": gs.RMSprop,
+    "Adagrad": gs.Adagrad,
 }
 
 
@@ -155,6 +159,16 @@ class Characters:
 # ---- tasks ----
 
 
+class Model(Protocol):
+    """What a task trains."""
+
+    def initial(self, rng: np.random.Generator) -> list[Array]:
+        """The first weights, float32."""
+
+    def __call__(self, params: list[Array], x: Any, y: Any) -> tuple[float, Gradients]:
+        """The mean loss of some examples, and its gradients."""
+
+
 class Task:
     """One training: parameters to be stepped, and the loss on a seeded stream of minibatches.
 
@@ -163,7 +177,7 @@ class Task:
     """
 
     def __init__(
-        self, model: Layers | Characters, x: NDArray[Any], y: NDArray[Any], size: int, seed: int
+        self, model: Model, x: NDArray[Any], y: NDArray[Any], size: int, seed: int
     ) -> None:
         self._model, self._x, self._y, self._size = model, x, y, size
         self._rng = np.random.default_rng(seed)
@@ -197,17 +211,19 @@ class Problem:
         purpose: "report", "choose" for those that constants are chosen on, or "limit" for what a
             sweep cannot see.
         make: a task from a seed, which draws the first weights and the minibatches.
+        zero: whether a loss of 0 would be perfect; without it, only differences mean something.
     """
 
     name: str
     purpose: str
     make: Callable[[int], Task]
+    zero: bool = True
 
 
 def _problem(
     name: str,
     purpose: str,
-    model: Layers | Characters,
+    model: Model,
     examples: Callable[[], tuple[NDArray[Any], NDArray[Any]]],
     size: int = 32,
 ) -> Problem:
@@ -277,6 +293,9 @@ RATES = {  # the grids: a decade and more beyond every problem's best rate on ei
     "SGD": (-3, 2),
     "momentum": (-4, 1),
     "Adam": (-5, 0),
+    "AdamW": (-5, 0),
+    "RMSprop": (-5, 0),
+    "Adagrad": (-4, 1),
 }
 
 
@@ -299,6 +318,26 @@ def final_loss(
         optimizer.step(gradients)
     loss = task.loss()
     return loss if np.isfinite(loss) else np.inf
+
+
+def losses(
+    problem: Problem, rule: str, rate: float, seed: int, updates: int = UPDATES
+) -> NDArray[np.float64]:
+    """The loss of each minibatch and the norm of its gradients, before the update by them.
+
+    Returns:
+        float64, shape (updates, 2); NaN after the first loss that is not finite.
+    """
+    task = problem.make(seed)
+    optimizer = RULES[rule](task.params, rate)
+    found = np.full((updates, 2), np.nan)
+    for row in found:
+        loss, gradients = task.batch()
+        row[:] = loss, math.sqrt(sum(float(np.vdot(g, g)) for g in gradients))
+        if not np.isfinite(loss):
+            break
+        optimizer.step(gradients)
+    return found
 
 
 def curve(problem: Problem, rule: str, seeds: range, updates: int = UPDATES) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import best_rates
 import gradstep as gs
 import range_test as benchmark
 import rate_problems
@@ -19,6 +21,7 @@ from gradstep.schedules import Plateau, cosine
 from gradstep.tuning import RangeTest, finding, range_test
 from gradstep.tuning.handles import handle
 from gradstep.tuning.range_test import read, smooth
+from more_problems import EVERY, named
 
 RATES = np.geomspace(1e-7, 10, 100)
 
@@ -553,6 +556,34 @@ def test_confidence(losses: Any, confidence: str, reason: str, rng: np.random.Ge
     assert found.reason in str(found)
 
 
+def test_of_what_is_alike_the_lower_half_is_suggested() -> None:
+    """Over two decades from 1e-3 to 0.1 nothing differs, and much higher rates are borne, too."""
+    losses = 1 - 0.5 * (RATES > 1e-3) + 0.2 * (RATES > 0.1) + 9 * (RATES > 5)
+    for kind in ("plain", "momentum", "adaptive", None):
+        found = read(RATES, losses[None], kind)
+        assert found.suggestion is not None
+        assert 3e-4 < found.suggestion < 1.3e-2
+        assert "the loss is alike over" in found.reason
+
+
+def test_a_narrow_valley_is_in_doubt() -> None:
+    losses = 1 - 0.5 * (RATES > 1e-2) + 9 * (RATES > 4e-2)
+    found = read(RATES, losses[None])
+    assert found.confidence == "medium"
+    assert "did it fall far" in found.reason
+
+
+def test_more_doubts_widen_the_interval() -> None:
+    """A valley that is narrow, seen by too few points."""
+    wide = []
+    for points in (100, 40):
+        rates = np.geomspace(1e-7, 10, points)
+        losses = 1 - 0.5 * (rates > 1e-2) + 9 * (rates > 4e-2)
+        low, high = read(rates, losses[None]).interval  # type: ignore[misc]
+        wide.append(high / low)
+    assert wide[1] > 3 * wide[0]
+
+
 def test_noise_alone_is_rarely_a_rate(rng: np.random.Generator) -> None:
     verdicts = [read(RATES, rng.standard_normal((1, 100))).confidence for _ in range(300)]
     assert verdicts.count("inconclusive") >= 0.9 * len(verdicts)
@@ -761,10 +792,10 @@ def test_find_needs_no_progress_bar(script: str, monkeypatch: pytest.MonkeyPatch
 # ---- how near it comes ----
 
 
-@pytest.mark.parametrize("name", rate_problems.PROBLEMS)
+@pytest.mark.parametrize("name", EVERY)
 def test_gradients_of_the_problems(name: str) -> None:
     """Along random directions, against differences in float64."""
-    task = rate_problems.PROBLEMS[name].make(3)
+    task = EVERY[name].make(3)
     model, x, y = task._model, task._x[:20], task._y[:20]
     rng = np.random.default_rng(0)
     params = [p.astype(np.float64) + 0.01 * rng.standard_normal(p.shape) for p in task.params]
@@ -782,18 +813,83 @@ def test_gradients_of_the_problems(name: str) -> None:
         )
 
 
-def test_problems_are_seeded() -> None:
-    for problem in rate_problems.PROBLEMS.values():
-        a, b, c = (problem.make(seed) for seed in (5, 5, 6))
-        assert a.loss() == b.loss() != c.loss()
-        assert [a.batch()[0] for _ in range(3)] == [b.batch()[0] for _ in range(3)]
-        assert {p.dtype for p in a.params} == {np.dtype(np.float32)}
-    report, choose = (
-        {p.name for p in rate_problems.PROBLEMS.values() if p.purpose == purpose}
-        for purpose in ("report", "choose")
+@pytest.mark.parametrize("name", EVERY)
+def test_problems_are_seeded(name: str) -> None:
+    a, b, c = (EVERY[name].make(seed) for seed in (5, 5, 6))
+    assert a.loss() == b.loss() != c.loss()
+    assert [a.batch()[0] for _ in range(3)] == [b.batch()[0] for _ in range(3)]
+    assert {p.dtype for p in a.params} == {np.dtype(np.float32)}
+    assert {g.dtype for g in a.batch()[1]} == {np.dtype(np.float32)}
+
+
+def test_kinds_of_problems_stand_in_both_halves() -> None:
+    report, choose = ({p.name for p in named(purpose)} for purpose in ("report", "choose"))
+    assert report >= {"logistic", "digits", "text"}
+    assert len(report) >= 12
+    assert len(choose) >= 12
+
+
+def test_a_bandits_gradients_are_right_on_average() -> None:
+    task = EVERY["small bandit"].make(0)
+    rows = np.arange(100)
+    task._stream = itertools.repeat(rows)
+    expected, exact = task._model(task.params, task._x[rows], task._y[rows])
+    drawn = [task.batch() for _ in range(2000)]
+    assert math.isclose(np.mean([loss for loss, _ in drawn]), expected, rel_tol=0.02)
+    for i, gradient in enumerate(exact):
+        mean = np.mean([gradients[i] for _, gradients in drawn], axis=0)
+        assert np.linalg.norm(mean - gradient) < 0.1 * np.linalg.norm(gradient)
+
+
+def test_gradients_in_float16_are_rounded_and_overflow() -> None:
+    task = EVERY["float16 gradients"].make(0)
+    rows = next(EVERY["float16 gradients"].make(0)._stream)
+    exact = task._model(task.params, task._x[rows], task._y[rows])[1]
+    for rounded, gradient in zip(task.batch()[1], exact, strict=True):
+        assert np.array_equal(
+            rounded, (gradient * np.float32(1024)).astype(np.float16).astype(np.float32) / 1024
+        )
+    assert any(not np.array_equal(r, g) for r, g in zip(task.batch()[1], exact, strict=True))
+
+
+def test_losses_of_a_run() -> None:
+    """As many as there are updates; NaN once they are not finite."""
+    found = rate_problems.losses(EVERY["digits"], "SGD", 0.5, 3, 20)
+    assert found.shape == (20, 2)
+    assert found.dtype == np.float64
+    loss, gradients = EVERY["digits"].make(3).batch()
+    assert found[0, 0] == loss
+    assert math.isclose(
+        found[0, 1] ** 2, sum(float((g * g).sum()) for g in gradients), rel_tol=1e-5
     )
-    assert report == {"logistic", "digits", "text"}
-    assert len(choose) >= 3
+    assert found[-1, 0] < found[0, 0]
+    lost = rate_problems.losses(EVERY["diabetes"], "SGD", 1e6, 3, 50)
+    assert np.isnan(lost[-1]).all()
+
+
+LOSSES = [1.0, 0.9, 0.3, 0.215, 0.2, 0.23, 1.0]  # at 1e-3 to 1e3
+
+
+@pytest.mark.parametrize(
+    ("shift", "zero", "slack", "alike"),
+    [
+        (0.0, True, 0.02, (1.0, 10.0)),  # a tenth of the best loss
+        (0.8, True, 0.08, (1.0, 100.0)),  # no more than a tenth of the fall
+        (-0.2, True, 0.008, (10.0, 10.0)),  # no less than a hundredth of it
+        (-5.0, False, 0.08, (1.0, 100.0)),
+    ],
+)
+def test_what_is_as_good_as_the_best(
+    shift: float, zero: bool, slack: float, alike: tuple[float, float]
+) -> None:
+    rates = np.geomspace(1e-3, 1e3, 7).tolist()
+    curve = best_rates.Curve(rates, [loss + shift for loss in LOSSES], 1.0 + shift, zero)
+    assert math.isclose(curve.best, 10.0)
+    assert math.isclose(curve.slack(), slack)
+    assert np.allclose(curve.alike(), alike)
+    assert math.isclose(curve.excess(10**0.5), 0.0075)
+    assert curve.excess(1e4) == math.inf
+    assert curve.is_told_apart() == (shift == -0.2)
 
 
 @pytest.mark.slow

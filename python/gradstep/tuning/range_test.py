@@ -26,16 +26,29 @@ Confidence = Literal["high", "medium", "low", "inconclusive"]
 # All of these were chosen on the problems that `benchmarks/rate_problems.py` has for that.
 SMOOTH = 0.32  # decades: the width σ of the smoothing, 4 points of the default sweep
 FIRST = 0.15  # the part of the points that tells where the loss began
-BAND = 0.9  # rates at which this part of the greatest fall is reached are good ones in the sweep
-# A training stays at its rate for longer than a sweep does, so that its best rate is lower than
-# the sweep's where gradients are averaged or divided by their size.
-DIVISOR = {PLAIN: 1.0, MOMENTUM: 1.5, SIGN: 4.0, ADAPTIVE: 4.0, None: 2.0}
-MARGIN = 3.0  # the interval on either side of the suggestion, and half of the band besides
+REACHED = 0.8  # the first rate that reaches this part of the greatest fall gets somewhere
+KEPT = 0.3  # the last rate at which this part of the fall is left is about the highest borne
+BAND = 0.9  # rates at which this part is reached are alike
+# The suggestion lies so far, in the logarithm, from the rate that reaches the fall to the one that
+# keeps some of it. A training stays at its rate for longer than a sweep does, so that its best rate
+# is the sweep's times a factor; the last number shifts the interval to where the best rate is when
+# the suggestion is not.
+AIM: dict[str | None, tuple[float, float, float]] = {
+    PLAIN: (0.5, 1.0, 0.6),
+    MOMENTUM: (0.5, 0.5, 1.0),
+    SIGN: (0.15, 0.7, 1.25),
+    ADAPTIVE: (0.15, 0.7, 1.25),
+    None: (0.35, 0.7, 1.0),
+}
+MARGIN = 5.5  # the interval on either side, with at most one doubt
+UNSURE = 12.0  # the same with more
+NARROW = 10**1.2  # from reaching the fall to losing it: a valley that is easily missed
 RISE = 0.5  # diverged: above the first loss by this part of the fall, and by 2σ of the noise
 STOP = 4.0  # nothing more to learn: above the first loss by so many times the fall, or by 16σ
 FALL = 4.0  # σ of a smoothed loss: a fall below it is noise
-CLEAR = 12.0  # the same, for a high confidence
-WIDE = 10**1.6  # so many rates in the band tell little of which is best
+CLEAR = 20.0  # the same, for a high confidence
+ALIKE = 10.0  # rates that are alike over so much are said to be: take one from their lower half
+WIDE = 10**1.6  # so many tell little of which is best
 DENSE = 10.0  # points per decade
 LEAST = 10  # points
 
@@ -327,14 +340,17 @@ def _is_over(losses: Array, points: int) -> bool:
 
 
 class _Curve(NamedTuple):
-    """A sweep, smoothed up to where it diverged, and the part of it that is best."""
+    """A sweep, smoothed up to where it diverged, and how the loss fell in it."""
 
     smoothed: Array
     first: float
     noise: float  # of one loss, σ
     least: float
-    begin: int  # of the band
-    end: int  # its last point
+
+    def part(self, share: float) -> tuple[int, int]:
+        """The first and the last point at which this part of the greatest fall is reached."""
+        good = np.flatnonzero(self.smoothed <= self.first - share * (self.first - self.least))
+        return int(good[0]), int(good[-1])
 
 
 def _curve(losses: Array, width: float, head: int) -> _Curve:
@@ -349,8 +365,7 @@ def _curve(losses: Array, width: float, head: int) -> _Curve:
     smoothed = smooth(np.minimum(losses[:stop], first + 2 * noise), width)
     least = float(smoothed.min())
     start = float(np.median(smoothed[:head]))
-    good = np.flatnonzero(smoothed <= start - BAND * (start - least))
-    return _Curve(smoothed, start, noise, least, int(good[0]), int(good[-1]))
+    return _Curve(smoothed, start, noise, least)
 
 
 def read(rates: Array, losses: Array, kind: str | None = None) -> RangeTest:
@@ -396,34 +411,40 @@ def read(rates: Array, losses: Array, kind: str | None = None) -> RangeTest:
             f"the loss never fell by more than its noise ({fall:.2g}, noise {error:.2g}): try more "
             "points or sweeps, or a wider range of rates",
         )
-    begin, end = float(rates[curve.begin]), float(rates[curve.end])
-    suggestion = math.sqrt(begin * end) / DIVISOR[kind]
-    factor = MARGIN * (end / begin) ** 0.25
-    interval = suggestion / factor, suggestion * factor
-    found = _doubts(rates, curve, density)
-    if fall < CLEAR * error:
-        found.append("the loss fell by little more than its noise: try more sweeps")
-    if not found:
-        text = f"the loss fell by {fall:.2g}, {fall / error:.0f} times its noise, and rose again"
-        return said("high", text, interval, suggestion)
-    falling = curve.begin < _head(len(rates))
-    confidence: Confidence = "low" if falling or len(found) > 1 else "medium"
-    return said(confidence, "; ".join(found), interval, suggestion)
+    return said(*_judge(rates, curve, kind, fall / error if error else math.inf))
 
 
-def _doubts(rates: Array, curve: _Curve, density: float) -> list[str]:
-    """What of the rates that were tried leaves the curve's bottom in doubt."""
-    wide = float(rates[curve.end] / rates[curve.begin])
+def _judge(
+    rates: Array, curve: _Curve, kind: str | None, times: float
+) -> tuple[Confidence, str, tuple[float, float], float]:
+    """Confidence, reason, interval and suggestion of a curve that fell so many times its noise."""
+    density = (len(rates) - 1) / math.log10(rates[-1] / rates[0])  # points per decade
+    reached, kept = (float(rates[i]) for i in (curve.part(REACHED)[0], curve.part(KEPT)[1]))
+    low, high = (float(rates[i]) for i in curve.part(BAND))
+    weight, factor, shift = AIM[kind]
+    suggestion = reached * (kept / reached) ** weight * factor
+    alike = ""
+    if high >= ALIKE * low:
+        suggestion = min(suggestion, math.sqrt(low * high))
+        alike = f"the loss is alike over {math.log10(high / low):.1f} decades"
+    falling = low <= rates[_head(len(rates)) - 1]
     doubts = [
-        (
-            curve.begin < _head(len(rates)),
-            f"the loss fell from the start: begin at a rate below {rates[0]:.2g}",
-        ),
-        (
-            curve.end == len(rates) - 1,
-            f"the loss never rose: above {rates[-1]:.2g} it may be as low",
-        ),
-        (wide > WIDE, f"the loss is alike over {math.log10(wide):.1f} decades"),
+        (falling, f"the loss fell from the start: begin at a rate below {rates[0]:.2g}"),
+        (high == rates[-1], f"the loss never rose: above {rates[-1]:.2g} it may be as low"),
+        (high >= WIDE * low, alike),
+        (kept < NARROW * reached, f"only from {reached:.2g} to {kept:.2g} did it fall far"),
         (density < DENSE, f"there are only {density:.1f} points per decade"),
+        (
+            times < CLEAR,
+            "the loss fell by little more than its noise: try more sweeps",
+        ),
     ]
-    return [text for holds, text in doubts if holds]
+    found = [text for holds, text in doubts if holds]
+    margin = UNSURE if len(found) > 1 else MARGIN
+    interval = suggestion * shift / margin, suggestion * shift * margin
+    if not found:
+        above = f"{times:.0f} times its noise" if times < math.inf else "without noise"
+        text = f"the loss fell by {curve.first - curve.least:.2g}, {above}, and rose again"
+        return "high", "; ".join(filter(None, [text, alike])), interval, suggestion
+    confidence: Confidence = "low" if falling or len(found) > 1 else "medium"
+    return confidence, "; ".join(found), interval, suggestion
