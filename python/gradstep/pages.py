@@ -61,11 +61,11 @@ def check_path(path: Path | str) -> Path:
     """
     path = Path(path)
     got = f"path: got {str(path)!r}"
-    if path.is_dir():
-        raise ValueError(f"{got}, a folder, wanted a file")
-    if not path.parent.is_dir():
-        raise ValueError(f"{got}, wanted a file in a folder that exists")
     try:
+        if path.is_dir():
+            raise ValueError(f"{got}, a folder, wanted a file")
+        if not path.parent.is_dir():
+            raise ValueError(f"{got}, wanted a file in a folder that exists")
         before = path.exists()
         if before and not stat.S_ISREG(path.stat().st_mode):
             raise ValueError(f"{got}, which is no file, wanted one")
@@ -336,9 +336,10 @@ def _losses(key: str, one: Judged, steps: Axis) -> str:
     axis = value_axis(np.concatenate([log.losses, log.evaluations]))
     marks = [*beyond(log.steps, log.losses, axis), _evaluations(log, steps), *_spikes(one.spikes)]
     lost = one.verdict.kind == "diverging"
+    low = np.where(np.isfinite(log.losses), one.low, np.nan)
     panel = Panel(
         key, "Loss", _range(log.losses), 280, steps, axis,
-        bands=[Band(log.steps, one.low, one.high, "band")],
+        bands=[Band(log.steps, low, one.high, "band")],
         lines=[
             Line(log.steps, log.losses, "loss"),
             Line(log.steps, one.envelope, "envelope"),
@@ -437,7 +438,7 @@ def _strip(one: Judged, steps: Axis) -> Iterator[str]:
             f'style="left:{begin:.2f}%;width:{width:.2f}%">'
             f'<span class="words"><span class="name">{name}: </span>{kind}</span></li>'
         )
-    yield "<figure><figcaption>Phases of the run and what each says</figcaption>"
+    yield "<figure><figcaption>Phases, and what each says</figcaption>"
     yield f'<ol class="strip">{"".join(bars)}</ol></figure>'
 
 
