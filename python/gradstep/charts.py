@@ -21,18 +21,25 @@ Array = NDArray[np.float64]
 ACROSS, DOWN = 10_000, 2_000  # the grid that lines are drawn on
 MOST_POINTS = 2_000  # of a line
 MOST_MARKS = 60  # of one kind
+LEAST = 1e-300  # what is below is shown as 0
 LARGEST = 1e30  # what is beyond is drawn no more than what is not finite
 FAR = 3.0  # times the usual height: what is higher does not stretch the axis
 LETTERS = 15  # pixels from one label to the next
+MARGIN = 92  # per cent of the width: a line that ends there has its label in the margin
 
 
 @dataclass(frozen=True)
 class Axis:
-    """From `low` to `high`, both finite, `low` < `high`, and above 0 where it is logarithmic."""
+    """From `low` to `high`, both finite, `low` < `high`, and above 0 where it is logarithmic.
+
+    Attributes:
+        whole: whether it has whole numbers alone.
+    """
 
     low: float
     high: float
     log: bool = False
+    whole: bool = False
 
     def at(self, values: Array) -> Array:
         """Where values are: 0 at `low`, 1 at `high`, and beyond for what is beyond."""
@@ -49,7 +56,7 @@ class Axis:
     def ticks(self, most: int = 6) -> list[float]:
         """Round numbers within, about `most` at most."""
         if not self.log:
-            return _even_ticks(self.low, self.high, most)
+            return _even_ticks(self.low, self.high, most, 1.0 if self.whole else 0.0)
         first, last = math.ceil(math.log10(self.low)), math.floor(math.log10(self.high))
         every = max(1, -(-(last - first + 1) // most))
         digits = (1,) if last - first >= 2 else (1, 2, 5)
@@ -64,8 +71,8 @@ class Axis:
         return ticks if len(ticks) > 1 else _even_ticks(self.low, self.high, most)
 
 
-def _even_ticks(low: float, high: float, most: int) -> list[float]:
-    rough = (high - low) / most
+def _even_ticks(low: float, high: float, most: int, least: float = 0.0) -> list[float]:
+    rough = max((high - low) / most, least)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * digit for digit in (1, 2, 5, 10) if power * digit >= rough * 0.999)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
@@ -75,7 +82,8 @@ def _even_ticks(low: float, high: float, most: int) -> list[float]:
 def step_axis(steps: Array) -> Axis:
     """All steps, from the first to the last."""
     low, high = float(steps.min()), float(steps.max())
-    return Axis(low, high) if high > low else Axis(low - 1, high + 1)
+    margin = 0 if high > low else 1
+    return Axis(low - margin, high + margin, whole=bool((steps == np.rint(steps)).all()))
 
 
 def value_axis(values: Array, *, log_from: float = 100.0) -> Axis:
@@ -101,8 +109,9 @@ def value_axis(values: Array, *, log_from: float = 100.0) -> Axis:
     if low < usual_low - FAR * height < usual_low:
         low = usual_low - height / 4
     margin = 0.05 * (high - low)
-    if margin <= 1e-9 * max(abs(low), abs(high)):
-        margin = 0.1 * max(abs(low), abs(high)) or 1.0
+    size = max(abs(low), abs(high))
+    if margin <= max(1e-9 * size, LEAST):
+        margin = size if size > LEAST else 1.0  # 0 can be seen, too
     return Axis(low - margin, high + margin)
 
 
@@ -110,7 +119,7 @@ def number(value: float) -> str:
     """A number to read: four digits, powers of ten for what is large or small."""
     if not math.isfinite(value):
         return "infinite" if value > 0 else "-infinite" if value < 0 else "unknown"
-    if value == int(value) and abs(value) < 1e6:
+    if (value == int(value) or abs(value) >= 1000) and abs(value) < 1e6:
         return f"{value:,.0f}"
     mantissa, _, exponent = f"{value:.4g}".partition("e")
     return f"{mantissa}e{int(exponent)}" if exponent else mantissa
@@ -216,6 +225,7 @@ class Panel:
                 *(self._band(band) for band in self.bands),
                 *(self._line(line) for line in self.lines),
                 "</svg>",
+                *self._single_points(),
                 *self._uprights(),
                 *(mark for marks in self.marks for mark in self._marks(marks)),
                 *self._labels(),
@@ -263,7 +273,7 @@ class Panel:
         known = np.isfinite(values)
         pieces = np.split(np.arange(len(values)), np.flatnonzero(np.diff(known)) + 1)
         path = "".join(
-            "M" + "L".join(points if len(points) > 1 else points * 2)  # a dot for a single one
+            "M" + "L".join(points if len(points) > 1 else points * 2)  # a dot for one alone
             for points in (
                 self._grid(steps[piece], values[piece]) for piece in pieces if known[piece].all()
             )
@@ -290,6 +300,12 @@ class Panel:
                 f'text-anchor="{side}">{escape(words)}</text>'
             )
 
+    def _single_points(self) -> Iterator[str]:
+        for line in self.lines:
+            if len(line.values) == 1 and math.isfinite(line.values[0]):
+                x, y = self._x(float(line.steps[0])), self._y(float(line.values[0]))
+                yield f'<circle class="dot" cx="{x:.2f}%" cy="{y:.1f}" r="4"/>'
+
     def _marks(self, marks: Marks) -> Iterator[str]:
         for i, (step, value) in enumerate(zip(marks.steps, marks.values, strict=True)):
             words = f"<title>{escape(marks.words[i])}</title>" if marks.words else ""
@@ -299,19 +315,29 @@ class Panel:
             )
 
     def _labels(self) -> Iterator[str]:
-        """Labels from the top down, pushed apart; a line that ends early has its label there."""
-        placed: list[tuple[float, float]] = []
-        for label in sorted(self.labels, key=lambda label: self._y(label.value)):
-            x, y = self._x(label.step), self._y(label.value)
-            above = [other for at, other in placed if abs(at - x) < 20]
-            place = max([y, *(other + LETTERS for other in above)])
-            placed.append((x, place))
-            inside = x < 92
-            yield (
-                f'<text class="label {label.style}" x="{x:.2f}%" dx="8" y="{place:.1f}" dy="4">'
-                f'{escape(label.short)}<tspan class="{"inside" if inside else "wide"}"> '
-                f"{escape(label.rest)}</tspan></text>"
-            )
+        """A label that stands within the chart is shown in full where the page is narrow, too."""
+        ends = sorted(self.labels, key=lambda label: self._y(label.value))
+        margin = [label for label in ends if self._x(label.step) >= MARGIN]
+        within = [label for label in ends if self._x(label.step) < MARGIN]
+        for labels, style in ((margin, "wide"), (within, "within")):
+            places = _apart([self._y(label.value) for label in labels], self.height)
+            for label, y in zip(labels, places, strict=True):
+                yield (
+                    f'<text class="label {label.style}" x="{self._x(label.step):.2f}%" dx="8" '
+                    f'y="{y:.1f}" dy="4">{escape(label.short)}'
+                    f'<tspan class="{style}"> {escape(label.rest)}</tspan></text>'
+                )
+
+
+def _apart(places: Sequence[float], height: float) -> list[float]:
+    """Rising places, pushed apart down, then those at the bottom up."""
+    gap = min(LETTERS, height / max(len(places), 1))
+    apart: list[float] = []
+    for place in places:
+        apart.append(max(place, apart[-1] + gap) if apart else place)
+    for i, place in enumerate(reversed(apart)):
+        apart[len(apart) - 1 - i] = min(place, height - i * gap)
+    return apart
 
 
 def beyond(steps: Array, values: Array, axis: Axis) -> tuple[Marks, Marks, Marks]:

@@ -27,7 +27,7 @@ from .charts import (
     step_axis,
     value_axis,
 )
-from .tuning.curves import Judged, Spike, confidence
+from .tuning.curves import Judged, Phase, Spike, confidence
 from .tuning.logs import Log
 from .tuning.monitor import Verdict
 
@@ -154,14 +154,7 @@ def _top(title: str, runs: Sequence[Judged]) -> Iterator[str]:
     first = "overview" if len(runs) > 1 else "run-1"
     yield f'<a class="skip" href="#{first}">Skip to the verdict</a>'
     yield SYMBOLS
-    yield f"<header><h1>{_text(title)}</h1>"
-    if len(runs) > 1:
-        links = (
-            f'<li><a href="#run-{i + 1}">{_letter(i)} {_text(one.log.name)}</a></li>'
-            for i, one in enumerate(runs)
-        )
-        yield f'<nav aria-label="Runs"><ul>{"".join(links)}</ul></nav>'
-    yield "</header><main>"
+    yield f"<header><h1>{_text(title)}</h1></header><main>"
 
 
 def _overview(runs: Sequence[Judged]) -> Iterator[str]:
@@ -193,43 +186,44 @@ def _swatch(i: int) -> str:
 
 def _together(runs: Sequence[Judged]) -> str:
     """The runs' losses on common axes, each without its noise."""
-    lines, labels, ends, calm = [], [], [], []
-    for i, one in enumerate(runs):
-        log, finite = one.log, np.flatnonzero(np.isfinite(one.log.losses))
-        if not len(finite):
-            continue
-        count = int(finite[-1]) + 1
-        line = Line(log.steps[:count], one.middle[:count], _style(i))
-        lines.append(line)
-        if one.verdict.kind != "diverging":
-            calm.append(line.values)
+    known = [(i, one, _without_noise(one, _style(i))) for i, one in enumerate(runs)]
+    known = [(i, one, line) for i, one, line in known if len(line.steps)]
+    calm = [line.values for _, one, line in known if one.verdict.kind != "diverging"]
+    axis = value_axis(np.concatenate(calm or [np.empty(0), *(line.values for *_, line in known)]))
+    labels, ends = [], []
+    for i, one, line in known:
         rate = _rate(one)
-        rest = _short(log.name) if math.isnan(rate) else f"rate {number(rate)}"
-        end = float(line.steps[-1]), float(line.values[-1])
-        labels.append(Label(*end, _letter(i), rest, _style(i)))
-        if count < len(log.steps):
-            ends.append((*end, f"{_letter(i)}: not finite from here on"))
-    axis = value_axis(np.concatenate([np.empty(0), *(calm or [line.values for line in lines])]))
+        rest = _short(one.log.name) if math.isnan(rate) else f"rate {number(rate)}"
+        inside = np.flatnonzero(line.values <= axis.high)
+        at = int(inside[-1]) if len(inside) else 0
+        labels.append(
+            Label(float(line.steps[at]), float(line.values[at]), _letter(i), rest, _style(i))
+        )
+        if len(line.steps) < len(one.log.steps):
+            ends.append((line.steps[-1], line.values[-1], f"{_letter(i)}: not finite from here on"))
     words = "; ".join(
         f"{_letter(i)}, {one.log.name}: {_range(one.log.losses)}" for i, one in enumerate(runs)
     )
     steps = step_axis(np.concatenate([one.log.steps for one in runs]))
     x, y = np.array([end[:2] for end in ends]).reshape(-1, 2).T
     panel = Panel(
-        "together", "Losses of all runs", words, 320, steps, axis, lines=lines, labels=labels,
+        "together", "Losses of all runs", words, min(max(320, 16 * len(runs)), 640), steps, axis,
+        lines=[line for *_, line in known], labels=labels,
         marks=[Marks(x, y, "end", [end[2] for end in ends])],
     )  # fmt: skip
     units = " or ".join(f"{unit}s" for unit in sorted({one.log.unit for one in runs}))
+    legend = [('<use href="#end" x="17" y="9"/>', "not finite from here on")] if ends else []
     return (
         f'<figure class="labelled"><figcaption>Loss{_logarithmic(axis)} over {units}, without its '
-        f"noise</figcaption>\n{panel.svg()}\n"
-        + (
-            _legend(
-                [('<use href="#end" x="17" y="9"/>', "not finite from here on")] if ends else []
-            )
-        )
-        + "</figure>"
+        f"noise</figcaption>\n{panel.svg()}\n{_legend(legend)}</figure>"
     )
+
+
+def _without_noise(one: Judged, style: str) -> Line:
+    """A run's loss up to the last that is finite."""
+    finite = np.flatnonzero(np.isfinite(one.log.losses))
+    count = int(finite[-1]) + 1 if len(finite) else 0
+    return Line(one.log.steps[:count], one.middle[:count], style)
 
 
 def _short(name: str) -> str:
@@ -335,7 +329,8 @@ def _losses(key: str, one: Judged, steps: Axis) -> str:
     log = one.log
     axis = value_axis(np.concatenate([log.losses, log.evaluations]))
     marks = [*beyond(log.steps, log.losses, axis), _evaluations(log, steps), *_spikes(one.spikes)]
-    lost = one.verdict.kind == "diverging"
+    kind: str = one.verdict.kind
+    still = one.plateau if kind == "plateau" else None
     low = np.where(np.isfinite(log.losses), one.low, np.nan)
     panel = Panel(
         key, "Loss", _range(log.losses), 280, steps, axis,
@@ -346,7 +341,7 @@ def _losses(key: str, one: Judged, steps: Axis) -> str:
             Line(log.evaluation_steps, log.evaluations, "evaluated"),
         ],
         marks=marks,
-        uprights=[] if one.plateau is None or lost else [(one.plateau, "no fall from here on")],
+        uprights=[] if still is None else [(still, "no fall from here on")],
     )  # fmt: skip
     there = {marks.symbol for marks in marks if len(marks.steps)}
     legend = [
@@ -432,7 +427,7 @@ def _strip(one: Judged, steps: Axis) -> Iterator[str]:
         begin, at, width = max(begin, at), end, end - max(begin, at)
         if len(log.steps) == 1:
             begin, width = 0.0, 100.0
-        name, kind = _text(phase.name), _text(phase.verdict.kind)
+        name, kind = _name(phase), _text(phase.verdict.kind)
         bars.append(
             f'<li class="{_kind(phase.verdict)}" title="{name}: {kind}" '
             f'style="left:{begin:.2f}%;width:{width:.2f}%">'
@@ -449,7 +444,7 @@ def _details(one: Judged) -> Iterator[str]:
     log = one.log
     rows = [
         [
-            f'<span class="key {_kind(phase.verdict)}" aria-hidden="true"></span> {phase.name}',
+            f'<span class="key {_kind(phase.verdict)}" aria-hidden="true"></span> {_name(phase)}',
             f"{_plain(log.steps[phase.begin])} to {_plain(log.steps[phase.end - 1])}",
             _badge(phase.verdict),
             _sure(phase.verdict),
@@ -557,6 +552,10 @@ def _plain(step: float) -> str:
 
 def _known(value: float) -> str:
     return "not known" if math.isnan(value) else number(value)
+
+
+def _name(phase: Phase) -> str:
+    return "whole run" if phase.name == "all" else _text(phase.name)
 
 
 def _kind(verdict: Verdict) -> str:
