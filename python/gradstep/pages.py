@@ -172,7 +172,7 @@ def _overview(runs: Sequence[Judged]) -> Iterator[str]:
         ]
         for i, one in enumerate(runs)
     ]
-    header = ["line", "run", "highest rate", "last loss", "verdict", "how sure"]
+    header = ["line", "run", "rate", "last loss", "verdict", "how sure"]
     yield _table("Runs", header, rows, numbers={2, 3})
     if any(len(one.log.steps) for one in runs):
         yield _together(runs)
