@@ -342,6 +342,11 @@ def test_check_path_leaves_nothing_behind(tmp_path):
     path = tmp_path / "page.html"
     assert pages.check_path(str(path)) == path
     assert not path.exists()
+    link = tmp_path / "link.html"
+    link.symlink_to(path)
+    assert pages.check_path(link) == link
+    assert link.is_symlink()
+    assert not path.exists()
     path.write_text("old")
     assert pages.check_path(path) == path
     assert path.read_text() == "old"

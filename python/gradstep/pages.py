@@ -44,6 +44,16 @@ NAMES = {  # of a verdict's numbers
     "loss_start": "first loss",
     "loss": "last loss",
     "noise": "noise of the loss from point to point",
+    "range": "how far the highest loss is above the lowest, by the fall (ln)",
+    "slope": "fall per ln(step) of the last three quarters, by the whole fall",
+    "first": "part of the fall within the first 2 % of the points",
+    "early": "part of the fall within the first 5 % of the points",
+    "trend": "fall of the second half, in standard errors (arsinh)",
+    "growth": "growth of the noise, from the first third to the last (ln)",
+    "echo": "correlation of neighbouring losses around their running mean",
+    "positive": "whether all losses are above 0",
+    "relative_noise": "noise by the loss itself, in the last third (ln)",
+    "relative_growth": "growth of that noise (ln)",
     "grad_norm_growth": "growth of the gradients' norm, times",
 }
 DASHES = 6  # lines that the page's classes tell apart
@@ -72,7 +82,7 @@ def check_path(path: Path | str) -> Path:
         with path.open("ab"):  # nothing else tells for sure
             pass
         if not before:
-            path.unlink()
+            path.resolve().unlink()  # a link that leads nowhere stays
     except OSError as error:
         raise ValueError(f"{got}, wanted a file that can be written: {error.strerror}") from error
     return path
