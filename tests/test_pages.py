@@ -352,6 +352,17 @@ def test_check_path_leaves_nothing_behind(tmp_path):
     assert path.read_text() == "old"
 
 
+@pytest.mark.parametrize("ends", [[1.0] * 9, [0.0] * 9, [0.5, 0.51, 0.52, 0.9, 0.0]])
+def test_labels_stay_apart(ends, tmp_path):
+    """Wherever their lines end, and within the chart."""
+    logs = [make_log(np.linspace(2, end, 90), name=str(i)) for i, end in enumerate(ends)]
+    text = written(tmp_path, [judge(log) for log in logs])
+    places = sorted(float(y) for y in re.findall(r'<text class="label[^>]* y="(\S+)"', text))
+    assert len(places) == len(ends)
+    assert np.diff(places).min() >= charts.LETTERS - 0.11
+    assert 0 <= places[0] <= places[-1] <= 320
+
+
 # ---- axes ----
 
 
@@ -509,6 +520,7 @@ def test_in_a_browser(width, dark, tmp_path):
 
 
 MEASURE = """<script>
+document.querySelectorAll("details").forEach(one => { one.open = true; });
 const seen = "h1,h2,td,dd,summary,figcaption,.tick,.label,.legend li,.badge";
 const places = [...document.querySelectorAll(seen)].map(e => [e, e.getBoundingClientRect()]);
 parent.document.querySelector("output").textContent = JSON.stringify({
