@@ -137,7 +137,11 @@ def train(name: str, multiple: float) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("multiple", "kinds"),
-    [(0.03, {"too low"}), (1.0, {"fine", "plateau", "inconclusive"}), (30.0, {"too high", "diverging"})],
+    [
+        (0.03, {"too low"}),
+        (1.0, {"fine", "plateau", "inconclusive"}),
+        (30.0, {"too high", "diverging"}),
+    ],
 )  # fmt: skip
 def test_real_trainings(multiple: float, kinds: set[str]) -> None:
     pytest.importorskip("sklearn")
@@ -191,10 +195,10 @@ def test_follow_sees_what_is_appended_replaced_and_shortened(tmp_path: Path) -> 
         act()
 
     path.write_text("step 1 loss 3\n")
-    seen = []
+    seen: list[list[float]] = []
+    runs = following.follow(path, {}, wait=wait)
     with pytest.raises(KeyboardInterrupt):
-        for [judged] in following.follow(path, {}, wait=wait):
-            seen.append(judged.log.losses.tolist())
+        seen.extend(one.log.losses.tolist() for [one] in runs)
     assert seen == [[3], [3, 2], [3, 2, 1], [9], [7], [5]]
     assert min(waited) >= following.LEAST_WAIT
 

@@ -69,7 +69,9 @@ WRITTEN: dict[str, tuple[str, dict[str, str], float | None, float | None]] = {
         1.5,
     ),
     "logging": (
-        lines(lambda k, x: f"2024-01-01 12:00:{k % 60:02},123 INFO train: step={k} loss={x} lr=1e-3"),
+        lines(
+            lambda k, x: f"2024-01-01 12:00:{k % 60:02},123 INFO train: step={k} loss={x} lr=1e-3"
+        ),
         {"loss": "loss", "step": "step", "lr": "lr"},
         1e-3,
         None,
@@ -103,21 +105,47 @@ WRITTEN: dict[str, tuple[str, dict[str, str], float | None, float | None]] = {
         5e-5,
         1.2,
     ),
-    "tqdm": (lines(bar, end="\r") + "\n", {"loss": "loss", "step": "progress", "epoch": "Epoch"},
-             None, None),
-    "Keras, terminal": (lines(keras_bar, end="") + "\n",
-                        {"loss": "loss", "step": "progress", "epoch": "Epoch"}, None, None),
-    "bars": (lines(lambda k, x: f"| step {k} | loss {x} | lr 0.1 |"),
-             {"loss": "loss", "step": "step", "lr": "lr"}, 0.1, None),
-    "epochs and steps": (lines(lambda k, x: f"epoch {k // 50} step {k % 50} loss {x}"),
-                         {"loss": "loss", "step": "step", "epoch": "epoch"}, None, None),
-    "decimal commas": (lines(lambda k, x: f"step {k}: loss={x}; lr=0.001".replace(".", ",")),
-                       {"loss": "loss", "step": "step", "lr": "lr"}, 1e-3, None),
-    "Keras, CSVLogger": (lines(lambda k, x: f"{k},0.5,{x},{x + 1}", "epoch,acc,loss,val_loss\n"),
-                         {"loss": "loss", "epoch": "epoch", "evaluation": "val_loss"}, None, None),
+    "tqdm": (
+        lines(bar, end="\r") + "\n",
+        {"loss": "loss", "step": "progress", "epoch": "Epoch"},
+        None,
+        None,
+    ),
+    "Keras, terminal": (
+        lines(keras_bar, end="") + "\n",
+        {"loss": "loss", "step": "progress", "epoch": "Epoch"},
+        None,
+        None,
+    ),
+    "bars": (
+        lines(lambda k, x: f"| step {k} | loss {x} | lr 0.1 |"),
+        {"loss": "loss", "step": "step", "lr": "lr"},
+        0.1,
+        None,
+    ),
+    "epochs and steps": (
+        lines(lambda k, x: f"epoch {k // 50} step {k % 50} loss {x}"),
+        {"loss": "loss", "step": "step", "epoch": "epoch"},
+        None,
+        None,
+    ),
+    "decimal commas": (
+        lines(lambda k, x: f"step {k}: loss={x}; lr=0.001".replace(".", ",")),
+        {"loss": "loss", "step": "step", "lr": "lr"},
+        1e-3,
+        None,
+    ),
+    "Keras, CSVLogger": (
+        lines(lambda k, x: f"{k},0.5,{x},{x + 1}", "epoch,acc,loss,val_loss\n"),
+        {"loss": "loss", "epoch": "epoch", "evaluation": "val_loss"},
+        None,
+        None,
+    ),
     "semicolons": (
         lines(lambda k, x: f"{k};{x};0,001".replace(".", ","), "step;loss;lr\n"),
-        {"loss": "loss", "step": "step", "lr": "lr"}, 1e-3, None,
+        {"loss": "loss", "step": "step", "lr": "lr"},
+        1e-3,
+        None,
     ),
     "W&B, history": (
         lines(
@@ -125,38 +153,86 @@ WRITTEN: dict[str, tuple[str, dict[str, str], float | None, float | None]] = {
             ",_step,_runtime,_timestamp,train/loss,train/learning_rate,train/grad_norm,"
             "train/global_step,eval/loss\n",
         ),
-        {"loss": "train/loss", "step": "train/global_step", "lr": "train/learning_rate",
-         "grad_norm": "train/grad_norm", "evaluation": "eval/loss"},
-        1e-3, 1.5,
+        {
+            "loss": "train/loss",
+            "step": "train/global_step",
+            "lr": "train/learning_rate",
+            "grad_norm": "train/grad_norm",
+            "evaluation": "eval/loss",
+        },
+        1e-3,
+        1.5,
     ),
     "MLflow, long": (
-        lines(lambda k, x: f"abc,r,train_loss,{x},{k},1\nabc,r,lr,0.01,{k},1",
-              "run_id,name_of_run,metric,value,step,timestamp\n"),
-        {"loss": "train_loss", "lr": "lr"}, 0.01, None,
+        lines(
+            lambda k, x: f"abc,r,train_loss,{x},{k},1\nabc,r,lr,0.01,{k},1",
+            "run_id,name_of_run,metric,value,step,timestamp\n",
+        ),
+        {"loss": "train_loss", "lr": "lr"},
+        0.01,
+        None,
     ),
-    "TensorBoard, download": (lines(lambda k, x: f"1.6e9,{k},{x}", "Wall time,Step,Value\n"),
-                              {"loss": "Value", "step": "Step"}, None, None),
-    "JSON lines": (lines(lambda k, x: json.dumps({"step": k, "loss": x, "lr": [0.1, 0.2]})),
-                   {"loss": "loss", "step": "step", "lr": "lr"}, 0.1, None),
-    "JSON lines, nested": (lines(lambda k, x: json.dumps({"step": k, "train": {"loss": x}})),
-                           {"loss": "train/loss", "step": "step"}, None, None),
-    "a list of objects": (json.dumps([{"step": k, "loss": x} for k, x in enumerate(LOSSES)]),
-                          {"loss": "loss", "step": "step"}, None, None),
-    "Keras' history": (json.dumps({"loss": LOSSES, "val_loss": LOSSES}),
-                       {"loss": "loss", "evaluation": "val_loss"}, None, None),
+    "TensorBoard, download": (
+        lines(lambda k, x: f"1.6e9,{k},{x}", "Wall time,Step,Value\n"),
+        {"loss": "Value", "step": "Step"},
+        None,
+        None,
+    ),
+    "JSON lines": (
+        lines(lambda k, x: json.dumps({"step": k, "loss": x, "lr": [0.1, 0.2]})),
+        {"loss": "loss", "step": "step", "lr": "lr"},
+        0.1,
+        None,
+    ),
+    "JSON lines, nested": (
+        lines(lambda k, x: json.dumps({"step": k, "train": {"loss": x}})),
+        {"loss": "train/loss", "step": "step"},
+        None,
+        None,
+    ),
+    "a list of objects": (
+        json.dumps([{"step": k, "loss": x} for k, x in enumerate(LOSSES)]),
+        {"loss": "loss", "step": "step"},
+        None,
+        None,
+    ),
+    "Keras' history": (
+        json.dumps({"loss": LOSSES, "val_loss": LOSSES}),
+        {"loss": "loss", "evaluation": "val_loss"},
+        None,
+        None,
+    ),
     "Trainer's state": (
         json.dumps(
-            {"epoch": 1.0, "log_history": [
-                entry for k, x in enumerate(LOSSES) for entry in (
-                    {"loss": x, "learning_rate": 0.1, "step": k, "epoch": k / 100},
-                    *([{"eval_loss": x + 1, "step": k, "epoch": k / 100}] if k % 50 == 0 else []),
-                )
-            ], "max_steps": 5000}, indent=2,
+            {
+                "epoch": 1.0,
+                "log_history": [
+                    entry
+                    for k, x in enumerate(LOSSES)
+                    for entry in (
+                        {"loss": x, "learning_rate": 0.1, "step": k, "epoch": k / 100},
+                        *(
+                            [{"eval_loss": x + 1, "step": k, "epoch": k / 100}]
+                            if k % 50 == 0
+                            else []
+                        ),
+                    )
+                ],
+                "max_steps": 5000,
+            },
+            indent=2,
         ),
-        {"loss": "loss", "lr": "learning_rate", "step": "step", "epoch": "epoch",
-         "evaluation": "eval_loss"}, 0.1, None,
+        {
+            "loss": "loss",
+            "lr": "learning_rate",
+            "step": "step",
+            "epoch": "epoch",
+            "evaluation": "eval_loss",
+        },
+        0.1,
+        None,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("tool", WRITTEN)
@@ -249,11 +325,17 @@ REFUSED = {
     "no loss": (b"hello\nworld\n", "got text without a loss .* found the lines 'hello'"),
     "no loss in CSV": (b"step,accuracy\n1,0.5\n2,0.6\n", "got CSV without a loss .*step, accuracy"),
     "no loss in JSON": (b'{"step": 1}\n{"step": 2}\n', "JSON lines without a loss"),
-    "several losses": (b"step,d_loss,g_loss\n1,2,3\n", "several losses, 'd_loss', 'g_loss', wanted --l"),
-    "two runs": (rows([j for i in range(90) for j in (i, i + 100)]).encode(), "got steps that go back 89"),
+    "several losses": (
+        b"step,d_loss,g_loss\n1,2,3\n",
+        "several losses, 'd_loss', 'g_loss', wanted --l",
+    ),
+    "two runs": (
+        rows([j for i in range(90) for j in (i, i + 100)]).encode(),
+        "got steps that go back 89",
+    ),
     "half an object": (b'{"loss": [1, 2', "got no complete JSON|got text without a loss"),
     "losses are texts": (b"step,loss\n1,a\n2,b\n", "got no loss in any line|without a loss"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -267,22 +349,48 @@ def test_refused(case: str, tmp_path: Path) -> None:
 
 # What is there, what comes of it: steps, losses, and what the notes say.
 MENDED = {
-    "half a line": ('{"step": 1, "loss": 3}\n{"step": 2, "loss": 2}\n{"step": 3, "lo', [1, 2], [3, 2],
-                    "has no end yet"),
-    "resumed": (rows([0, 1, 2, 3, 2, 3, 4]), [0, 1, 2, 3, 4], [LOSSES[k] for k in range(5)],
-                "went back to an earlier step once"),
+    "half a line": (
+        '{"step": 1, "loss": 3}\n{"step": 2, "loss": 2}\n{"step": 3, "lo',
+        [1, 2],
+        [3, 2],
+        "has no end yet",
+    ),
+    "resumed": (
+        rows([0, 1, 2, 3, 2, 3, 4]),
+        [0, 1, 2, 3, 4],
+        [LOSSES[k] for k in range(5)],
+        "went back to an earlier step once",
+    ),
     "repeated": (CSV + "1,5\n2,4\n2,3\n3,2\n", [1, 2, 3], [5, 3, 2], "1 lines repeat a step"),
-    "not finite": (CSV + "1,5\n2,nan\n3,inf\n4,-inf\n", [1, 2, 3, 4], [5, math.inf, math.inf, math.inf], ""),
+    "not finite": (
+        CSV + "1,5\n2,nan\n3,inf\n4,-inf\n",
+        [1, 2, 3, 4],
+        [5, math.inf, math.inf, math.inf],
+        "",
+    ),
     "missing": (CSV + "1,5\n2,\n3,None\n4,2\n", [1, 4], [5, 2], ""),
-    "thousands": (CSV + '"1,000","2,345.5"\n"1,001","2,344.5"\n', [1000, 1001], [2345.5, 2344.5], ""),
-    "null": ('{"step": 1, "loss": 3}\n{"step": 2, "loss": null}\n{"step": 3, "loss": NaN}\n', [1, 3],
-             [3, math.inf], ""),
+    "thousands": (
+        CSV + '"1,000","2,345.5"\n"1,001","2,344.5"\n',
+        [1000, 1001],
+        [2345.5, 2344.5],
+        "",
+    ),
+    "null": (
+        '{"step": 1, "loss": 3}\n{"step": 2, "loss": null}\n{"step": 3, "loss": NaN}\n',
+        [1, 3],
+        [3, math.inf],
+        "",
+    ),
     "no steps": ("loss 3\nloss 2\nloss 1\n", [1, 2, 3], [3, 2, 1], "its lines are counted"),
     "a text among numbers": (CSV + "1,5\n2,error\n3,4\n", [1, 3], [5, 4], "1 cells are no numbers"),
     "short rows": ("step,loss,acc\n1,5,0.5\n2,4\n3,3,0.6\n", [1, 2, 3], [5, 4, 3], ""),
-    "no JSON between": ('{"step": 1, "loss": 3}\nWarning!\n{"step": 2, "loss": 2}\n', [1, 2], [3, 2],
-                        "1 lines are no JSON objects"),
-}  # fmt: skip
+    "no JSON between": (
+        '{"step": 1, "loss": 3}\nWarning!\n{"step": 2, "loss": 2}\n',
+        [1, 2],
+        [3, 2],
+        "1 lines are no JSON objects",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", MENDED)
@@ -314,9 +422,17 @@ def test_names_that_are_asked_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "comma", "value"),
-    [("1,234.5", False, 1234.5), ("1.234,5", True, 1234.5), ("3,2", True, 3.2), ("1e-3", False, 1e-3),
-     ("nan", False, math.inf), ("Infinity", False, math.inf), (True, False, 1.0), (2, False, 2.0)],
-)  # fmt: skip
+    [
+        ("1,234.5", False, 1234.5),
+        ("1.234,5", True, 1234.5),
+        ("3,2", True, 3.2),
+        ("1e-3", False, 1e-3),
+        ("nan", False, math.inf),
+        ("Infinity", False, math.inf),
+        (True, False, 1.0),
+        (2, False, 2.0),
+    ],
+)
 def test_numbers(text: object, comma: bool, value: float) -> None:
     assert columns.number(text, comma) == value
 

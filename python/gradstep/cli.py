@@ -10,7 +10,7 @@ import math
 import os
 import select
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -136,9 +136,9 @@ def schedule(text: str) -> schedules.Schedule:
 
 
 def page(text: str) -> Path:
-    """An argument's type: the path of a page that can be written, see `pages.check_page`."""
+    """An argument's type: the path of a page that can be written, see `pages.check_path`."""
     try:
-        return pages.check_page(text)
+        return pages.check_path(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error).removeprefix("path: ")) from None
 
@@ -303,7 +303,7 @@ def run_watch(arguments: argparse.Namespace) -> None:
         show_runs(tuple(map(judge, logs)), arguments)
 
 
-def follow(path: Path, asked: dict[str, str | None]) -> tuple[Judged, ...]:
+def follow(path: Path, asked: Mapping[str, str | None]) -> tuple[Judged, ...]:
     """Show a run in a line that changes, or several in a line each, until Ctrl-C."""
     judged: tuple[Judged, ...] = ()
     paces: dict[str, following.Pace] = {}
@@ -454,10 +454,16 @@ def add_watch(command: Command) -> None:
     for role, what in {
         "loss": "loss", "lr": "learning rate", "step": "step", "grad_norm": "gradients' norm",
     }.items():  # fmt: skip
-        add(f"--{role.replace('_', '-')}", metavar="NAME",
-            help=f"the column or key of the {what} (default: found by the names that tools use)")
-    add("--follow", action="store_true",
-        help="read it again whenever it has grown, and show a line; Ctrl-C ends with the report")
+        add(
+            f"--{role.replace('_', '-')}",
+            metavar="NAME",
+            help=f"the column or key of the {what} (default: found by the names that tools use)",
+        )
+    add(
+        "--follow",
+        action="store_true",
+        help="read it again whenever it has grown, and show a line; Ctrl-C ends with the report",
+    )
     add("--html", type=page, metavar="FILE", help="write a page to look at")
     add("--momentum", action=argparse.BooleanOptionalAction, default=None,
         help="whether the rule has a momentum (default: found out from the log, which clipped "

@@ -353,10 +353,10 @@ def _band(losses: Array) -> tuple[Array, Array, Array]:
         part = finite[a:b]
         part = part[~np.isnan(part)]
         if len(part):
-            middle = float(np.median(part))
+            usual = float(np.median(part))
             places.append((a + b - 1) / 2)
-            middles.append(middle)
-            spreads.append(1.4826 * float(np.median(np.abs(part - middle))))
+            middles.append(usual)
+            spreads.append(1.4826 * float(np.median(np.abs(part - usual))))
     at = np.arange(count)
     middle, spread = np.interp(at, places, middles), np.interp(at, places, spreads)
     return middle, middle - 2 * spread, middle + 2 * spread

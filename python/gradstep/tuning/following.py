@@ -22,7 +22,7 @@ WIDTH = 30  # bars of a status line
 
 def follow(
     path: Path | str,
-    asked: Mapping[str, str],
+    asked: Mapping[str, str | None],
     *,
     wait: Callable[[float], object] = time.sleep,
 ) -> Iterator[tuple[Judged, ...]]:
@@ -121,9 +121,7 @@ def bars(losses: Any) -> str:
         return " " * len(parts)
     low, high = min(finite), max(finite)
     scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
-    return "".join(
-        BARS[round((x - low) * scale)] if math.isfinite(x) else " " for x in middles
-    )
+    return "".join(BARS[round((x - low) * scale)] if math.isfinite(x) else " " for x in middles)
 
 
 def describe(judged: Judged) -> list[tuple[str, str]]:
@@ -152,13 +150,8 @@ def describe(judged: Judged) -> list[tuple[str, str]]:
         rows.append(("plateau", f"since {log.unit} {judged.plateau:,.6g}"))
     for spike in judged.spikes[:5]:
         after = "never" if spike.recovered is None else f"after {spike.recovered} points"
-        rows.append(
-            (
-                "spike",
-                f"{log.unit} {spike.step:,.6g}: {spike.loss:.4g} where {spike.usual:.4g} was "
-                f"usual, recovered {after}",
-            )
-        )
+        words = f"{log.unit} {spike.step:,.6g}: {spike.loss:.4g}"
+        rows.append(("spike", f"{words} where {spike.usual:.4g} was usual, recovered {after}"))
     if len(judged.spikes) > 5:
         rows.append(("spikes", f"{len(judged.spikes)} in all"))
     rows.append(("read", f"{log.kind}: " + ", ".join(f"{k} = {v}" for k, v in log.columns.items())))

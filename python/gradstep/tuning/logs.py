@@ -158,12 +158,12 @@ def _across_epochs(steps: Array, epochs: Array, total: int | None, notes: list[s
         return steps
     ends = steps[back - 1]
     if not np.isnan(epochs).all():
-        begins_again = (epochs[back] > epochs[back - 1]).all()
+        begins_again = bool((epochs[back] > epochs[back - 1]).all())
     elif total is not None and (ends >= total - 1).all():
         begins_again = True
     else:
-        low = (steps[back] <= steps[0] + 0.02 * ends).all()
-        begins_again = low and len(back) > 1 and ends.max() <= 1.1 * ends.min()
+        low = bool((steps[back] <= steps[0] + 0.02 * ends).all())
+        begins_again = low and len(back) > 1 and bool(ends.max() <= 1.1 * ends.min())
     if not begins_again:
         return steps
     offset = np.zeros(len(steps))

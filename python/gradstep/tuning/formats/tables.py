@@ -111,9 +111,8 @@ def _read_columns(
     targets = [(column.append, place) for column, (_, place) in zip(columns, places, strict=True)]
     width, bad = len(header), 0
     for row in rows:
-        if len(row) < width:
-            if not any(cell not in ("", None) for cell in row) or row == header:
-                continue
+        if len(row) < width and not any(cell not in ("", None) for cell in row):
+            continue
         for append, place in targets:
             cell = row[place] if place < len(row) else ""
             try:
