@@ -474,7 +474,7 @@ def _details(one: Judged) -> Iterator[str]:
             for spike in one.spikes[:MOST_ROWS]
         ]
         title = f"Spikes: {_of(len(rows), len(one.spikes))}"
-        yield _folded(title, [log.unit, "loss", "usual before", "then"], rows, numbers={0, 1, 2})
+        yield _folded(title, [log.unit, "loss", "usual", "then"], rows, numbers={0, 1, 2})
     yield _points(log)
     yield _read(log)
 
