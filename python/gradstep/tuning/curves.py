@@ -7,7 +7,7 @@ verdict says how sure it is.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -24,11 +24,14 @@ SURE = 0.7  # what is less likely is not said
 FAR_SURE = 0.9  # from here on, the rate is far off
 SPIKE = 8.0  # robust z
 SPIKE_POINTS = 20  # before a spike, whose level and spread count
+MOST_RECOVERY = 10_000  # points within which a spike may recover
+PIECE = 50_000  # points that are looked at together
 RISE = 0.5  # the part of all progress that is lost by a run that diverges
 RISEN = 3.0  # in noise of the loss
 STILL = 2.0  # in standard errors: a fall that is no more is none
 WARM, DECAYED = 0.7, 0.7  # of the highest rate: below is a warm-up's begin, a decay's end
 EARLY = 0.1  # the part of a run that may be missing at its begin
+BEGIN = 400  # points of a long run that tell whether its rate is right
 GROWN = 5.0  # times that a gradient norm grows
 
 
@@ -96,6 +99,12 @@ class Judged:
         return confidence(self.verdict)
 
     @property
+    def rate(self) -> float:
+        """The learning rate that the verdict is of; NaN where it is not known."""
+        at = int(np.searchsorted(self.log.steps, self.verdict.step))
+        return float(self.log.rates[min(at, len(self.log.rates) - 1)])
+
+    @property
     def advice(self) -> str:
         """What to try, in words."""
         return ADVICE[self.verdict.kind]
@@ -131,9 +140,12 @@ def judge(log: Log) -> Judged:
         >>> judge(log).verdict.kind
         'diverging'
     """
-    losses = log.losses
-    spread = _band(losses)
-    middle, low, high = spread
+    with np.errstate(over="ignore"):  # losses near the end of what a float holds
+        return _judge(log)
+
+
+def _judge(log: Log) -> Judged:
+    middle, low, high = _band(log.losses)
     phases = tuple(
         Phase(name, begin, end, _phase(log, middle, name, begin, end))
         for name, begin, end in _parts(log.rates)
@@ -231,8 +243,15 @@ def _phase(log: Log, middle: Array, name: str, begin: int, end: int) -> Verdict:
         if still is not None:
             return Verdict("plateau", step, 1.0, still, {"sure": 0.6})
         return _nothing(step, "the log begins late, and the loss still falls")
-    found = likelihoods(finite)
-    return _judged(found, step, name, still, _growth(log.grad_norms[part]))
+    growth = _growth(log.grad_norms[part])
+    if len(finite) <= 2 * BEGIN:
+        return _judged(likelihoods(finite), step, name, still, growth)
+    # The signs are those of a run's begin; of a long one, what follows comes first.
+    if still is not None:
+        return Verdict("plateau", step, 1.0, still, {"sure": 0.7})
+    found = likelihoods(finite[:BEGIN])
+    found = found._replace(reason=f"over the first {BEGIN} points, {found.reason}")
+    return _judged(found, step, name, None, growth)
 
 
 def _judged(found: Likelihoods, step: int, name: str, still: str | None, growth: float) -> Verdict:
@@ -366,29 +385,30 @@ def _spikes(log: Log) -> tuple[Spike, ...]:
     """Losses far above what was usual before, for no more than a few points each."""
     losses = log.losses
     found: list[Spike] = []
-    i = SPIKE_POINTS
-    while i < len(losses):
-        before = losses[max(0, i - SPIKE_POINTS) : i]
-        before = before[np.isfinite(before)]
-        if len(before) < SPIKE_POINTS // 2:
-            i += 1
+    end = 0
+    for i, usual, spread in _above(losses):
+        if i < end:
             continue
-        usual = float(np.median(before))
-        spread = 1.4826 * float(np.median(np.abs(before - usual)))
-        ceiling = usual + SPIKE * max(spread, 1e-6 * abs(usual))
-        if losses[i] <= ceiling:
-            i += _next_above(losses[i:], ceiling) if spread == 0 else 1
-            continue
-        after = losses[i:]
-        back = np.flatnonzero(after <= usual + 3 * max(spread, 1e-6 * abs(usual)))
+        after = losses[i : i + MOST_RECOVERY]
+        back = np.flatnonzero(after <= usual + 3 * spread)
         recovered = int(back[0]) if len(back) else None
         end = i + (recovered if recovered is not None else len(after))
         top = i + int(np.argmax(losses[i:end]))
         found.append(Spike(float(log.steps[top]), float(losses[top]), usual, recovered))
-        i = end + 1
+        end += 1
     return tuple(found)
 
 
-def _next_above(losses: Array, ceiling: float) -> int:
-    above = np.flatnonzero(losses > ceiling)
-    return max(1, int(above[0])) if len(above) else len(losses)
+def _above(losses: Array) -> Iterator[tuple[int, float, float]]:
+    """Points above all that the points before them make likely: place, usual loss, spread."""
+    for begin in range(SPIKE_POINTS, len(losses), PIECE):
+        piece = losses[begin - SPIKE_POINTS : begin + PIECE - 1]
+        now = losses[begin : begin + PIECE]
+        before = np.lib.stride_tricks.sliding_window_view(piece, SPIKE_POINTS)[: len(now)]
+        usual = np.median(before, axis=1)
+        with np.errstate(invalid="ignore"):
+            spread = 1.4826 * np.median(np.abs(before - usual[:, None]), axis=1)
+        spread = np.maximum(spread, 1e-6 * np.abs(usual))
+        high = np.isfinite(usual) & np.isfinite(spread) & (now > usual + SPIKE * spread)
+        for i in np.flatnonzero(high).tolist():
+            yield begin + i, float(usual[i]), float(spread[i])

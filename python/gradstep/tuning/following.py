@@ -130,8 +130,8 @@ def describe(judged: Judged) -> list[tuple[str, str]]:
     advice = judged.advice
     if verdict.factor != 1:
         advice += f": × {verdict.factor:.2g}"
-        if log.has_rates and log.rates.max() > 0:
-            advice += f", so {log.rates.max() * verdict.factor:.3g}"
+        if judged.rate > 0:
+            advice += f", so {judged.rate * verdict.factor:.3g}"
     rows = [
         ("verdict", verdict.kind),
         ("confidence", _sure(judged)),
