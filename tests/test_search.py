@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 import warnings
+import wsgiref.util
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,9 @@ from objectives import bowl, diverging, dying, raising
 
 optuna = pytest.importorskip("optuna", reason="optuna is not installed (extra `search`)")
 search_module = sys.modules["gradstep.tuning.search"]
+
+
+FILE, DATABASE = "{folder}/search-{turn}.log", "sqlite:///{folder}/search-{turn}.log"
 
 
 class Counting:
@@ -431,6 +435,43 @@ def test_diverged_and_pruned_in_a_database(tmp_path):
     assert str(ask(storage=url)) == str(ask()) == str(ask(storage=url))
 
 
+@pytest.mark.parametrize("storage", [FILE, DATABASE])
+def test_what_a_search_wrote_is_read_by_the_dashboard(tmp_path, storage):
+    """And left as it is."""
+    dashboard = pytest.importorskip("optuna_dashboard")
+    storage = storage.format(folder=tmp_path, turn=0)
+    result = search(diverging, (1e-3, 10), trials=5, seeds=2, storage=storage)
+    (path,) = tmp_path.iterdir()
+    before = path.read_bytes()
+    with contextlib.ExitStack() as stack:
+        if storage.startswith("sqlite"):
+            opened = stack.enter_context(databases.database(storage))
+        else:
+            opened = sharing.journal(path)
+        app = dashboard.wsgi(opened)
+
+        def ask(address):
+            asked = {}
+            wsgiref.util.setup_testing_defaults(asked)
+            asked |= {"PATH_INFO": address, "QUERY_STRING": "after=0"}
+            answered = []
+            body = b"".join(app(asked, lambda status, *_: answered.append(status)))
+            assert answered == ["200 OK"]
+            return json.loads(body)
+
+        (study,) = ask("/api/studies")["study_summaries"]
+        assert study["study_name"] == sharing.STUDY
+        trials = ask(f"/api/studies/{study['study_id']}")["trials"]
+    told = {float(trial["params"][0]["param_external_value"]): trial for trial in trials}
+    for row in result.tried:
+        state = "Complete" if row.outcome == "finished" else "Pruned"
+        assert told[row.rate]["state"] == state
+        if state == "Complete":
+            assert told[row.rate]["values"] == [row.loss]
+    assert len(told) == len(result.tried) == 5
+    assert path.read_bytes() == before
+
+
 def test_a_waiting_trial_is_given_out_once(tmp_path):
     """However many threads ask at the same time."""
     with databases.database(f"sqlite:///{tmp_path}/x.db") as storage:
@@ -711,9 +752,6 @@ for turn in range(int(rounds)):
                     storage=storage.format(folder=folder, turn=turn))
     note(round=turn, result=result.to_dict())
 """
-
-
-FILE, DATABASE = "{folder}/search-{turn}.log", "sqlite:///{folder}/search-{turn}.log"
 
 
 @pytest.fixture
