@@ -13,7 +13,7 @@ import pytest
 
 import gradstep as gs
 from cases import SHORT
-from processes import run
+from processes import run, together
 
 README = Path(__file__).parent.parent / "README.md"
 DOCS = README.parent / "docs"
@@ -200,6 +200,23 @@ def test_choosing_a_rate(capsys, monkeypatch, tmp_path):
     for link in re.findall(r"!\[.+?\]\((.+?)\)", text):
         assert Path(link).name in drawn
         assert (DOCS / link).stat().st_size < 100_000
+
+
+@pytest.mark.parametrize("storage", ["rates.log", "sqlite:///rates.db"])
+def test_search_page(storage, tmp_path):
+    """Its script, started twice, works off one list, and both print what the page says."""
+    pytest.importorskip("optuna")
+    text = (DOCS / "search.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (told,) = re.findall(r"```text\n(.*?)```", text, re.DOTALL)
+    counting = "    print(seed, lr, file=open('runs', 'a'), flush=True)\n"
+    script = re.sub(r"(def objective.*\n.*\n)", rf"\1{counting}", script)
+    assert together(script, [storage, storage], cwd=tmp_path, timeout=120) == []
+    printed = [(tmp_path / f"{rank}.log").read_text(encoding="utf-8") for rank in range(2)]
+    assert printed[0] == printed[1]
+    assert words(printed[0]) == words(told)
+    runs = (tmp_path / "runs").read_text().splitlines()
+    assert len(runs) == len(set(runs)) == 3 * 11
 
 
 def words(text):

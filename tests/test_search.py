@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 import warnings
+import wsgiref.util
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,9 @@ from objectives import bowl, diverging, dying, raising
 
 optuna = pytest.importorskip("optuna", reason="optuna is not installed (extra `search`)")
 search_module = sys.modules["gradstep.tuning.search"]
+
+
+FILE, DATABASE = "{folder}/search-{turn}.log", "sqlite:///{folder}/search-{turn}.log"
 
 
 class Counting:
@@ -424,11 +428,56 @@ def test_a_database(tmp_path, workers):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.log", "{x} y.db"]
 
 
+def test_a_file_that_is_no_database_is_left_alone(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("notes\n" * 1000)
+    with pytest.raises(OSError, match=r"notes\.txt', which cannot be read or written: file is not"):
+        search(bowl, trials=2, storage=f"sqlite:///{path}")
+    assert path.read_text() == "notes\n" * 1000
+
+
 def test_diverged_and_pruned_in_a_database(tmp_path):
     """Losses that are no numbers come back as they were."""
     url = f"sqlite:///{tmp_path}/x.db"
     ask = partial(search, diverging, (1e-4, 10), trials=12, seeds=2, prune=True)
     assert str(ask(storage=url)) == str(ask()) == str(ask(storage=url))
+
+
+@pytest.mark.parametrize("storage", [FILE, DATABASE])
+def test_what_a_search_wrote_is_read_by_the_dashboard(tmp_path, storage):
+    """And left as it is."""
+    dashboard = pytest.importorskip("optuna_dashboard")
+    storage = storage.format(folder=tmp_path, turn=0)
+    result = search(diverging, (1e-3, 10), trials=5, seeds=2, storage=storage)
+    (path,) = tmp_path.iterdir()
+    before = path.read_bytes()
+    with contextlib.ExitStack() as stack:
+        if storage.startswith("sqlite"):
+            opened = stack.enter_context(databases.database(storage))
+        else:
+            opened = sharing.journal(path)
+        app = dashboard.wsgi(opened)
+
+        def ask(address):
+            asked = {}
+            wsgiref.util.setup_testing_defaults(asked)
+            asked |= {"PATH_INFO": address, "QUERY_STRING": "after=0"}
+            answered = []
+            body = b"".join(app(asked, lambda status, *_: answered.append(status)))
+            assert answered == ["200 OK"]
+            return json.loads(body)
+
+        (study,) = ask("/api/studies")["study_summaries"]
+        assert study["study_name"] == sharing.STUDY
+        trials = ask(f"/api/studies/{study['study_id']}")["trials"]
+    told = {float(trial["params"][0]["param_external_value"]): trial for trial in trials}
+    for row in result.tried:
+        state = "Complete" if row.outcome == "finished" else "Pruned"
+        assert told[row.rate]["state"] == state
+        if state == "Complete":
+            assert told[row.rate]["values"] == [row.loss]
+    assert len(told) == len(result.tried) == 5
+    assert path.read_bytes() == before
 
 
 def test_a_waiting_trial_is_given_out_once(tmp_path):
@@ -713,9 +762,6 @@ for turn in range(int(rounds)):
 """
 
 
-FILE, DATABASE = "{folder}/search-{turn}.log", "sqlite:///{folder}/search-{turn}.log"
-
-
 @pytest.fixture
 def start():
     """Starts processes, which end with the test."""
@@ -751,7 +797,8 @@ def notes(folder, name):
 )
 def test_two_processes_share_the_rates(start, tmp_path, storage, method, rounds, trials):
     """Each rate is run once, and both return all of them."""
-    both = [start(tmp_path, name, rounds, trials, method, 0.002, storage) for name in "ab"]
+    pause = 0.002 if storage == FILE else 0.1  # SQLite lets others wait a tenth of a second
+    both = [start(tmp_path, name, rounds, trials, method, pause, storage) for name in "ab"]
     assert [process.wait(300) for process in both] == [0, 0]
     noted = {name: notes(tmp_path, name) for name in "ab"}
     for turn in range(rounds):

@@ -28,13 +28,13 @@ def shown(url: str) -> str:
 
 
 def _hidden(text: str, url: str) -> str:
-    """A text without the password of a URL; drivers quote what they cannot read."""
+    """A text in one line without the password of a URL; drivers quote what they cannot read."""
     found = re.match(r"[^:]*://[^/:@]*:(.+)@", url)
     secrets = [found[1]] if found else []
     secrets += re.findall(r"(?i)[?&][^=&]*(?:password|passwd|pwd)=([^&]+)", url)
     for secret in [*secrets, *map(unquote, secrets)]:
         text = text.replace(secret, "***")
-    return text
+    return " ".join(text.split())
 
 
 def _sqlalchemy(module: str) -> Any:
@@ -93,9 +93,10 @@ def _opened(url: str) -> Any:
             return _connected(url)
         except ImportError as error:
             kind, text = ImportError, f"whose driver cannot be imported: {error.__cause__ or error}"
-        except (errors.IntegrityError, errors.ProgrammingError, errors.OperationalError) as error:
+        except errors.DBAPIError as error:
             left -= 1
-            is_race = not isinstance(error, errors.OperationalError) or "exist" in str(error.orig)
+            is_race = isinstance(error, (errors.IntegrityError, errors.ProgrammingError))
+            is_race = is_race or "already exists" in str(error.orig)
             if left and is_race:
                 time.sleep(0.2 * random.random())
                 continue
@@ -107,11 +108,9 @@ def _opened(url: str) -> Any:
 
 def _connected(url: str) -> Any:
     is_sqlite = url.startswith("sqlite")
-    # Without a pool no connection to a file outlives its use, whatever fails.
-    options: dict[str, Any] = {"connect_args": {"timeout": PATIENCE}} if is_sqlite else {}
-    options["poolclass" if is_sqlite else "pool_pre_ping"] = (
-        _sqlalchemy("pool").NullPool if is_sqlite else True
-    )
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if is_sqlite:  # without a pool no connection to a file outlives its use, whatever fails
+        options = {"poolclass": _sqlalchemy("pool").NullPool, "connect_args": {"timeout": PATIENCE}}
     storage = sharing.optuna("storages").RDBStorage(
         url.replace("{", "{{").replace("}", "}}"), engine_kwargs=options
     )

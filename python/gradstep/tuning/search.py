@@ -453,7 +453,7 @@ def search(
             apart in the result, and their mean is compared.
         workers: processes to run the trials in; 1: in this one.
         storage: a file to keep the trials in, made where missing, in the format of Optuna's
-            journal; or the URL of a database, a text with ``://``, as SQLAlchemy and Optuna
+            journal; or the URL of a database, a text with `://`, as SQLAlchemy and Optuna
             understand it (SQLite on one machine, PostgreSQL and MySQL for several, with a driver
             that is yours to install); or an object of Optuna's, not for SQLite and with one
             worker only; or nothing.
