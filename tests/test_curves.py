@@ -69,6 +69,13 @@ def test_too_few_points() -> None:
         assert judged.confidence == "none"
 
 
+@pytest.mark.parametrize("value", [0.0, 2.302, -1.0])
+def test_a_loss_that_never_changes(value: float) -> None:
+    verdict = judge(log(np.full(N, value))).verdict
+    assert (verdict.kind, verdict.factor) == ("inconclusive", 1.0)
+    assert "never changed" in verdict.reason
+
+
 def test_spikes() -> None:
     losses = 1 + 2 * np.exp(-K / 30) + 0.02 * NOISE
     losses[100:103] = 9
@@ -158,6 +165,22 @@ def test_step_by_step_it_says_the_same() -> None:
 
 
 # ---- following ----
+
+
+def test_follow_waits_for_what_is_not_there_yet(tmp_path: Path) -> None:
+    path = tmp_path / "run.log"
+    acts = iter(["", "training begins\n", "step 1 loss 3\n"])
+
+    def wait(_: float) -> None:
+        with path.open("a") as file:
+            file.write(next(acts))
+
+    seen = []
+    for judged in following.follow(path, {}, wait=wait):
+        seen.append([one.log.losses.tolist() for one in judged])
+        if judged:
+            break
+    assert seen == [[], [[3]]]
 
 
 def test_follow_sees_what_is_appended_replaced_and_shortened(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ WRITTEN: dict[str, tuple[str, dict[str, str], float | None, float | None]] = {
                 f"batch size:   512 | lm loss: {x:.6E} | loss scale: 4096.0 | grad norm: 1.234 |"
             )
         ),
-        {"loss": "lm loss", "step": "iteration", "lr": "learning rate", "grad_norm": "norm"},
+        {"loss": "lm loss", "step": "iteration", "lr": "learning rate", "grad_norm": "grad norm"},
         1e-4,
         1.234,
     ),
@@ -403,6 +403,105 @@ def test_mended(case: str, tmp_path: Path) -> None:
     assert log.losses.tolist() == losses
     assert note in "; ".join(log.notes)
     assert note or not log.notes
+
+
+# A text, and what it has: what a second reader was told wrongly.
+READ: dict[str, tuple[str, dict[str, list[float]]]] = {
+    "Trainer's terminal": (
+        (
+            "{'loss': '2.5', 'grad_norm': '0.5', 'learning_rate': '0.01', 'epoch': '0.5'}\n"
+            "{'loss': '2.25', 'grad_norm': '0.4', 'learning_rate': '0.02', 'epoch': '1'}\n"
+        ),
+        {"losses": [2.5, 2.25], "rates": [0.01, 0.02], "grad_norms": [0.5, 0.4]},
+    ),
+    "a row that is being written": (
+        "loss,step\n3,1\n2,2\n1,1",
+        {"losses": [3, 2], "steps": [1, 2]},
+    ),
+    "a name with one number": (
+        "step,loss,train_loss\n0,2.5,\n" + "".join(f"{k},,{9 - k}\n" for k in range(1, 21)),
+        {"losses": [9 - k for k in range(1, 21)]},
+    ),
+    "the best loss beside": (
+        "step 1 best loss: 0.5 loss: 3\nstep 2 best loss: 0.5 loss: 2\n",
+        {"losses": [3, 2], "steps": [1, 2]},
+    ),
+    "norms of parameters beside": (
+        "step 1 loss 3 param norm 9.0 grad norm 1.5\nstep 2 loss 2 param norm 9.0 grad norm 1.25\n",
+        {"grad_norms": [1.5, 1.25]},
+    ),
+    "the norm of all": (
+        "step,loss,grad_2.0_norm/a,grad_2.0_norm_total\n1,3,9,1\n2,2,9,2\n",
+        {"grad_norms": [1, 2]},
+    ),
+    "a quote that is not closed": (
+        'step,loss,text\n1,3,"abc\n2,2,b\n3,1,c\n',
+        {"losses": [3, 2, 1]},
+    ),
+    "commas between semicolons": ("step;loss\n1;2,000\n2;1,500\n", {"losses": [2, 1.5]}),
+    "three decimals": ("step 1 loss 2,000\nstep 2 loss 1,500\n", {"losses": [2, 1.5]}),
+    "words in one": (
+        "trainLoss,valLoss,learningRate\n3,4,0.5\n2,3,0.25\n",
+        {"losses": [3, 2], "evaluations": [4, 3], "rates": [0.5, 0.25]},
+    ),
+    "joined words": ("valloss,trainloss\n4,3\n3,2\n", {"losses": [3, 2], "evaluations": [4, 3]}),
+    "evaluations' own steps": (
+        (
+            '{"step": 5, "loss": 3}\n{"step": 10, "loss": 2}\n{"step": 10, "eval_loss": 4}\n'
+            '{"step": 15, "loss": 1}\n'
+        ),
+        {"evaluation_steps": [10], "evaluations": [4]},
+    ),
+    "a blob in a line": (
+        "x" * 100_000 + "\nstep 1 loss 3\nstep 2 loss 2\n",
+        {"losses": [3, 2]},
+    ),
+    "nothing but blank lines later": ("loss 3\nloss 2\n" + "\n" * 3_000_000, {"losses": [3, 2]}),
+}
+
+
+@pytest.mark.parametrize("case", READ)
+def test_read(case: str, tmp_path: Path) -> None:
+    text, wanted = READ[case]
+    path = tmp_path / "run"
+    path.write_text(text)
+    [log] = read_logs(path)
+    for field, values in wanted.items():
+        assert getattr(log, field).tolist() == values
+
+
+def test_totals_have_thousands(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    path.write_text("step 8/10,000 loss 3\nstep 9/10,000 loss 2\n")
+    assert read_logs(path)[0].total == 10_000
+
+
+def test_a_line_alone_without_an_end(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    path.write_text("step 1 loss 2.0")
+    with pytest.raises(Refused, match="got no loss in any line"):
+        read_logs(path)
+
+
+def test_a_cell_beyond_all_bounds(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    cell = "y" * 200_000
+    path.write_text("step,loss,text\n" + "".join(f"{k},{9 - k},{cell}\n" for k in range(3)))
+    with pytest.raises(Refused, match="run: got"):
+        read_logs(path)
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_a_frame_of_a_run_that_was_lost(library: str) -> None:
+    frames = pytest.importorskip(library)
+    losses = [2.5 - k / 100 for k in range(60)] + [math.nan] * 40
+    [log] = read_logs(frames.DataFrame({"step": list(range(100)), "loss": losses}))
+    assert np.isinf(log.losses).sum() == 40
+
+
+def test_what_is_no_log() -> None:
+    with pytest.raises(TypeError, match="source: got dict, wanted a path, or a frame"):
+        read_logs({"loss": [1, 2]})
 
 
 def test_utf16(tmp_path: Path) -> None:

@@ -311,7 +311,7 @@ def follow(path: Path, asked: Mapping[str, str | None]) -> tuple[Judged, ...]:
     last: list[str] = []
     with contextlib.suppress(KeyboardInterrupt):
         for judged in following.follow(path, asked):
-            lines = []
+            lines = [] if judged else [f"waiting for a loss in {path}"]
             for run in judged:
                 left = paces.setdefault(run.log.name, following.Pace()).left(run)
                 name = f"{run.log.name}  " if len(judged) > 1 else ""

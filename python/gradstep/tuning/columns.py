@@ -9,13 +9,16 @@ from typing import Any, NamedTuple
 
 ROLES = ("step", "loss", "lr", "grad_norm", "evaluation", "epoch", "total")
 
-EVALUATION = {"val", "valid", "validation", "eval", "evaluation", "test", "dev", "tel"}
+EVALUATION = {
+    "val", "valid", "validation", "eval", "evaluation", "test", "dev", "tel", "holdout", "heldout",
+}  # fmt: skip
 TRAINING = {"train", "training", "trainer", "tr"}
 SUMMARIES = {"best", "min", "max", "std", "scale", "scaler", "var", "delta", "weight", "coef"}
 SMOOTHED = {"running", "avg", "average", "mean", "smooth", "smoothed", "ema", "epoch"}
 # Terms of one loss, as detectors log them: the sum is what is minimised.
 TERMS = {"box", "cls", "dfl", "obj", "seg", "mask", "pose", "kobj", "rfl", "sem", "giou", "l1"}
 LOSSES = {"loss", "nll", "trl", "perplexity_loss"}
+RATES = {"lr", "lr0", "learningrate"}
 NORMS = {"grad_norm", "gradient_norm", "gnorm", "gradnorm", "total_norm", "norm", "grads_norm"}
 STEPS = (
     ("global_step", "trainer_global_step", "train_global_step"),
@@ -34,8 +37,9 @@ class Meaning(NamedTuple):
 
 
 def plain(name: str) -> str:
-    """A name in lower case, with underscores between its words."""
-    return re.sub(r"[^0-9a-z]+", "_", name.strip().lower())
+    """A name in lower case, with underscores between its words, also of trainLoss and valloss."""
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.strip())
+    return re.sub(r"[^0-9a-z]+", "_", re.sub(r"(?<=[a-z]{2})(?=loss$)", "_", apart.lower()))
 
 
 def meaning(name: str) -> Meaning | None:
@@ -54,11 +58,11 @@ def meaning(name: str) -> Meaning | None:
         return None
     if has & LOSSES or simple.endswith("loss"):
         return _loss(words, has)
-    if "lr" in has or {"learning", "rate"} <= has or simple == "learningrate":
+    if "decay" not in has and (has & RATES or {"learning", "rate"} <= has):
         known = simple in ("lr", "learning_rate")
         return Meaning("lr", 0 if known else 1)
     if simple in NORMS or ("norm" in has and has & {"grad", "grads", "gradient", "gradients"}):
-        return Meaning("grad_norm", 0 if simple in NORMS else 1)
+        return Meaning("grad_norm", 0 if simple in NORMS else 1 if "total" in has else 2)
     return None
 
 
@@ -74,6 +78,9 @@ def _loss(words: list[str], has: set[str]) -> Meaning:
     return Meaning("loss", 8 + smoothed)
 
 
+SELDOM = 0.1  # of the numbers that another name for the same has: less is no curve
+
+
 class Chosen(NamedTuple):
     """The columns that are taken, by role; a loss may be the sum of several."""
 
@@ -87,12 +94,16 @@ class Chosen(NamedTuple):
         return {role: " + ".join(names) for role, names in self.names.items()}
 
 
-def choose(names: Iterable[str], asked: Mapping[str, str]) -> Chosen:
+def choose(
+    names: Iterable[str], asked: Mapping[str, str], counts: Mapping[str, int] | None = None
+) -> Chosen:
     """Which of the names to take.
 
     Args:
         names: those that a log has, in its order.
         asked: names by role that somebody asked for.
+        counts: how many numbers each has in the first lines: one that hardly has any is taken
+            where no other stands for the same. None: all have as many.
 
     Raises:
         LookupError: a name that was asked for is not there, there is no loss, or several are alike.
@@ -111,6 +122,9 @@ def choose(names: Iterable[str], asked: Mapping[str, str]) -> Chosen:
             for i, name in enumerate(names)
             if (found := meaning(name)) is not None and found.role == role
         )
+        if counts is not None and ranked:
+            most = max(counts.get(name, 0) for _, _, name in ranked)
+            ranked = [one for one in ranked if counts.get(one[2], 0) >= SELDOM * most]
         if not ranked:
             continue
         best = [name for rank, _, name in ranked if rank == ranked[0][0]]
@@ -164,10 +178,13 @@ def number(value: Any, decimal_comma: bool = False) -> float:
 
 def has_decimal_comma(texts: Iterable[str]) -> bool:
     """Whether a comma stands before decimals there, not between thousands."""
+    texts = [text for text in texts if text.strip()]
     commas = [text.strip() for text in texts if "," in text]
     if any("." in text for text in commas):
         # 1.234,5 has the point first; 1,234.5 the comma
         return any(0 <= text.find(".") < text.find(",") for text in commas)
+    if len(commas) == len(texts) > 0 and all(re.fullmatch(r"\d,\d{3}", one) for one in commas):
+        return True  # 2,000 then 1,500: no loss is in the thousands to the last digit
     return any(
         re.fullmatch(r"[-+]?\d+,\d+(?:[eE][-+]?\d+)?", text)
         and not re.fullmatch(r"[-+]?[1-9]\d{0,2},\d{3}", text)

@@ -107,6 +107,8 @@ class Judged:
     @property
     def advice(self) -> str:
         """What to try, in words."""
+        if self.verdict.kind == "plateau" and self.phases[-1].name == "decay":
+            return "nothing: the rate has decayed, and the loss with it"
         return ADVICE[self.verdict.kind]
 
 
@@ -233,6 +235,8 @@ def _phase(log: Log, middle: Array, name: str, begin: int, end: int) -> Verdict:
         since = " since the warm-up" if begin else ""
         return _nothing(step, f"{end - begin} of {LEAST} points seen{since}")
     finite = losses[np.isfinite(losses)]
+    if finite.max() == finite.min():
+        return _nothing(step, f"the loss never changed from {finite[0]:.4g}")
     still = _still(finite)
     if name == "decay":
         numbers = {"sure": 0.8}

@@ -29,7 +29,7 @@ def follow(
     """The runs of a file or a folder whenever they have changed, judged; it never ends by itself.
 
     A file that was replaced, or that became shorter, is read from its begin, as all are. While
-    nothing can be read of it, it is waited for.
+    nothing can be read of it, it is waited for; if that is so at first, no run is given once.
 
     Args:
         path: what :func:`read_logs` takes.
@@ -37,29 +37,23 @@ def follow(
         wait: sleeps for some seconds.
 
     Raises:
-        Refused, OSError: at the very first reading of a file that is there.
+        OSError: a file is there and cannot be read.
     """
-    path, first = Path(path), True
+    path = Path(path)
     seen: tuple[tuple[int, int, int], ...] | None = None
-    last: tuple[Judged, ...] = ()
     while True:
         begin = time.monotonic()
         now = _state(path)
         if now != seen:
             try:
                 judged = tuple(judge(log) for log in read_logs(path, **asked))
-            except FileNotFoundError:
-                if first:
-                    raise
-                judged = last  # it is being replaced
-            except Refused:
-                if first and any(size for _, size, _ in now):
-                    raise
-                judged = ()  # nothing is in it yet
+            except (FileNotFoundError, Refused):  # it is being replaced, or nothing is in it yet
+                if seen is None:
+                    seen = ()
+                    yield ()
             else:
-                seen, first = now, False
+                seen = now
                 yield judged
-            last = judged
         wait(max(LEAST_WAIT, SHARE * (time.monotonic() - begin)))
 
 

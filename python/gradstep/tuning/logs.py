@@ -113,6 +113,9 @@ def finish(
     keep = _lasting(name, steps, notes)
     evaluated = np.flatnonzero(~np.isnan(columns["evaluation"]))
     at = np.interp(evaluated, places, steps) if len(evaluated) else np.empty(0)
+    if unit == "step" and np.array_equal(steps, _beside(columns["step"], places)):
+        own = columns["step"][evaluated]
+        at = np.where(np.isfinite(own), own, at)
     known = evaluated >= (places[keep[0]] if len(keep) else 0)
     return Log(
         name, kind, chosen.words(), steps[keep], columns["loss"][places][keep],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from .text import read_text
 from .trackers import MLFLOW, is_events, read_events, read_mlflow
 
 MOST_FILES = 10_000  # of a folder
+NO_LOGS = {".py", ".pyc", ".ipynb", ".md", ".rst", ".html", ".yaml", ".yml", ".toml", ".sh"}
 BYTES_OF_HEAD = 1 << 16
 
 
@@ -63,6 +65,10 @@ def read_logs(
     asked = {role: name for role, name in given.items() if name is not None}
     if hasattr(source, "columns") and hasattr(source, "__getitem__"):
         return read_frame(source, asked)
+    if not isinstance(source, str | os.PathLike):
+        raise TypeError(
+            f"source: got {type(source).__name__}, wanted a path, or a frame of pandas or polars"
+        )
     path = Path(source)
     if path.is_dir():
         return read_folder(path, asked)
@@ -136,7 +142,7 @@ def read_folder(path: Path, asked: Asked) -> tuple[Log, ...]:
         run = str(own.relative_to(path)) if own != path else path.name
         try:
             found += read_file(file, asked, run)
-        except Refused as error:
+        except (Refused, OSError) as error:
             refused.append(str(error))
     if not found:
         seen = ", ".join(str(file.relative_to(path)) for file in files[:5]) or "no file"
@@ -146,6 +152,8 @@ def read_folder(path: Path, asked: Asked) -> tuple[Log, ...]:
 
 
 def _is_visible(file: Path, below: Path) -> bool:
+    if file.suffix in NO_LOGS:
+        return False
     hidden = any(part.startswith(".") for part in file.relative_to(below).parts)
     return file.is_file() and not hidden
 

@@ -58,7 +58,11 @@ class _Objects:
             if any(_is_number(entry.get(key)) for entry in self._sample) or key in self._asked
         ]
         try:
-            chosen = choose(usable, self._asked)
+            counts = {
+                key: sum(1 for entry in self._sample if _is_number(entry.get(key)))
+                for key in usable
+            }
+            chosen = choose(usable, self._asked, counts)
         except LookupError as error:
             raise refused(self.name, error, ", ".join(keys)) from None
         check_loss(self.name, chosen, self.kind, ", ".join(keys) or "no keys")

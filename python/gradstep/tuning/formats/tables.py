@@ -16,7 +16,7 @@ import numpy as np
 from ..columns import Chosen, choose, has_decimal_comma, meaning, number, plain
 from ..finding import Refused
 from ..logs import Log, Rows, finish
-from .common import Asked, check_loss, of_series, refused
+from .common import UNFINISHED, Asked, check_loss, of_series, refused
 
 
 def delimiter_of(lines: Sequence[str]) -> str:
@@ -24,7 +24,10 @@ def delimiter_of(lines: Sequence[str]) -> str:
     if len(lines) < 1:
         return ""
     for delimiter in (",", ";", "\t"):
-        table = list(csv.reader(lines, delimiter=delimiter))
+        try:
+            table = list(csv.reader(lines, delimiter=delimiter))
+        except csv.Error:  # a cell beyond all bounds
+            return ""
         header = [cell.strip() for cell in table[0]]
         width = len(header)
         if width < 2 or any(len(row) > width + 1 for row in table[1:]):
@@ -53,37 +56,72 @@ def _is_text_number(text: str) -> bool:
 def read_csv(name: str, file: TextIO, asked: Asked) -> tuple[Log, ...]:
     """A table with a header: Lightning, Keras, Ultralytics; W&B's, MLflow's, TensorBoard's."""
     head = list(islice(file, 50))
+    notes: list[str] = []
     delimiter = delimiter_of([line for line in head[:20] if line.strip()]) or ","
-    text = chain(head, file)
-    table = csv.reader((line for line in text if line.strip("\0\r\n \t")), delimiter=delimiter)
-    header = [cell.strip().lstrip("\ufeff") for cell in next(table)]
-    cells = [cell for row in csv.reader(head[1:], delimiter=delimiter) for cell in row]
-    return _read_table(name, "CSV", header, _whole(table), asked, has_decimal_comma(cells))
-
-
-def _whole(table: Iterator[list[str]]) -> Iterator[list[str]]:
+    # A quote that is not closed would take all that follows into one cell.
+    paired = all(line.count('"') % 2 == 0 for line in head) and any('"' in line for line in head)
+    style = csv.excel()
+    style.delimiter = delimiter
+    if not paired:
+        style.quoting = csv.QUOTE_NONE
     try:
-        yield from table
+        table: Iterator[list[str]] = csv.reader(_ended(chain(head, file), notes), style)
+        header = [cell.strip().lstrip("\ufeff") for cell in next(table)]
+        rows = list(csv.reader(head[1:], style))
+        cells = [cell for row in rows for cell in row]
+        counts = {
+            title: sum(1 for row in rows if i < len(row) and _is_text_number(row[i]))
+            for i, title in enumerate(header)
+        }
+        comma = delimiter == ";" or has_decimal_comma(cells)
+        return _read_table(name, "CSV", header, table, asked, comma, counts, notes)
     except csv.Error as error:  # a cell beyond all bounds
-        raise Refused(f"got a table that cannot be read: {error}, wanted CSV") from None
+        raise Refused(
+            f"{name}: got a table that cannot be read ({error}), wanted CSV with short cells"
+        ) from None
+
+
+def _ended(lines: Iterator[str], notes: list[str]) -> Iterator[str]:
+    """All lines that are not empty, but for a last one without an end, which is being written."""
+    for line in lines:
+        if not line.endswith(("\n", "\r")):
+            notes.append(UNFINISHED)
+        elif line.strip("\0\r\n \t"):
+            yield line
 
 
 def read_frame(frame: Any, asked: Asked) -> tuple[Log, ...]:
     """A frame of pandas or polars."""
+    if getattr(getattr(frame, "index", None), "name", None) is not None:  # of pandas
+        frame = frame.reset_index()
     header = [str(title) for title in frame.columns]
-    columns = [frame[title].to_numpy() for title in frame.columns]
-    rows = ([_cell(value) for value in row] for row in zip(*columns, strict=True))
+    if len(set(header)) < len(header):
+        raise Refused(
+            f"the frame: got a column twice, of {', '.join(header[:20])}, wanted each once"
+        )
+    if hasattr(frame, "height"):  # polars tells what is missing from what is no number
+        columns = [frame[title].to_list() for title in frame.columns]
+    else:
+        columns = [_without_nan(frame[title].tolist()) for title in frame.columns]
+    rows = zip(*columns, strict=True)
     return _read_table("the frame", "a frame", header, rows, asked, False)
 
 
-def _cell(value: Any) -> Any:
-    """A frame's NaN stands for what is missing."""
-    return None if isinstance(value, float) and math.isnan(value) else value
+def _without_nan(values: list[Any]) -> list[Any]:
+    """A column of pandas, whose NaN stands for what is missing; many up to the end for a loss that
+    is lost."""
+    missing = [isinstance(value, float) and math.isnan(value) for value in values]
+    end = len(values) - missing[::-1].index(False) if False in missing else 0
+    lost = len(values) - end >= max(5, len(values) // 10) and end > 0
+    return [
+        (math.inf if lost and i >= end else None) if nan else value
+        for i, (value, nan) in enumerate(zip(values, missing, strict=True))
+    ]
 
 
 def _read_table(
     name: str, kind: str, header: list[str], rows: Iterator[Sequence[Any]], asked: Asked,
-    decimal_comma: bool,
+    decimal_comma: bool, counts: Mapping[str, int] | None = None, notes: Sequence[str] = (),
 ) -> tuple[Log, ...]:  # fmt: skip
     simple = [plain(title).strip("_") for title in header]
     long = _long_form(simple)
@@ -95,12 +133,12 @@ def _read_table(
     if runs:
         return _read_wide(name, kind, header, runs, rows, decimal_comma)
     try:
-        chosen = choose(header, asked)
+        chosen = choose(header, asked, counts)
     except LookupError as error:
         raise refused(name, error, f"the columns {', '.join(header[:20])}") from None
     check_loss(name, chosen, kind, f"the columns {', '.join(header[:20])}")
-    found, notes = _read_columns(header, chosen, rows, decimal_comma)
-    return (finish(name, kind, chosen, found, notes=notes),)
+    found, more = _read_columns(header, chosen, rows, decimal_comma)
+    return (finish(name, kind, chosen, found, notes=[*notes, *more]),)
 
 
 def _read_columns(

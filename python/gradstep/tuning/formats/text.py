@@ -5,20 +5,33 @@ from __future__ import annotations
 import math
 import re
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from itertools import chain, islice
 from typing import TextIO
 
-from ..columns import NUMBER, Chosen, choose, has_decimal_comma, meaning, number, plain
+from ..columns import (
+    NUMBER,
+    SUMMARIES,
+    Chosen,
+    choose,
+    has_decimal_comma,
+    meaning,
+    number,
+    plain,
+)  # fmt: skip
 from ..finding import Refused
 from ..logs import Log, Rows, finish
 from .common import SAMPLE, UNFINISHED, Asked, lines_of, refused
 
 NAME = r"[A-Za-z_][\w/.\-]*"
 KEY = re.compile(
-    rf"(?P<name>{NAME}(?: {NAME})?)(?P<sign>['\"]?\]?\s*[:=]\s*|\s+)[\[(#]?\s*"
-    rf"(?P<number>{NUMBER})(?P<total>\s*/\s*\d+)?(?!:\d|\w|\.\w)"
+    rf"(?<![\w/.\-])(?P<name>{NAME}(?: {NAME})?)(?P<sign>['\"]?\]?\s*[:=]\s*|\s+)[\[(#]?\s*"
+    rf"['\"]?(?P<number>{NUMBER})(?P<total>\s*/\s*\d+)?(?!:\d|\w|\.\w)"
 )
+LONG = 2000  # characters of a line that is looked at
+BEFORE = SUMMARIES | {"param", "params", "weight", "weights"}  # they make it another number
+NO_NAMES = {"and", "at", "has", "is", "of", "the", "with", "a", "an", "current", "now"}
 BAR = re.compile(r"(\d+)/(\d+) (?:\[|━)")
 BAR_NAME = "progress"
 
@@ -33,23 +46,30 @@ def read_text(name: str, file: TextIO, asked: Asked) -> tuple[Log, ...]:
         count += len(block[0])
         if count >= SAMPLE:
             break
-    lines = list(islice(chain.from_iterable(lines for lines, _ in sample), 2 * SAMPLE))
+    lines = [
+        line
+        for line in islice(chain.from_iterable(lines for lines, _ in sample), 2 * SAMPLE)
+        if len(line) <= LONG
+    ]
     patterns, chosen = _patterns(name, lines, asked)
     rows = Rows()
     totals = [m[2] for x in lines if (p := patterns.get("step")) and (m := p.search(x))]
-    total = int(totals[-1]) if totals and totals[-1] else None
+    total = int(totals[-1].replace(",", "")) if totals and totals[-1] else None
     notes: list[str] = []
     columns = {role: array("d") for role in patterns}
     find = {role: pattern.search for role, pattern in patterns.items() if role != "loss"}
     find_loss = patterns["loss"].search
-    decimal = has_decimal_comma(
-        m[1] for line in lines for p in patterns.values() if (m := p.search(line))
+    decimal = any(
+        has_decimal_comma(m[1] for line in lines if (m := pattern.search(line)))
+        for role, pattern in patterns.items()
+        if role not in ("step", "epoch")
     )
     quick, order = _joined(patterns, lines)
-    for lines, ended in chain(sample, blocks):
+    for whole, ended in chain(sample, blocks):
         if not ended:
             notes.append(UNFINISHED)
             continue
+        lines = [line for line in whole if len(line) <= LONG]
         table = _table(quick, lines)
         if table is not None:
             for role, column in columns.items():
@@ -90,7 +110,7 @@ def _joined(
 
 def _one_group(pattern: str) -> str:
     """A pattern without its second group, a total."""
-    return pattern.replace(r"(?:\s*/\s*(\d+))?", "").replace(r"/(\d+)", r"/\d+")
+    return pattern.replace(r"(?:\s*/\s*(\d[\d,]*))?", "").replace(r"/(\d+)", r"/\d+")
 
 
 def _table(pattern: re.Pattern[str] | None, lines: Sequence[str]) -> list[list[float]] | None:
@@ -98,7 +118,7 @@ def _table(pattern: re.Pattern[str] | None, lines: Sequence[str]) -> list[list[f
     if pattern is None:
         return None
     found = pattern.findall("\n".join(lines))
-    if len(found) != len(lines):
+    if len(found) != len(lines) or not found:
         return None
     columns = [found] if isinstance(found[0], str) else zip(*found, strict=True)
     try:
@@ -120,18 +140,18 @@ def _patterns(
 ) -> tuple[dict[str, re.Pattern[str]], Chosen]:
     """What finds the number of each role in a line, by the names in the first of them."""
     seen: dict[str, str] = {}  # a name, and the sign that follows it
+    counts: Counter[str] = Counter()
     for line in lines:
-        for found in KEY.finditer(line):
-            for title in _names(found["name"], found["sign"]):
-                seen.setdefault(title, found["sign"])
+        for found in KEY.finditer(line[:LONG]):
+            seen.setdefault(title := _name(found["name"]), found["sign"])
+            counts[title] += 1
         if BAR.search(line):
             seen.setdefault(BAR_NAME, "")
-    for role, title in asked.items():  # whatever stands before a number
+    for title in asked.values():  # whatever stands before a number
         if any(title in line for line in lines):
             seen.setdefault(title, "")
-        del role
     try:
-        chosen = choose(seen, asked)
+        chosen = choose(seen, asked, counts)
     except LookupError as error:
         raise refused(name, error, _first(lines)) from None
     if "loss" not in chosen.names:
@@ -151,19 +171,20 @@ def _patterns(
         if 2 * sum(1 for line in with_loss if patterns["step"].search(line)) >= len(with_loss):
             return patterns, Chosen(names)
         del seen[names["step"][0]]  # it counts where there is no loss
-        chosen = choose(seen, asked)
+        chosen = choose(seen, asked, counts)
 
 
-def _names(title: str, sign: str) -> Iterator[str]:
-    """What a key may be called: of "at step" or "train loss", both words, and the last alone."""
-    last = title.rsplit(" ", maxsplit=1)[-1]
-    if " " in title and not re.search("[:=]", sign) and meaning(title) is None:
-        yield last
-        return
-    if " " in title and (meaning(title) is None or meaning(last) == meaning(title)):
-        yield last
-    else:
-        yield title
+def _name(title: str) -> str:
+    """What a key is called: of "train loss" or "best loss" both words, of "at step" the last."""
+    first, space, last = title.partition(" ")
+    if not space or plain(first) in BEFORE:
+        return title
+    both = meaning(title)
+    if both is None or plain(first) in NO_NAMES:
+        return last
+    if both.rank >= 8 and not first.islower():  # "INFO loss"
+        return last
+    return title
 
 
 def _pattern(title: str, seen: Mapping[str, str]) -> re.Pattern[str]:
@@ -177,7 +198,7 @@ def _pattern(title: str, seen: Mapping[str, str]) -> re.Pattern[str]:
         pairs = {other for other in seen if other.endswith(f" {title}")}
         before += "".join(f"(?<!{re.escape(other[: -len(title)])})" for other in sorted(pairs))
     return re.compile(
-        rf"{before}{re.escape(title)}['\"]?\]?\s*[:=|]?\s*[\[(#]?\s*({NUMBER})(?:\s*/\s*(\d+))?"
+        rf"{before}{re.escape(title)}['\"]?\]?\s*[:=|]?\s*[\[(#]?\s*['\"]?({NUMBER})(?:\s*/\s*(\d[\d,]*))?"
     )
 
 
