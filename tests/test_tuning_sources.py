@@ -767,16 +767,12 @@ def test_page(tmp_path: Path) -> None:
     assert len(blocks) > 5
     if importlib.util.find_spec("keras") is None:
         pytest.skip("no keras")
-    script = "import judged, sys\nsys.modules['gradstep.tuning.curves'] = judged.judges()\n"
-    script += "".join(blocks)
+    script = "".join(blocks)
     script += """
 for one in (found, in_lightning, in_trainer, in_keras, of_network, of_linear):
     assert one.interval is not None, one
 print("as told")
 """
-    paths = os.pathsep.join([str(PAGE.parent.parent / "python"), str(Path(__file__).parent)])
-    result = finished(
-        script, options=(), timeout=300, cwd=tmp_path, KERAS_BACKEND="torch", PYTHONPATH=paths
-    )
+    result = finished(script, options=(), timeout=300, cwd=tmp_path, KERAS_BACKEND="torch")
     assert result.returncode == 0, result.stderr
     assert result.stdout.endswith("as told\n")

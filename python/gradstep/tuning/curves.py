@@ -21,6 +21,7 @@ from .signs import LEAST, Likelihoods, likelihoods
 Array = NDArray[np.float64]
 
 SURE = 0.7  # what is less likely is not said
+FINE_SURE = 0.55  # the same of a rate that is fine: to say so wrongly does less harm
 FAR_SURE = 0.9  # from here on, the rate is far off
 SPIKE = 8.0  # robust z
 SPIKE_POINTS = 20  # before a spike, whose level and spread count
@@ -268,7 +269,7 @@ def _judged(found: Likelihoods, step: int, name: str, still: str | None, growth:
         sure = numbers["sure"] = max(sure, SURE)
         why = f"the gradients' norm grew {growth:.2g} times, and {why}"
         return Verdict("too high", step, 1 / 3, why, numbers)
-    if sure < SURE:
+    if sure < (FINE_SURE if found.fine == sure else SURE):
         return Verdict("inconclusive", step, 1.0, f"between two verdicts: {why}", numbers)
     far = sure >= FAR_SURE
     if found.high == sure:
