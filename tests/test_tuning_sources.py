@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import os
 import random
 import re
 import sys
