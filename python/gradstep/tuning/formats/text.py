@@ -39,18 +39,9 @@ BAR_NAME = "progress"
 def read_text(name: str, file: TextIO, asked: Asked) -> tuple[Log, ...]:
     """Text with a loss in its lines; all other lines are passed over."""
     blocks = lines_of(file)
-    sample: list[tuple[list[str], bool]] = []
-    count = 0
-    for block in blocks:
-        sample.append(block)
-        count += len(block[0])
-        if count >= SAMPLE:
-            break
-    lines = [
-        line
-        for line in islice(chain.from_iterable(lines for lines, _ in sample), 2 * SAMPLE)
-        if len(line) <= LONG
-    ]
+    sample = _sample(blocks)
+    first = islice(chain.from_iterable(lines for lines, _ in sample), 2 * SAMPLE)
+    lines = [line for line in first if len(line) <= LONG]
     patterns, chosen = _patterns(name, lines, asked)
     rows = Rows()
     totals = [m[2] for x in lines if (p := patterns.get("step")) and (m := p.search(x))]
@@ -89,6 +80,17 @@ def read_text(name: str, file: TextIO, asked: Asked) -> tuple[Log, ...]:
                 column.append(values.get(role, math.nan))
     rows.take(columns, len(columns["loss"]))
     return (finish(name, "text", chosen, rows, total=total, notes=notes),)
+
+
+def _sample(blocks: Iterator[tuple[list[str], bool]]) -> list[tuple[list[str], bool]]:
+    """The first blocks, with lines enough to tell which numbers there are."""
+    sample, count = [], 0
+    for block in blocks:
+        sample.append(block)
+        count += len(block[0])
+        if count >= SAMPLE:
+            break
+    return sample
 
 
 def _joined(
