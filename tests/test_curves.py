@@ -76,6 +76,18 @@ def test_a_loss_that_never_changes(value: float) -> None:
     assert "never changed" in verdict.reason
 
 
+@pytest.mark.parametrize("finite", [1, 2, 5, 29])
+def test_few_losses_that_are_finite(finite: int) -> None:
+    losses = np.full(100, math.inf)
+    losses[-finite:] = 3 - K[:finite] / 100
+    assert judge(log(losses)).verdict.kind == "inconclusive"
+
+
+def test_no_point() -> None:
+    with pytest.raises(ValueError, match="log: got no point, wanted at least one"):
+        judge(log(np.empty(0)))
+
+
 def test_spikes() -> None:
     losses = 1 + 2 * np.exp(-K / 30) + 0.02 * NOISE
     losses[100:103] = 9
@@ -102,6 +114,14 @@ def test_phases() -> None:
     assert judged.phases[-1].verdict.kind in ("fine", "plateau")
     assert judge(log(1 + 2 * np.exp(-K / 30), np.full(N, 0.1))).phases[0].name == "steady"
     assert judge(log(1 + 2 * np.exp(-K / 30))).phases[0].name == "all"
+
+
+def test_a_decay_does_not_find_a_run_again_that_was_lost() -> None:
+    rates = np.concatenate([np.full(140, 0.1), np.linspace(0.1, 0, 60)])
+    losses = np.where(K < 100, 3 - K / 50, 9 - (K - 100) / 100) + 0.02 * NOISE
+    assert judge(log(losses, rates)).verdict.kind == "diverging"
+    back = np.where(K < 160, losses, 0.5 + 0.02 * NOISE)
+    assert judge(log(back, rates)).verdict.kind != "diverging"
 
 
 def test_a_warm_up_is_not_too_low() -> None:
@@ -162,6 +182,15 @@ def test_step_by_step_it_says_the_same() -> None:
         verdict = monitor(int(k), float(loss), lr=0.1)
     assert verdict.kind == judge(log(losses, np.full(N, 0.1))).verdict.kind == "too low"
     assert monitor(201, math.nan).kind == "diverging"
+
+
+def test_a_lost_run_is_not_judged_anew_at_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monitor, asked = LossMonitor(), []
+    monkeypatch.setattr(curves, "judge", lambda one: asked.append(one) or judge(one))
+    for k in range(1, 201):
+        monitor(k, 1.0 if k < 100 else math.nan)
+    assert monitor.verdict.kind == "diverging"
+    assert len(asked) < 25
 
 
 # ---- following ----

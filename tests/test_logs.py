@@ -544,6 +544,28 @@ def test_names_that_mean_nothing(name: str) -> None:
     assert found is None or found.role != "loss"
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--momentum"], "--momentum: got it for a log without the reports"),
+        (["--follow", "--momentum"], "--momentum: got it with --follow"),
+        (["{log}", "--out", "{folder}/a.png"], "--out: got 2 runs, wanted one, or --html"),
+        (["{log}", "--follow"], "--follow: got 2 logs, wanted one"),
+    ],
+)
+def test_watch_refuses_what_it_would_not_use(
+    options: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.log"
+    path.write_text(WRITTEN["logging"][0])
+    told = [option.format(log=path, folder=tmp_path) for option in options]
+    assert cli.main(["watch", str(path), *told]) == 1
+    shown = capsys.readouterr()
+    assert words in shown.err
+    assert not shown.out
+    assert [file.name for file in tmp_path.iterdir()] == ["run.log"]
+
+
 def test_watch_says_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "run.log"
     path.write_text(WRITTEN["logging"][0])

@@ -287,6 +287,7 @@ def run_watch(arguments: argparse.Namespace) -> None:
     asked = {role: getattr(arguments, role) for role in ("loss", "lr", "step", "grad_norm")}
     paths: list[Path] = arguments.log
     if arguments.follow:
+        refuse(("momentum",), arguments, "with --follow, which judges by the loss, wanted one")
         if len(paths) > 1:
             raise finding.Refused(f"--follow: got {len(paths)} logs, wanted one file or folder")
         show_runs(follow(paths[0], asked), arguments)
@@ -299,6 +300,7 @@ def run_watch(arguments: argparse.Namespace) -> None:
         if arguments.html is not None:
             write_page(tuple(map(judge, read_logs(paths[0]))), arguments.html)
     else:
+        refuse(("momentum",), arguments, "for a log without the reports of our steps, wanted none")
         logs = [log for path in paths for log in read_logs(path, **asked)]
         show_runs(tuple(map(judge, logs)), arguments)
 
@@ -329,15 +331,16 @@ def follow(path: Path, asked: Mapping[str, str | None]) -> tuple[Judged, ...]:
 
 def show_runs(judged: tuple[Judged, ...], arguments: argparse.Namespace) -> None:
     if len(judged) > 1:
+        if arguments.out is not None:
+            raise finding.Refused(f"--out: got {len(judged)} runs, wanted one, or --html for all")
         print(table(following.overview(judged), following.OVERVIEW, right="<>>>"))
     else:
         print(table(following.describe(judged[0])))
     if arguments.out is not None:
-        for run in judged[:1]:
-            log, marks = run.log, [(run.log.losses.size, run.verdict.kind)]
-            ratios = [math.nan] * log.losses.size
-            print(plots.run(log.losses, log.rates, ratios, arguments.out,
-                            title="A run and its verdict", marks=marks))  # fmt: skip
+        log, verdict = judged[0].log, judged[0].verdict
+        count = log.losses.size
+        print(plots.run(log.losses, log.rates, [math.nan] * count, arguments.out,
+                        title="A run and its verdict", marks=[(count, verdict.kind)]))  # fmt: skip
     if arguments.html is not None:
         write_page(judged, arguments.html)
 

@@ -27,6 +27,8 @@ SPIKE = 8.0  # robust z
 SPIKE_POINTS = 20  # before a spike, whose level and spread count
 MOST_RECOVERY = 10_000  # points within which a spike may recover
 PIECE = 50_000  # points that are looked at together
+LOST_SURE = 0.95  # of what is said to be diverging, `benchmarks/loss_curves.py` finds more right
+UNMEASURED = 0.5  # where no table says how often it is right
 RISE = 0.5  # the part of all progress that is lost by a run that diverges
 RISEN = 3.0  # in noise of the loss
 STILL = 2.0  # in standard errors: a fall that is no more is none
@@ -135,6 +137,15 @@ def confidence(verdict: Verdict) -> str:
 def judge(log: Log) -> Judged:
     """What a log's losses say of its rate, with the rate and the gradients' norm where they are.
 
+    Args:
+        log: of :func:`read_logs`, or made by hand.
+
+    Returns:
+        What it says, as :class:`Judged`.
+
+    Raises:
+        ValueError: the log has no point.
+
     Example:
         >>> import numpy as np
         >>> from gradstep.tuning import judge, Log
@@ -143,6 +154,8 @@ def judge(log: Log) -> Judged:
         >>> judge(log).verdict.kind
         'diverging'
     """
+    if not len(log.losses):
+        raise ValueError("log: got no point, wanted at least one")
     with np.errstate(over="ignore"):  # losses near the end of what a float holds
         return _judge(log)
 
@@ -177,7 +190,6 @@ class LossMonitor:
     def __init__(self) -> None:
         self._points: list[tuple[float, float, float, float]] = []
         self._next = LEAST
-        self._judged: Judged | None = None
         self.verdict = Verdict("inconclusive", 0, 1.0, "no step seen", {})
 
     def __call__(
@@ -194,10 +206,10 @@ class LossMonitor:
             )
         )
         count = len(self._points)
-        if count >= self._next or not math.isfinite(value):
+        newly_lost = not math.isfinite(value) and self.verdict.kind != "diverging"
+        if count >= self._next or newly_lost:
             self._next = count + max(10, count // 20)
-            self._judged = judge(self.log())
-            self.verdict = self._judged.verdict
+            self.verdict = judge(self.log()).verdict
         return self.verdict
 
     def log(self) -> Log:
@@ -228,32 +240,32 @@ def _phase(log: Log, middle: Array, name: str, begin: int, end: int) -> Verdict:
     step = int(log.steps[end - 1])
     part = slice(0 if name != "decay" else begin, end)
     losses = log.losses[part]
-    count = len(losses)
-    lost = _lost(losses, middle[part])
+    lost = _lost(log.losses[:end], middle[:end])
     if lost is not None:
         return Verdict("diverging", step, 0.1 if name == "warm-up" else 1 / 3, *lost)
-    if count < LEAST or (name == "steady" and end - begin < LEAST):
-        since = " since the warm-up" if begin else ""
-        return _nothing(step, f"{end - begin} of {LEAST} points seen{since}")
     finite = losses[np.isfinite(losses)]
+    count = min(len(finite), end - begin) if name == "steady" else len(finite)
+    if count < LEAST:
+        since = " since the warm-up" if name == "steady" and begin else ""
+        return _nothing(step, f"{count} of {LEAST} points seen{since}")
     if finite.max() == finite.min():
         return _nothing(step, f"the loss never changed from {finite[0]:.4g}")
     still = _still(finite)
     if name == "decay":
-        numbers = {"sure": 0.8}
+        numbers = {"sure": UNMEASURED}
         if still is None:
             return Verdict("fine", step, 1.0, "the loss falls while the rate does", numbers)
         return Verdict("plateau", step, 1.0, "the loss no longer falls with the rate", numbers)
     if not _begins_early(log):
         if still is not None:
-            return Verdict("plateau", step, 1.0, still, {"sure": 0.6})
+            return Verdict("plateau", step, 1.0, still, {"sure": UNMEASURED})
         return _nothing(step, "the log begins late, and the loss still falls")
     growth = _growth(log.grad_norms[part])
     if len(finite) <= 2 * BEGIN:
         return _judged(likelihoods(finite), step, name, still, growth)
     # The signs are those of a run's begin; of a long one, what follows comes first.
     if still is not None:
-        return Verdict("plateau", step, 1.0, still, {"sure": 0.7})
+        return Verdict("plateau", step, 1.0, still, {"sure": UNMEASURED})
     found = likelihoods(finite[:BEGIN])
     found = found._replace(reason=f"over the first {BEGIN} points, {found.reason}")
     return _judged(found, step, name, None, growth)
@@ -288,7 +300,7 @@ def _nothing(step: int, reason: str) -> Verdict:
 
 
 def _overall(phases: tuple[Phase, ...]) -> Verdict:
-    """The last part that says something; one that was lost is not found again by a decay."""
+    """The last part that says something."""
     said = [phase.verdict for phase in phases if phase.verdict.kind != "inconclusive"]
     if not said:
         return phases[-1].verdict if phases else _nothing(0, "no point seen")
@@ -325,7 +337,7 @@ def _lost(losses: Array, middle: Array) -> tuple[str, Mapping[str, float]] | Non
     start = float(np.median(known[: max(1, len(known) // 50)]))
     recent, best = float(np.median(known[-tail:])), float(np.nanmin(middle))
     scale = noise(known)
-    numbers = {"loss_start": start, "loss": recent, "noise": scale, "sure": 0.95}
+    numbers = {"loss_start": start, "loss": recent, "noise": scale, "sure": LOST_SURE}
     if recent > start + RISEN * scale and recent > best:
         return f"the loss, {recent:.3g}, is above the first, {start:.3g}", numbers
     if recent - best > max(RISE * (start - best), RISEN * scale) and start > best:

@@ -47,7 +47,7 @@ def _noise(losses: Array) -> float:
 def signs(losses: Array) -> dict[str, float]:
     """The signs of a curve.
 
-    All but the last two are the same for a loss times a number, or plus one.
+    All but the last three are the same for a loss times a number, or plus one.
 
     - ``range``: ln of how far the highest loss is above the lowest level, in units of the fall.
     - ``slope``: the fall per unit of ln(point), over the last three quarters, in that unit.
@@ -55,11 +55,12 @@ def signs(losses: Array) -> dict[str, float]:
     - ``trend``: how far the second half fell, in standard errors, as an arsinh.
     - ``growth``: ln of the noise of the last third over that of the first.
     - ``echo``: the correlation of neighbouring losses around their running mean.
-    - ``relative_noise``, ``relative_growth``: the noise of ln(loss), where all losses are positive:
-      its ln over the last third, and over that of the first.
+    - ``positive``: 1 where all losses are, else 0, as are the next two then.
+    - ``relative_noise``, ``relative_growth``: ln of the noise of ln(loss) over the last third, and
+      of that over the noise of the first third.
 
     Args:
-        losses: float64, finite, at least LEAST of them, from the begin of a run on.
+        losses: float64, finite, at least LEAST of them, from the beginning of a run on.
     """
     losses = losses[:: max(1, len(losses) // MOST)][: 2 * MOST]
     count = len(losses)
@@ -154,7 +155,7 @@ WORDS = {
 
 
 def likelihoods(losses: Array) -> Likelihoods:
-    """How likely a rate is too low, fine or too high, by a curve from its begin on."""
+    """How likely a rate is too low, fine or too high, by a curve from its beginning on."""
     found = signs(losses)
     scores = [
         bias + sum(WEIGHTS[name][i] * value for name, value in found.items())

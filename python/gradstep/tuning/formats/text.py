@@ -26,8 +26,8 @@ from .common import SAMPLE, UNFINISHED, Asked, lines_of, refused
 
 NAME = r"[A-Za-z_][\w/.\-]*"
 KEY = re.compile(
-    rf"(?<![\w/.\-])(?P<name>{NAME}(?: {NAME})?)(?P<sign>['\"]?\]?\s*[:=]\s*|\s+)[\[(#]?\s*"
-    rf"['\"]?(?P<number>{NUMBER})(?P<total>\s*/\s*\d+)?(?!:\d|\w|\.\w)"
+    rf"(?<![\w/.\-])(?P<name>{NAME}(?: {NAME})?)(?:['\"]?\]?\s*[:=]\s*|\s+)[\[(#]?\s*"
+    rf"['\"]?{NUMBER}(?:\s*/\s*\d+)?(?!:\d|\w|\.\w)"
 )
 LONG = 2000  # characters of a line that is looked at
 BEFORE = SUMMARIES | {"param", "params", "weight", "weights"}  # they make it another number
@@ -141,19 +141,16 @@ def _patterns(
     name: str, lines: Sequence[str], asked: Asked
 ) -> tuple[dict[str, re.Pattern[str]], Chosen]:
     """What finds the number of each role in a line, by the names in the first of them."""
-    seen: dict[str, str] = {}  # a name, and the sign that follows it
-    counts: Counter[str] = Counter()
+    seen: Counter[str] = Counter()  # how often a name stands before a number
     for line in lines:
         for found in KEY.finditer(line[:LONG]):
-            seen.setdefault(title := _name(found["name"]), found["sign"])
-            counts[title] += 1
-        if BAR.search(line):
-            seen.setdefault(BAR_NAME, "")
+            seen[_name(found["name"])] += 1
+        seen[BAR_NAME] += bool(BAR.search(line))
     for title in asked.values():  # whatever stands before a number
         if any(title in line for line in lines):
-            seen.setdefault(title, "")
+            seen.setdefault(title, 0)
     try:
-        chosen = choose(seen, asked, counts)
+        chosen = choose(seen, asked, seen)
     except LookupError as error:
         raise refused(name, error, _first(lines)) from None
     if "loss" not in chosen.names:
@@ -164,7 +161,7 @@ def _patterns(
         )
     while True:
         names = dict(chosen.names)
-        if "step" not in names and BAR_NAME in seen:
+        if "step" not in names and seen[BAR_NAME]:
             names["step"] = (BAR_NAME,)
         patterns = {role: _pattern(titles[0], seen) for role, titles in names.items()}
         if "step" not in chosen.names or "step" in asked:
@@ -173,7 +170,7 @@ def _patterns(
         if 2 * sum(1 for line in with_loss if patterns["step"].search(line)) >= len(with_loss):
             return patterns, Chosen(names)
         del seen[names["step"][0]]  # it counts where there is no loss
-        chosen = choose(seen, asked, counts)
+        chosen = choose(seen, asked, seen)
 
 
 def _name(title: str) -> str:
@@ -189,7 +186,7 @@ def _name(title: str) -> str:
     return title
 
 
-def _pattern(title: str, seen: Mapping[str, str]) -> re.Pattern[str]:
+def _pattern(title: str, seen: Mapping[str, int]) -> re.Pattern[str]:
     if title == BAR_NAME:
         return BAR
     # A name that others end with is to stand alone; looking back is slow, and else not needed.
