@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import gradstep as gs
-from gradstep.tuning import Log, LossMonitor, curves, following, judge
+from gradstep.tuning import Log, LossMonitor, curves, judge
 from rate_problems import PROBLEMS
 
 N = 200
@@ -191,80 +189,6 @@ def test_a_lost_run_is_not_judged_anew_at_each_step(monkeypatch: pytest.MonkeyPa
         monitor(k, 1.0 if k < 100 else math.nan)
     assert monitor.verdict.kind == "diverging"
     assert len(asked) < 25
-
-
-# ---- following ----
-
-
-def test_follow_waits_for_what_is_not_there_yet(tmp_path: Path) -> None:
-    path = tmp_path / "run.log"
-    acts = iter(["", "training begins\n", "step 1 loss 3\n"])
-
-    def wait(_: float) -> None:
-        with path.open("a") as file:
-            file.write(next(acts))
-
-    seen = []
-    for judged in following.follow(path, {}, wait=wait):
-        seen.append([one.log.losses.tolist() for one in judged])
-        if judged:
-            break
-    assert seen == [[], [[3]]]
-
-
-def test_follow_sees_what_is_appended_replaced_and_shortened(tmp_path: Path) -> None:
-    path = tmp_path / "run.log"
-
-    def write(text: str, mode: str = "a") -> Callable[[], None]:
-        def act() -> None:
-            with path.open(mode) as file:
-                file.write(text)
-
-        return act
-
-    def replace() -> None:
-        (tmp_path / "new").write_text("step 1 loss 7\n")
-        (tmp_path / "new").replace(path)
-
-    acts = iter(
-        [
-            write("step 2 loss 2\n"),
-            lambda: None,
-            write("step 3 loss 1\nstep 4 lo"),
-            write("step 1 loss 9\n", "w"),
-            replace,
-            path.unlink,
-            write("step 1 loss 5\n"),
-        ]
-    )
-    waited: list[float] = []
-
-    def wait(seconds: float) -> None:
-        waited.append(seconds)
-        act = next(acts, None)
-        if act is None:
-            raise KeyboardInterrupt
-        act()
-
-    path.write_text("step 1 loss 3\n")
-    seen: list[list[float]] = []
-    runs = following.follow(path, {}, wait=wait)
-    with pytest.raises(KeyboardInterrupt):
-        seen.extend(one.log.losses.tolist() for [one] in runs)
-    assert seen == [[3], [3, 2], [3, 2, 1], [9], [7], [5]]
-    assert min(waited) >= following.LEAST_WAIT
-
-
-def test_time_left_and_the_line() -> None:
-    now = iter([0.0, 10.0])
-    pace = following.Pace(clock=lambda: next(now))
-    at = [judge(log(3 - K[:count] / 400, total=400)) for count in (100, 200)]
-    assert pace.left(at[0]) is None
-    assert pace.left(at[1]) == pytest.approx(20)
-    line = following.status(at[1], 20.0)
-    for word in ("▁", "step 200/400", "loss 2.5", "0:00:20 left"):
-        assert word in line
-    assert following.bars([1.0, math.inf, 2.0]) == "▁ █"
 
 
 @pytest.mark.parametrize(

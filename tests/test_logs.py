@@ -479,7 +479,7 @@ def test_totals_have_thousands(tmp_path: Path) -> None:
 def test_a_line_alone_without_an_end(tmp_path: Path) -> None:
     path = tmp_path / "run"
     path.write_text("step 1 loss 2.0")
-    with pytest.raises(Refused, match="got no loss in any line"):
+    with pytest.raises(Refused, match="got no line that has its end"):
         read_logs(path)
 
 
@@ -548,7 +548,7 @@ def test_names_that_mean_nothing(name: str) -> None:
     ("options", "words"),
     [
         (["--momentum"], "--momentum: got it for a log without the reports"),
-        (["--follow", "--momentum"], "--momentum: got it with --follow"),
+        (["--follow", "--momentum"], "--momentum: got it for a log without the reports"),
         (["{log}", "--out", "{folder}/a.png"], "--out: got 2 runs, wanted one, or --html"),
         (["{log}", "--follow"], "--follow: got 2 logs, wanted one"),
     ],

@@ -529,11 +529,18 @@ def test_watch_names_the_line(
     assert message in captured.err
 
 
-def test_watch_reads_an_endless_line_no_further_than_needed(
-    capsys: pytest.CaptureFixture[str],
+def test_watch_refuses_a_line_without_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text(f"{GOOD}\n" + "{" * (1 << 20))
+    assert cli.main(["watch", str(log)]) == 1
+    assert "line 2: got 1,048,576 characters and more" in capsys.readouterr().err
+
+
+def test_watch_refuses_a_device(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["watch", "/dev/zero"]) == 1
-    assert "line 1: got 1,048,576 characters and more" in capsys.readouterr().err
+    assert "/dev/zero: got a device, wanted a file, a folder, or a pipe" in capsys.readouterr().err
 
 
 def test_watch_takes_a_mark_at_the_start_and_other_ends_of_lines(tmp_path: Path) -> None:

@@ -55,7 +55,9 @@ def by_hand(log, verdict=None, phases=(), spikes=()):
     verdict = verdict or Verdict("fine", int(log.steps[-1]), 1.0, "made up", {"sure": 0.8})
     phases = phases or (Phase("all", 0, len(log.steps), verdict),)
     losses = log.losses
-    return Judged(log, verdict, phases, spikes, losses, losses - 1, losses + 1, losses, None)
+    judged = Judged(log, verdict, phases, losses, losses - 1, losses + 1, losses, None)
+    vars(judged)["spikes"] = spikes
+    return judged
 
 
 LOGS = {

@@ -141,6 +141,8 @@ PYTHON_ROOMS = [
     "tuning.monitor",
     "tuning.adapting",
     "tuning.finding",
+    "tuning.lines",
+    "tuning.piping",
     "tuning.watching",
     "tuning.columns",
     "tuning.logs",

@@ -10,13 +10,18 @@ import math
 import os
 import select
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from . import bench, bench_offload, bench_training, demo, machine, pages, plots, runtime, schedules
 from .tables import table
-from .tuning import Judged, finding, following, judge, read_logs, watching
+from .tuning import Judged, finding, following, judge, piping, read_logs, watching
+from .tuning.formats import files
+
+Wait = Callable[[float], bool | None]
+Runs = tuple[Judged, ...] | watching.Watched
 
 # What may be counted up to: beyond, a command would run for hours or want too much memory.
 MOST = 1_000_000
@@ -284,49 +289,93 @@ def run_find(arguments: argparse.Namespace) -> None:
 
 
 def run_watch(arguments: argparse.Namespace) -> None:
-    asked = {role: getattr(arguments, role) for role in ("loss", "lr", "step", "grad_norm")}
     paths: list[Path] = arguments.log
-    if arguments.follow:
-        refuse(("momentum",), arguments, "with --follow, which judges by the loss, wanted one")
-        if len(paths) > 1:
+    if len(paths) > 1:
+        if arguments.follow:
             raise finding.Refused(f"--follow: got {len(paths)} logs, wanted one file or folder")
-        show_runs(follow(paths[0], asked), arguments)
-    elif len(paths) == 1 and not any(asked.values()) and watching.is_own(paths[0]):
-        workers = watching.workers_for(paths[0])
-        watched = watching.watch(paths[0], momentum=arguments.momentum, workers=workers)
-        print(table(watching.describe(watched)))
-        if arguments.out is not None:
-            print(watched.plot(arguments.out))
-        if arguments.html is not None:
-            write_page(tuple(map(judge, read_logs(paths[0]))), arguments.html)
+        refuse_momentum(arguments)
+        asked = names_asked_for(arguments)
+        show_runs(
+            tuple(judge(log) for path in paths for log in read_logs(path, **asked)), arguments
+        )
+    elif piping.is_pipe(paths[0]):
+        with piping.Pipe(paths[0]) as pipe:
+            if not arguments.follow:
+                pipe.wait_for_all()
+            try:
+                watch_one(pipe.file, arguments, pipe.wait)
+            except finding.Refused as error:
+                if not pipe.wait(0):  # whoever writes into it is not to be stopped by that
+                    told = f"gradstep: {error}; what else comes is passed over"
+                    print(told, file=sys.stderr, flush=True)
+                    pipe.wait()
+                raise
+            if pipe.is_cut:
+                print(f"{paths[0]}: the first {piping.MOST:,} bytes were read, and no more")
     else:
-        refuse(("momentum",), arguments, "for a log without the reports of our steps, wanted none")
-        logs = [log for path in paths for log in read_logs(path, **asked)]
-        show_runs(tuple(map(judge, logs)), arguments)
+        watch_one(paths[0], arguments, time.sleep)
 
 
-def follow(path: Path, asked: Mapping[str, str | None]) -> tuple[Judged, ...]:
+def refuse_momentum(arguments: argparse.Namespace) -> None:
+    refuse(("momentum",), arguments, "for a log without the reports of our steps, wanted none")
+
+
+def names_asked_for(arguments: argparse.Namespace) -> dict[str, str]:
+    given = {role: getattr(arguments, role) for role in ("loss", "lr", "step", "grad_norm")}
+    return {role: name for role, name in given.items() if name is not None}
+
+
+def watch_one(path: Path, arguments: argparse.Namespace, wait: Wait) -> None:
+    """Judge a log that lies there, by our reports where it has them."""
+    asked, name = names_asked_for(arguments), str(arguments.log[0])
+    found: Runs
+    if arguments.follow:
+        found = follow(path, arguments, wait)
+    elif not asked and watching.is_own(path):
+        workers = watching.workers_for(path)
+        found = watching.watch(path, momentum=arguments.momentum, workers=workers, name=name)
+    else:
+        refuse_momentum(arguments)
+        found = tuple(map(judge, files.read_path(path, asked, name)))
+    if not isinstance(found, watching.Watched):
+        show_runs(found, arguments)
+        return
+    print(table(watching.describe(found)))
+    if arguments.out is not None:
+        print(found.plot(arguments.out))
+    if arguments.html is not None:
+        write_page(tuple(map(judge, files.read_path(path, asked, name))), arguments.html)
+
+
+def follow(path: Path, arguments: argparse.Namespace, wait: Wait) -> Runs:
     """Show a run in a line that changes, or several in a line each, until Ctrl-C."""
-    judged: tuple[Judged, ...] = ()
+    found: Runs = ()
     paces: dict[str, following.Pace] = {}
     alone = sys.stdout.isatty()
     last: list[str] = []
+    asked, name = names_asked_for(arguments), str(arguments.log[0])
     with contextlib.suppress(KeyboardInterrupt):
-        for judged in following.follow(path, asked):
-            lines = [] if judged else [f"waiting for a loss in {path}"]
-            for run in judged:
-                left = paces.setdefault(run.log.name, following.Pace()).left(run)
-                name = f"{run.log.name}  " if len(judged) > 1 else ""
-                lines.append(name + following.status(run, left))
+        runs = following.follow(path, asked, momentum=arguments.momentum, name=name, wait=wait)
+        for found in runs:
+            lines = [] if found else [f"waiting for a loss in {name}"]
+            if isinstance(found, watching.Watched):
+                lines = [following.status(found)]
+            else:
+                if found:
+                    refuse_momentum(arguments)
+                for run in found:
+                    left = paces.setdefault(run.log.name, following.Pace()).left(run.log)
+                    begin = f"{run.log.name}  " if len(found) > 1 else ""
+                    lines.append(begin + following.status(run, left))
             if alone and len(lines) == 1:
                 print(f"\r\x1b[K{lines[0]}", end="", flush=True)
             elif lines != last:
                 print("\n".join(lines), flush=True)
             last = lines
     print()
-    if not judged:
-        raise finding.Refused(f"{path}: nothing could be read until it was interrupted")
-    return judged
+    if not found:
+        raise finding.Refused(f"{name}: nothing could be read until it ended or was interrupted")
+    return found
 
 
 def show_runs(judged: tuple[Judged, ...], arguments: argparse.Namespace) -> None:
@@ -453,7 +502,8 @@ def add_watch(command: Command) -> None:
         "stands for what is not known. The first 100 updates are then looked at together, later "
         "ones in windows of 100 steps.",
     )
-    add("log", type=Path, nargs="+", metavar="LOG", help="the log: a file or a folder")
+    add("log", type=Path, nargs="+", metavar="LOG",
+        help="the log: a file, a folder, or a pipe; -: standard input")  # fmt: skip
     for role, what in {
         "loss": "loss", "lr": "learning rate", "step": "step", "grad_norm": "gradients' norm",
     }.items():  # fmt: skip
@@ -465,7 +515,8 @@ def add_watch(command: Command) -> None:
     add(
         "--follow",
         action="store_true",
-        help="read it again whenever it has grown, and show a line; Ctrl-C ends with the report",
+        help="read on whenever it has grown, and show a line; Ctrl-C, or the end of a pipe, leaves "
+        "the report",
     )
     add("--html", type=page, metavar="FILE", help="write a page to look at")
     add("--momentum", action=argparse.BooleanOptionalAction, default=None,

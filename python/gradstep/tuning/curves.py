@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -79,7 +80,6 @@ class Judged:
         log: what was judged.
         verdict: of the run, as far as it got. Its ``numbers`` have ``sure``, from 0 to 1.
         phases: the parts, each with its own verdict.
-        spikes: in order.
         middle: the loss without its noise, float64, shape (points,).
         low, high: the band of the noise, float64, shape (points,).
         envelope: the lowest of ``middle`` so far, float64, shape (points,).
@@ -89,12 +89,17 @@ class Judged:
     log: Log
     verdict: Verdict
     phases: tuple[Phase, ...]
-    spikes: tuple[Spike, ...]
     middle: Array
     low: Array
     high: Array
     envelope: Array
     plateau: float | None
+
+    @cached_property
+    def spikes(self) -> tuple[Spike, ...]:
+        """Losses far above what was usual, in order; found when they are asked for."""
+        with np.errstate(over="ignore"):
+            return _spikes(self.log)
 
     @property
     def confidence(self) -> str:
@@ -167,7 +172,7 @@ def _judge(log: Log) -> Judged:
         for name, begin, end in _parts(log.rates)
     )
     return Judged(
-        log, _overall(phases), phases, _spikes(log), middle, low, high,
+        log, _overall(phases), phases, middle, low, high,
         np.minimum.accumulate(middle), _plateau(log, middle),
     )  # fmt: skip
 

@@ -1,10 +1,11 @@
-"""Logs of runs that go on: read again whenever they grow, and judged anew."""
+"""Logs of runs that go on: read on whenever they grow, and judged anew."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import numpy as np
 
 from .curves import Judged, judge
 from .finding import Refused
-from .formats.files import read_logs
+from .formats.files import Growing, read_path
+from .logs import Log
+from .watching import Watched, Watching, is_own
 
-SHARE = 100  # times as long as reading took is waited before the next: 1 % of a processor
+SHARE = 100  # times as long as a look took is waited before the next: 1 % of a processor
 LEAST_WAIT = 1.0  # seconds
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 30  # bars of a status line
@@ -24,37 +27,94 @@ def follow(
     path: Path | str,
     asked: Mapping[str, str | None],
     *,
-    wait: Callable[[float], object] = time.sleep,
-) -> Iterator[tuple[Judged, ...]]:
-    """The runs of a file or a folder whenever they have changed, judged; it never ends by itself.
+    momentum: bool | None = None,
+    name: str | None = None,
+    wait: Callable[[float], bool | None] = time.sleep,
+) -> Iterator[tuple[Judged, ...] | Watched]:
+    """The runs of a file or a folder whenever they have changed, judged.
 
-    A file that was replaced, or that became shorter, is read from its begin, as all are. While
-    nothing can be read of it, it is waited for; if that is so at first, no run is given once.
+    A log of our steps' reports is judged by these. Of a file to which lines are appended, these
+    alone are read; what was replaced, or became shorter, is read from its begin. While nothing can
+    be read of it, it is waited for; if that is so at first, no run is given once.
 
     Args:
         path: what :func:`read_logs` takes.
-        asked: its options.
-        wait: sleeps for some seconds.
+        asked: its options; with one of them, the loss alone is judged.
+        momentum: see :func:`watch`.
+        name: what the log is called; None: its path.
+        wait: waits for some seconds; True: nothing more will come, so that the next look is the
+            last.
 
     Raises:
+        Refused: a line is no report, where the first is one.
         OSError: a file is there and cannot be read.
     """
     path = Path(path)
+    options = {role: title for role, title in asked.items() if title is not None}
     seen: tuple[tuple[int, int, int], ...] | None = None
-    while True:
-        begin = time.monotonic()
-        now = _state(path)
-        if now != seen:
-            try:
-                judged = tuple(judge(log) for log in read_logs(path, **asked))
-            except (FileNotFoundError, Refused):  # it is being replaced, or nothing is in it yet
-                if seen is None:
+    is_first, is_last = True, False
+    with closing(_Look(path, options, momentum, name or str(path))) as look:
+        while True:
+            begin = time.thread_time()
+            now = _state(path)
+            if now != seen:
+                found = look()
+                if found is not None:
+                    seen = now
+                    yield found
+                elif seen is None:
                     seen = ()
                     yield ()
-            else:
-                seen = now
-                yield judged
-        wait(max(LEAST_WAIT, SHARE * (time.monotonic() - begin)))
+            if is_last:
+                return
+            spent = time.thread_time() - begin
+            # The first look may be the only one at the whole.
+            is_last = bool(wait(LEAST_WAIT if is_first else max(LEAST_WAIT, SHARE * spent)))
+            is_first = False
+
+
+class _Look:
+    """Looks at a log: reads on, where that can be, or else anew."""
+
+    def __init__(
+        self, path: Path, asked: Mapping[str, str], momentum: bool | None, name: str
+    ) -> None:
+        self._path, self._asked, self._momentum, self._name = path, asked, momentum, name
+        self._growing: Watching | Growing | None = None
+
+    def close(self) -> None:
+        if self._growing is not None:
+            self._growing.lines.close()
+        self._growing = None
+
+    def __call__(self) -> tuple[Judged, ...] | Watched | None:
+        """What is there; None: it is being replaced, or nothing is in it yet."""
+        is_new = False
+        try:
+            if self._growing is None or not self._growing.lines.goes_on():
+                self.close()
+                is_new = True
+                self._growing = self._begin()
+            if isinstance(self._growing, Watching):
+                return self._growing.read()
+            if self._growing is not None:
+                return tuple(map(judge, self._growing.read()))
+            return tuple(map(judge, read_path(self._path, self._asked, self._name)))
+        except FileNotFoundError:
+            self.close()
+        except Refused:
+            if is_new and isinstance(self._growing, Watching):
+                raise
+            self.close()
+        return None
+
+    def _begin(self) -> Watching | Growing | None:
+        """What reads on; None: it is to be read anew each time, as short files are."""
+        if self._path.is_dir():
+            return None
+        if not self._asked and is_own(self._path):
+            return Watching(self._path, momentum=self._momentum, name=self._name)
+        return Growing.of(self._path, self._asked, self._name)
 
 
 def _state(path: Path) -> tuple[tuple[int, int, int], ...]:
@@ -77,27 +137,27 @@ class Pace:
         self._clock = clock
         self._first: tuple[float, float] | None = None
 
-    def left(self, judged: Judged) -> float | None:
+    def left(self, log: Log) -> float | None:
         """Seconds to its last step; None where that is not known."""
-        now, step = self._clock(), float(judged.log.steps[-1])
+        now, step = self._clock(), float(log.steps[-1])
         if self._first is None or step < self._first[1]:
             self._first = now, step
         begin, at = self._first
-        if judged.log.total is None or step <= at or now <= begin:
+        if log.total is None or step <= at or now <= begin:
             return None
-        return max(0.0, (judged.log.total - step) * (now - begin) / (step - at))
+        return max(0.0, (log.total - step) * (now - begin) / (step - at))
 
 
-def status(judged: Judged, left: float | None = None) -> str:
+def status(run: Judged | Watched, left: float | None = None) -> str:
     """A run in one line: its loss as bars and a number, its rate, the verdict, the time left."""
-    log = judged.log
-    words = [bars(log.losses), f"{log.unit} {log.steps[-1]:,.6g}"]
-    if log.total is not None:
+    log = run if isinstance(run, Watched) else run.log
+    words = [bars(log.losses), f"{getattr(log, 'unit', 'step')} {log.steps[-1]:,.6g}"]
+    if isinstance(log, Log) and log.total is not None:
         words[-1] += f"/{log.total:,}"
     words.append(f"loss {log.losses[-1]:.4g}")
-    if log.has_rates:
+    if not math.isnan(log.rates[-1]):
         words.append(f"lr {log.rates[-1]:.3g}")
-    words.append(judged.verdict.kind)
+    words.append(run.verdict.kind)
     if left is not None:
         minutes, seconds = divmod(round(left), 60)
         hours, minutes = divmod(minutes, 60)

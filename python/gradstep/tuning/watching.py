@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
 from operator import itemgetter
@@ -23,13 +24,13 @@ import numpy as np
 
 from .. import plots
 from .finding import Refused
+from .lines import LONGEST, Lines
 from .monitor import NORMS, TURN, Lasts, Measured, Monitor, Verdict
 
 NEEDED = ("loss", "t", *NORMS)
 OPTIONAL = ("cosine", "g2_over_v")
-BLOCK = 1 << 18  # characters read at once
+BLOCK = 1 << 18  # bytes read at once
 SHARED = 1 << 26  # bytes from which on a log is read by several processes
-LONGEST = 1 << 20  # characters of a line
 LAST_STEP = 1 << 52
 
 
@@ -63,7 +64,9 @@ class Watched:
         return plots.run(self.losses, self.rates, self.ratios, path, title=title, marks=marks)
 
 
-def watch(path: Path | str, *, momentum: bool | None = None, workers: int = 1) -> Watched:
+def watch(
+    path: Path | str, *, momentum: bool | None = None, workers: int = 1, name: str | None = None
+) -> Watched:
     """Have a :class:`Monitor` look at a log.
 
     Args:
@@ -73,38 +76,74 @@ def watch(path: Path | str, *, momentum: bool | None = None, workers: int = 1) -
         momentum: see :class:`Monitor`.
         workers: processes that read the JSON of a long log, which takes most of the time; 1: this
             one.
+        name: what the log is called where it is refused; None: its path.
 
     Raises:
         Refused: a line is no such object; it is named.
         OSError: the file cannot be read.
     """
-    log = _Log(Monitor(momentum=momentum))
-    unfinished = False
-    for block, columns in _read(Path(path), workers):
+    watching = Watching(Path(path), momentum=momentum, name=name)
+    with closing(watching.lines):
+        return watching.read(workers)
+
+
+class Watching:
+    """A log as :func:`watch` looks at it, as far as it goes, and on from there once it has grown.
+
+    Attributes:
+        lines: where they come from.
+    """
+
+    def __init__(
+        self, path: Path, *, momentum: bool | None = None, name: str | None = None
+    ) -> None:
+        self._name = name or str(path)
+        self._log = _Log(Monitor(momentum=momentum))
+        self.lines = Lines(path, block=BLOCK)
+
+    def read(self, workers: int = 1) -> Watched:
+        """What the log comes to now; its arrays grow when more is read.
+
+        Raises:
+            Refused: as of :func:`watch`.
+        """
+        for block, columns in _read(self._name, self.lines, workers):
+            self._take(block, columns)
+        if self._is_whole(self.lines.rest):
+            self._take(_block(self.lines.before + 1, [self.lines.take_rest()]), None)
+        log = self._log
+        if not log.steps:
+            raise Refused(
+                f"{self._name}: got no complete line, wanted one JSON object for each step"
+            )
+        told = tuple(one for one in log.history if one[1].kind != "inconclusive")
+        return Watched(
+            log.monitor.verdict, told, log.spikes, log.steps, log.losses, log.rates, log.ratios,
+            bool(self.lines.rest.strip()),
+        )  # fmt: skip
+
+    def _take(self, block: _Block, columns: _Columns | None) -> None:
         if columns is not None:
-            log.take_columns(columns)
-            continue
+            self._log.take_columns(columns)
+            return
         for number, text in zip(block.numbers, block.lines, strict=True):
             try:
-                log.take(*_step(_object(text)))
+                self._log.take(*_step(_object(text)))
             except ValueError as error:
-                if not block.ended and number == block.numbers[-1] and len(text) < LONGEST:
-                    unfinished = True
-                    break
-                raise Refused(f"{path}, line {number}: {error}") from None
-    if not log.steps:
-        raise Refused(f"{path}: got no complete line, wanted one JSON object for each step")
-    told = tuple(one for one in log.history if one[1].kind != "inconclusive")
-    return Watched(
-        log.monitor.verdict, told, log.spikes, log.steps, log.losses, log.rates, log.ratios,
-        unfinished,
-    )  # fmt: skip
+                raise Refused(f"{self._name}, line {number}: {error}") from None
+
+    @staticmethod
+    def _is_whole(rest: str) -> bool:
+        """Whether a last line only lacks its end; one beyond all bounds is then refused."""
+        try:
+            _step(_object(rest))
+        except ValueError:
+            return len(rest) >= LONGEST
+        return True
 
 
 def is_own(path: Path) -> bool:
-    """Whether a log has the reports of our steps, by its first line; of a pipe that is believed."""
-    if path.exists() and not path.is_file() and not path.is_dir():
-        return True
+    """Whether a log has the reports of our steps, by its first line."""
     try:
         with path.open(encoding="utf-8-sig", errors="replace") as file:
             first = file.readline(LONGEST).strip() or file.readline(LONGEST)
@@ -176,26 +215,10 @@ class _Log:
 
 
 class _Block(NamedTuple):
-    """Lines of a log that are not empty, their numbers, and whether the last of them ends."""
+    """Lines of a log that are not empty, and their numbers."""
 
     numbers: list[int]
     lines: list[str]
-    ended: bool
-
-
-def _blocks(path: Path) -> Iterator[_Block]:
-    """A log, some hundred lines at a time: so many are read faster than each alone."""
-    first, rest = 1, ""
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        while text := file.read(BLOCK):
-            lines = (rest + text).split("\n")
-            rest = lines.pop()
-            if len(rest) >= LONGEST:
-                lines.append(rest)
-            yield _block(first, lines, True)
-            first += len(lines)
-    if rest:
-        yield _block(first, [rest], False)
 
 
 def workers_for(path: Path) -> int:
@@ -208,9 +231,9 @@ def workers_for(path: Path) -> int:
         return 1
 
 
-def _read(path: Path, workers: int) -> Iterator[tuple[_Block, _Columns | None]]:
-    """The blocks of a log, and what their lines say."""
-    blocks = _blocks(path)
+def _read(name: str, lines: Lines, workers: int) -> Iterator[tuple[_Block, _Columns | None]]:
+    """The lines of a log, some hundred at a time: so many are read faster than each alone."""
+    blocks = (_block(lines.before + 1, some) for some in lines)
     if workers > 1:
         context = multiprocessing.get_context("spawn")
         waiting: deque[tuple[_Block, Future[_Columns | None]]] = deque()
@@ -224,7 +247,7 @@ def _read(path: Path, workers: int) -> Iterator[tuple[_Block, _Columns | None]]:
                 for oldest, future in waiting:
                     yield oldest, future.result()
         except BrokenProcessPool:
-            raise Refused(f"{path}: a process that read it was ended by another") from None
+            raise Refused(f"{name}: a process that read it was ended by another") from None
         return
     for block in blocks:
         yield block, _columns(block)
@@ -243,9 +266,9 @@ def _begin_worker() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def _block(first: int, lines: list[str], ended: bool) -> _Block:
+def _block(first: int, lines: list[str]) -> _Block:
     numbers = [number for number, line in enumerate(lines, first) if line.strip()]
-    return _Block(numbers, [lines[number - first] for number in numbers], ended)
+    return _Block(numbers, [lines[number - first] for number in numbers])
 
 
 class _Columns(NamedTuple):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterator, Mapping
-from typing import Any, TextIO
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from ..columns import Chosen, choose, number
 from ..finding import Refused
@@ -14,34 +13,47 @@ from ..logs import Log, Rows, finish
 Asked = Mapping[str, str]  # names of columns by role
 
 SAMPLE = 2000  # lines that tell which columns there are
-BLOCK = 1 << 20  # characters read at once
-LONGEST = 1 << 20  # characters of a line
 
 WANTED = (
     "wanted JSON lines, a trainer_state.json, CSV, TensorBoard's event files, or text whose lines "
     "have a loss, such as 'step 120: loss 3.2 lr 1e-3'"
 )
-COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 UNFINISHED = "the last line has no end yet and was left out"
 
 
-def lines_of(file: TextIO) -> Iterator[tuple[list[str], bool]]:
-    """The lines of a text that are not empty, many at once, and whether the last of them ends.
+class Reader(Protocol):
+    """Takes in the lines of a file, none of them empty, as they come."""
 
-    A carriage return ends a line, too: tqdm writes one after the other over the same.
-    """
-    rest = ""
-    while text := file.read(BLOCK):
-        text = (rest + text).replace("\r", "\n")
-        if "\x1b" in text:
-            text = COLOURS.sub("", text)
-        lines = text.split("\n")
-        rest = lines.pop()
-        if len(rest) > LONGEST:
-            rest = rest[:LONGEST]  # no line of a log; its end is looked for
-        yield [line for line in lines if line and not line.isspace()], True
-    if rest.strip():
-        yield [rest], False
+    def take(self, lines: list[str]) -> None:
+        """Take in some more."""
+
+    def logs(self, notes: Sequence[str] = ()) -> tuple[Log, ...]:
+        """The runs, as far as they were taken in; it may be asked again."""
+
+
+class Held:
+    """Holds the first lines until they tell how all are to be read; a reader."""
+
+    def __init__(self, name: str, enough: int, begin: Callable[[list[str]], Reader]) -> None:
+        """``begin`` gets the first lines and returns what reads the others, these taken in."""
+        self._name, self._enough, self._begin = name, enough, begin
+        self._lines: list[str] = []
+        self._reader: Reader | None = None
+
+    def take(self, lines: list[str]) -> None:
+        if self._reader is not None:
+            self._reader.take(lines)
+            return
+        self._lines += lines
+        if len(self._lines) >= self._enough:
+            self._reader, self._lines = self._begin(self._lines), []
+
+    def logs(self, notes: Sequence[str] = ()) -> tuple[Log, ...]:
+        if self._reader is not None:
+            return self._reader.logs(notes)
+        if not self._lines:
+            raise Refused(f"{self._name}: got no line that has its end, {WANTED}")
+        return self._begin(self._lines).logs(notes)
 
 
 def refused(name: str, error: LookupError, found: str) -> Refused:

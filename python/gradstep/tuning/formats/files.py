@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from ..finding import Refused
+from ..lines import Lines
 from ..logs import Log
-from .common import WANTED, Asked, of_series
-from .objects import read_json, read_lines
+from ..piping import Pipe, is_pipe
+from .common import UNFINISHED, WANTED, Asked, Reader, of_series
+from .objects import JsonLines, as_object, read_json
 from .tables import delimiter_of, read_csv, read_frame
 from .text import read_text
 from .trackers import MLFLOW, is_events, read_events, read_mlflow
@@ -40,7 +42,8 @@ def read_logs(
     and tqdm write it; and folders of these.
 
     Args:
-        source: a path, or a frame of pandas or polars.
+        source: a path, that of a pipe, too, which is read to its end; or a frame of pandas or
+            polars.
         loss, lr, step, grad_norm: names of columns or keys, where those that tools use do not find
             the right ones.
 
@@ -70,9 +73,18 @@ def read_logs(
             f"source: got {type(source).__name__}, wanted a path, or a frame of pandas or polars"
         )
     path = Path(source)
+    if is_pipe(path):
+        with Pipe(path) as pipe:
+            pipe.wait_for_all()
+            return read_path(pipe.file, asked, str(path))
+    return read_path(path, asked)
+
+
+def read_path(path: Path, asked: Asked, name: str | None = None) -> tuple[Log, ...]:
+    """The runs in a file or a folder, of that name."""
     if path.is_dir():
         return read_folder(path, asked)
-    return read_file(path, asked)
+    return read_file(path, asked, name)
 
 
 def read_file(path: Path, asked: Asked, name: str | None = None) -> tuple[Log, ...]:
@@ -81,13 +93,68 @@ def read_file(path: Path, asked: Asked, name: str | None = None) -> tuple[Log, .
     with path.open("rb") as file:
         head = file.read(BYTES_OF_HEAD)
     if not head.strip():
-        raise Refused(f"{path}: got an empty file, {WANTED}")
+        raise Refused(f"{name}: got an empty file, {WANTED}")
     if is_events(head):
+        if "tfevents" not in path.name:
+            raise Refused(
+                f"{name}: got TensorBoard's events, but not in a file with tfevents in its name, "
+                "wanted the path of that or of its folder"
+            )
         return (read_events(path.parent if _is_alone(path) else path, asked, name),)
-    encoding = _encoding(path, head)
-    with path.open(encoding=encoding, errors="replace", newline="") as file:
-        reader = _reader(head.decode(encoding, "replace"), path)
-        return reader(name, file, asked)
+    reader, encoding = _reader(name, path, head, asked)
+    if isinstance(reader, _Whole):
+        with path.open(encoding=encoding, errors="replace", newline="") as text:
+            return reader.read(name, text, asked)
+    with closing(Lines(path, encoding)) as lines:
+        return _read_on(lines, reader)
+
+
+class _Whole(NamedTuple):
+    """What is one value from the begin of a file to its end, or small."""
+
+    read: Callable[[str, TextIO, Asked], tuple[Log, ...]]
+
+
+class Growing:
+    """A file with lines, read as far as it goes, and on from there once it has grown.
+
+    Attributes:
+        lines: where they come from.
+    """
+
+    def __init__(self, reader: Reader, lines: Lines) -> None:
+        self._reader, self.lines = reader, lines
+
+    @classmethod
+    def of(cls, path: Path, asked: Asked, name: str) -> Growing | None:
+        """Such a file; None: it is too short yet to tell, or nothing that lines are appended to.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        with path.open("rb") as file:
+            head = file.read(BYTES_OF_HEAD)
+        if len(head) < BYTES_OF_HEAD or is_events(head):
+            return None
+        reader, encoding = _reader(name, path, head, asked)
+        return None if isinstance(reader, _Whole) else cls(reader, Lines(path, encoding))
+
+    def read(self) -> tuple[Log, ...]:
+        """The runs as far as they are there now.
+
+        Raises:
+            Refused: as of :func:`read_logs`.
+        """
+        return _read_on(self.lines, self._reader)
+
+
+def _read_on(lines: Lines, reader: Reader) -> tuple[Log, ...]:
+    """The runs of a reader once it has taken in what lines there are."""
+    for some in lines:
+        reader.take([line for line in some if line and not line.isspace()])
+    if lines.rest.startswith("{") and as_object(lines.rest) is not None:
+        reader.take([lines.take_rest()])
+    return reader.logs([UNFINISHED] if lines.rest.strip() else [])
 
 
 def _is_alone(path: Path) -> bool:
@@ -95,39 +162,24 @@ def _is_alone(path: Path) -> bool:
     return sum(1 for _ in path.parent.glob("*tfevents*")) > 1
 
 
-def _encoding(path: Path, head: bytes) -> str:
+def _reader(name: str, path: Path, head: bytes, asked: Asked) -> tuple[Reader | _Whole, str]:
+    """What reads a file that begins so, and its encoding."""
+    encoding = "utf-8-sig"
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):  # as PowerShell's > writes it
-        return "utf-16"
-    if b"\0" in head:
-        raise Refused(f"{path}: got a binary file, {WANTED}")
-    return "utf-8-sig"
-
-
-Reader = Callable[[str, TextIO, Asked], tuple[Log, ...]]
-
-
-def _reader(head: str, path: Path) -> Reader:
-    """What reads a text that begins so."""
-    text = head.lstrip("\ufeff \t\r\n")
+        encoding = "utf-16"
+    elif b"\0" in head:
+        raise Refused(f"{name}: got a binary file, {WANTED}")
+    text = head.decode(encoding, "replace").lstrip("\ufeff \t\r\n")
     if text.startswith(("{", "[")):
         first = text.split("\n", 1)[0].strip()
-        if text.startswith("{") and _is_object(first) and len(text.splitlines()) > 1:
-            return read_lines
+        if as_object(first) is not None and len(text.splitlines()) > 1:
+            return JsonLines(name, asked), encoding
         if re.match(r'\{\s*"|\[\s*\{', text):
-            return read_json
+            return _Whole(read_json), encoding
     lines = [line for line in text.splitlines()[:20] if line.strip()]
     if path.parent.name == "metrics" and all(re.fullmatch(r"\d+ \S+ \d+", x) for x in lines):
-        return read_mlflow
-    if delimiter_of(lines):
-        return read_csv
-    return read_text
-
-
-def _is_object(text: str) -> bool:
-    try:
-        return isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
-        return False
+        return _Whole(read_mlflow), encoding
+    return (read_csv if delimiter_of(lines) else read_text)(name, asked), encoding
 
 
 def read_folder(path: Path, asked: Asked) -> tuple[Log, ...]:

@@ -11,18 +11,9 @@ from typing import Any, TextIO
 
 from ..columns import Chosen, choose, meaning, number
 from ..finding import Refused
+from ..lines import BLOCK, LONGEST
 from ..logs import Log, Rows, finish
-from .common import (
-    BLOCK,
-    LONGEST,
-    SAMPLE,
-    UNFINISHED,
-    WANTED,
-    Asked,
-    check_loss,
-    lines_of,
-    refused,
-)  # fmt: skip
+from .common import SAMPLE, WANTED, Asked, check_loss, refused
 
 
 class _Objects:
@@ -82,9 +73,11 @@ class _Objects:
         self._rows.add(row)
 
     def log(self, *, total: int | None = None, notes: Sequence[str] = ()) -> Log:
-        if self._chosen is None:
-            self._choose()
-        assert self._chosen is not None
+        if self._chosen is None:  # by what there is, though more may come
+            known = _Objects(self.name, self.kind, self._asked)
+            known._sample = self._sample
+            known._choose()
+            return known.log(total=total, notes=notes)
         return finish(self.name, self.kind, self._chosen, self._rows, total=total, notes=notes)
 
 
@@ -125,34 +118,39 @@ def _flat(entry: Mapping[str, Any]) -> Mapping[str, Any]:
     return flat
 
 
-def read_lines(name: str, file: TextIO, asked: Asked) -> tuple[Log, ...]:
+class JsonLines:
     """JSON lines, an object each; lines of other text between them are passed over."""
-    objects = _Objects(name, "JSON lines", asked)
-    notes: list[str] = []
-    bad = 0
-    for lines, ended in lines_of(file):
+
+    def __init__(self, name: str, asked: Asked) -> None:
+        self._objects = _Objects(name, "JSON lines", asked)
+        self._bad = 0
+
+    def take(self, lines: list[str]) -> None:
         try:
             entries = json.loads(f"[{','.join(lines)}]")
             if len(entries) != len(lines):
                 raise ValueError
         except (ValueError, RecursionError):
-            entries = []
-            for i, line in enumerate(lines):
-                try:
-                    entries.append(json.loads(line))
-                except (ValueError, RecursionError):
-                    if not ended and i == len(lines) - 1:
-                        notes.append(UNFINISHED)
-                    else:
-                        bad += 1
+            entries = [as_object(line) for line in lines]
         for entry in entries:
             if isinstance(entry, dict):
-                objects.take(_flat(entry))
+                self._objects.take(_flat(entry))
             else:
-                bad += 1
-    if bad:
-        notes.append(f"{bad:,} lines are no JSON objects and were left out")
-    return (objects.log(notes=notes),)
+                self._bad += 1
+
+    def logs(self, notes: Sequence[str] = ()) -> tuple[Log, ...]:
+        if self._bad:
+            notes = [*notes, f"{self._bad:,} lines are no JSON objects and were left out"]
+        return (self._objects.log(notes=notes),)
+
+
+def as_object(text: str) -> dict[str, Any] | None:
+    """The JSON object that a line is; None: it is none."""
+    try:
+        entry = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return entry if isinstance(entry, dict) else None
 
 
 def read_json(name: str, file: TextIO, asked: Asked) -> tuple[Log, ...]:

@@ -7,16 +7,17 @@ import math
 import re
 from array import array
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, islice
-from typing import Any, TextIO
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from itertools import chain
+from typing import Any, Protocol
 
 import numpy as np
 
 from ..columns import Chosen, choose, has_decimal_comma, meaning, number, plain
 from ..finding import Refused
 from ..logs import Log, Rows, finish
-from .common import UNFINISHED, Asked, check_loss, of_series, refused
+from .common import Asked, Held, Reader, check_loss, of_series, refused
 
 
 def delimiter_of(lines: Sequence[str]) -> str:
@@ -53,41 +54,47 @@ def _is_text_number(text: str) -> bool:
     return bool(text.strip())
 
 
-def read_csv(name: str, file: TextIO, asked: Asked) -> tuple[Log, ...]:
+def read_csv(name: str, asked: Asked) -> Reader:
     """A table with a header: Lightning, Keras, Ultralytics; W&B's, MLflow's, TensorBoard's."""
-    head = list(islice(file, 50))
-    notes: list[str] = []
-    delimiter = delimiter_of([line for line in head[:20] if line.strip()]) or ","
-    # A quote that is not closed would take all that follows into one cell.
-    paired = all(line.count('"') % 2 == 0 for line in head) and any('"' in line for line in head)
-    style = csv.excel()
-    style.delimiter = delimiter
-    if not paired:
-        style.quoting = csv.QUOTE_NONE
-    try:
-        table: Iterator[list[str]] = csv.reader(_ended(chain(head, file), notes), style)
-        header = [cell.strip().lstrip("\ufeff") for cell in next(table)]
-        rows = list(csv.reader(head[1:], style))
-        cells = [cell for row in rows for cell in row]
+    return Held(name, 50, partial(_Csv, name, asked))
+
+
+class _Csv:
+    """A table as text, by its first lines."""
+
+    def __init__(self, name: str, asked: Asked, lines: list[str]) -> None:
+        self._name = name
+        head = lines[:50]
+        # A quote that is not closed would take all that follows into one cell.
+        paired = all(line.count('"') % 2 == 0 for line in head) and any('"' in x for x in head)
+        self._style = style = csv.excel()
+        style.delimiter = delimiter_of(head[:20]) or ","
+        if not paired:
+            style.quoting = csv.QUOTE_NONE
+        header, *rows = self._rows(head)
+        header = [cell.strip() for cell in header]
         counts = {
             title: sum(1 for row in rows if i < len(row) and _is_text_number(row[i]))
             for i, title in enumerate(header)
         }
-        comma = delimiter == ";" or has_decimal_comma(cells)
-        return _read_table(name, "CSV", header, table, asked, comma, counts, notes)
-    except csv.Error as error:  # a cell beyond all bounds
-        raise Refused(
-            f"{name}: got a table that cannot be read ({error}), wanted CSV with short cells"
-        ) from None
+        comma = style.delimiter == ";" or has_decimal_comma(chain.from_iterable(rows))
+        self._table = _table(name, "CSV", header, asked, comma, counts)
+        self.take(lines[1:])
 
+    def _rows(self, lines: list[str]) -> list[list[str]]:
+        try:
+            return list(csv.reader((line for line in lines if line.strip("\0 \t")), self._style))
+        except csv.Error as error:  # a cell beyond all bounds
+            raise Refused(
+                f"{self._name}: got a table that cannot be read ({error}), wanted CSV with short "
+                "cells"
+            ) from None
 
-def _ended(lines: Iterator[str], notes: list[str]) -> Iterator[str]:
-    """All lines that are not empty, but for a last one without an end, which is being written."""
-    for line in lines:
-        if not line.endswith(("\n", "\r")):
-            notes.append(UNFINISHED)
-        elif line.strip("\0\r\n \t"):
-            yield line
+    def take(self, lines: list[str]) -> None:
+        self._table.take(self._rows(lines))
+
+    def logs(self, notes: Sequence[str] = ()) -> tuple[Log, ...]:
+        return self._table.logs(notes)
 
 
 def read_frame(frame: Any, asked: Asked) -> tuple[Log, ...]:
@@ -103,8 +110,9 @@ def read_frame(frame: Any, asked: Asked) -> tuple[Log, ...]:
         columns = [frame[title].to_list() for title in frame.columns]
     else:
         columns = [_without_nan(frame[title].tolist()) for title in frame.columns]
-    rows = zip(*columns, strict=True)
-    return _read_table("the frame", "a frame", header, rows, asked, False)
+    table = _table("the frame", "a frame", header, asked, False)
+    table.take(zip(*columns, strict=True))
+    return table.logs()
 
 
 def _without_nan(values: list[Any]) -> list[Any]:
@@ -119,60 +127,79 @@ def _without_nan(values: list[Any]) -> list[Any]:
     ]
 
 
-def _read_table(
-    name: str, kind: str, header: list[str], rows: Iterator[Sequence[Any]], asked: Asked,
-    decimal_comma: bool, counts: Mapping[str, int] | None = None, notes: Sequence[str] = (),
-) -> tuple[Log, ...]:  # fmt: skip
+class _Table(Protocol):
+    """Takes in the rows of a table as they come."""
+
+    def take(self, rows: Iterable[Sequence[Any]]) -> None: ...
+    def logs(self, notes: Sequence[str] = ()) -> tuple[Log, ...]: ...
+
+
+def _table(
+    name: str, kind: str, header: list[str], asked: Asked, decimal_comma: bool,
+    counts: Mapping[str, int] | None = None,
+) -> _Table:  # fmt: skip
+    """What takes in the rows below such a header."""
     simple = [plain(title).strip("_") for title in header]
     long = _long_form(simple)
     if long is not None and not asked:
-        return _read_long(name, kind, long, rows, decimal_comma)
+        return _Long(name, kind, long, decimal_comma)
     if {"step", "value"} <= set(simple) and "loss" not in asked:  # TensorBoard's download
         asked = {**asked, "loss": header[simple.index("value")]}
     runs = {} if asked else _wide_form(header)
     if runs:
-        return _read_wide(name, kind, header, runs, rows, decimal_comma)
+        return _Wide(kind, header, runs, decimal_comma, name)
     try:
         chosen = choose(header, asked, counts)
     except LookupError as error:
         raise refused(name, error, f"the columns {', '.join(header[:20])}") from None
     check_loss(name, chosen, kind, f"the columns {', '.join(header[:20])}")
-    found, more = _read_columns(header, chosen, rows, decimal_comma)
-    return (finish(name, kind, chosen, found, notes=[*notes, *more]),)
+    return _Columns(name, kind, header, chosen, decimal_comma)
 
 
-def _read_columns(
-    header: list[str], chosen: Chosen, rows: Iterator[Sequence[Any]], decimal_comma: bool
-) -> tuple[Rows, list[str]]:
-    places = [(role, header.index(one)) for role, names in chosen.names.items() for one in names]
-    columns = [array("d") for _ in places]
-    targets = [(column.append, place) for column, (_, place) in zip(columns, places, strict=True)]
-    width, bad = len(header), 0
-    for row in rows:
-        if len(row) < width and not any(cell not in ("", None) for cell in row):
-            continue
-        for append, place in targets:
-            cell = row[place] if place < len(row) else ""
-            try:
-                value = float(cell)
-                append(value if math.isfinite(value) else math.inf)
-            except (TypeError, ValueError):
+class _Columns:
+    """A run with a column for each number."""
+
+    def __init__(
+        self, name: str, kind: str, header: list[str], chosen: Chosen, decimal_comma: bool
+    ) -> None:
+        self._name, self._kind, self._chosen = name, kind, chosen
+        self._decimal_comma, self._width, self._bad = decimal_comma, len(header), 0
+        self._columns = [
+            (role, header.index(one), array("d"))
+            for role, names in chosen.names.items()
+            for one in names
+        ]
+
+    def take(self, rows: Iterable[Sequence[Any]]) -> None:
+        targets = [(column.append, place) for _, place, column in self._columns]
+        for row in rows:
+            if len(row) < self._width and not any(cell not in ("", None) for cell in row):
+                continue
+            for append, place in targets:
+                cell = row[place] if place < len(row) else ""
                 try:
-                    append(number(cell, decimal_comma))
+                    value = float(cell)
+                    append(value if math.isfinite(value) else math.inf)
                 except (TypeError, ValueError):
-                    append(math.nan)
-                    bad += 1
-    rows_found = Rows()
-    by_role: dict[str, array[float]] = {}
-    for (role, _), column in zip(places, columns, strict=True):
-        if role in by_role:  # terms of one loss
-            terms = np.frombuffer(by_role[role]) + np.frombuffer(column)
-            by_role[role] = array("d", terms.tobytes())
-        else:
-            by_role[role] = column
-    rows_found.take(by_role, len(columns[0]))
-    notes = [f"{bad:,} cells are no numbers and were left out"] if bad else []
-    return rows_found, notes
+                    try:
+                        append(number(cell, self._decimal_comma))
+                    except (TypeError, ValueError):
+                        append(math.nan)
+                        self._bad += 1
+
+    def logs(self, notes: Sequence[str] = ()) -> tuple[Log, ...]:
+        by_role: dict[str, array[float]] = {}
+        for role, _, column in self._columns:
+            if role in by_role:  # terms of one loss
+                terms = np.frombuffer(by_role[role]) + np.frombuffer(column)
+                by_role[role] = array("d", terms.tobytes())
+            else:
+                by_role[role] = column
+        rows = Rows()
+        rows.take(by_role, len(self._columns[0][2]))
+        if self._bad:
+            notes = [*notes, f"{self._bad:,} cells are no numbers and were left out"]
+        return (finish(self._name, self._kind, self._chosen, rows, notes=notes),)
 
 
 def _long_form(header: Sequence[str]) -> tuple[int, int, int, int | None] | None:
@@ -186,29 +213,40 @@ def _long_form(header: Sequence[str]) -> tuple[int, int, int, int | None] | None
     return key, header.index("value"), header.index("step"), run
 
 
-def _read_long(
-    name: str, kind: str, places: tuple[int, int, int, int | None],
-    rows: Iterator[Sequence[Any]], decimal_comma: bool,
-) -> tuple[Log, ...]:  # fmt: skip
-    key, value, step, run = places
-    series: dict[str, dict[str, tuple[list[float], list[float]]]] = defaultdict(
-        lambda: defaultdict(lambda: ([], []))
-    )
-    for row in rows:
-        if len(row) <= max(key, value, step, run or 0):
-            continue
-        steps, values = series[str(row[run]) if run is not None else name][str(row[key])]
-        try:
-            at, found = number(row[step], decimal_comma), number(row[value], decimal_comma)
-        except ValueError:
-            continue
-        steps.append(at)
-        values.append(found)
-    if not series:
-        raise Refused(f"{name}: got a table without a line, wanted one for each number")
-    return tuple(
-        chain.from_iterable(of_series(one, kind, numbers, {}) for one, numbers in series.items())
-    )
+class _Long:
+    """Runs with a line for each number."""
+
+    def __init__(
+        self, name: str, kind: str, places: tuple[int, int, int, int | None], decimal_comma: bool
+    ) -> None:
+        self._name, self._kind, self._places = name, kind, places
+        self._decimal_comma = decimal_comma
+        self._series: dict[str, dict[str, tuple[list[float], list[float]]]] = defaultdict(
+            lambda: defaultdict(lambda: ([], []))
+        )
+
+    def take(self, rows: Iterable[Sequence[Any]]) -> None:
+        key, value, step, run = self._places
+        for row in rows:
+            if len(row) <= max(key, value, step, run or 0):
+                continue
+            own = self._series[str(row[run]) if run is not None else self._name]
+            steps, values = own[str(row[key])]
+            try:
+                at, found = (number(row[i], self._decimal_comma) for i in (step, value))
+            except ValueError:
+                continue
+            steps.append(at)
+            values.append(found)
+
+    def logs(self, notes: Sequence[str] = ()) -> tuple[Log, ...]:  # noqa: ARG002
+        if not self._series:
+            raise Refused(f"{self._name}: got a table without a line, wanted one for each number")
+        return tuple(
+            chain.from_iterable(
+                of_series(one, self._kind, numbers, {}) for one, numbers in self._series.items()
+            )
+        )
 
 
 def _wide_form(header: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -222,24 +260,31 @@ def _wide_form(header: Sequence[str]) -> dict[str, dict[str, str]]:
                        for own in runs.values() for x in own) else {}  # fmt: skip
 
 
-def _read_wide(
-    name: str, kind: str, header: list[str], runs: Mapping[str, Mapping[str, str]],
-    rows: Iterator[Sequence[Any]], decimal_comma: bool,
-) -> tuple[Log, ...]:  # fmt: skip
-    shared = [title for title in header if " - " not in title]
-    table = [list(row) for row in rows]
-    found = []
-    for run, own in runs.items():
-        titles = {**{title: title for title in shared}, **own}
-        try:
-            by_metric = choose(titles, {})
-        except LookupError as error:
-            raise refused(name, error, ", ".join(titles)) from None
-        if "loss" not in by_metric.names:
-            continue
-        chosen = Chosen(
-            {role: tuple(titles[x] for x in names) for role, names in by_metric.names.items()}
-        )
-        columns, notes = _read_columns(header, chosen, iter(table), decimal_comma)
-        found.append(finish(run, f"{kind} of W&B", chosen, columns, notes=notes))
-    return tuple(found)
+class _Wide:
+    """W&B's runs beside each other, each with columns of its own."""
+
+    def __init__(
+        self, kind: str, header: list[str], runs: Mapping[str, Mapping[str, str]],
+        decimal_comma: bool, name: str,
+    ) -> None:  # fmt: skip
+        shared = {title: title for title in header if " - " not in title}
+        self._runs = []
+        for run, own in runs.items():
+            titles = {**shared, **own}
+            try:
+                by_metric = choose(titles, {})
+            except LookupError as error:
+                raise refused(name, error, ", ".join(titles)) from None
+            if "loss" in by_metric.names:
+                chosen = Chosen(
+                    {role: tuple(titles[x] for x in own) for role, own in by_metric.names.items()}
+                )
+                self._runs.append(_Columns(run, f"{kind} of W&B", header, chosen, decimal_comma))
+
+    def take(self, rows: Iterable[Sequence[Any]]) -> None:
+        rows = list(rows)
+        for run in self._runs:
+            run.take(rows)
+
+    def logs(self, notes: Sequence[str] = ()) -> tuple[Log, ...]:
+        return tuple(chain.from_iterable(run.logs(notes) for run in self._runs))

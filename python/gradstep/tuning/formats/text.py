@@ -6,9 +6,8 @@ import math
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, islice
-from typing import TextIO
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 from ..columns import (
     NUMBER,
@@ -22,7 +21,7 @@ from ..columns import (
 )  # fmt: skip
 from ..finding import Refused
 from ..logs import Log, Rows, finish
-from .common import SAMPLE, UNFINISHED, Asked, lines_of, refused
+from .common import SAMPLE, Asked, Held, Reader, refused
 
 NAME = r"[A-Za-z_][\w/.\-]*"
 KEY = re.compile(
@@ -36,61 +35,55 @@ BAR = re.compile(r"(\d+)/(\d+) (?:\[|━)")
 BAR_NAME = "progress"
 
 
-def read_text(name: str, file: TextIO, asked: Asked) -> tuple[Log, ...]:
+def read_text(name: str, asked: Asked) -> Reader:
     """Text with a loss in its lines; all other lines are passed over."""
-    blocks = lines_of(file)
-    sample = _sample(blocks)
-    first = islice(chain.from_iterable(lines for lines, _ in sample), 2 * SAMPLE)
-    lines = [line for line in first if len(line) <= LONG]
-    patterns, chosen = _patterns(name, lines, asked)
-    rows = Rows()
-    totals = [m[2] for x in lines if (p := patterns.get("step")) and (m := p.search(x))]
-    total = int(totals[-1].replace(",", "")) if totals and totals[-1] else None
-    notes: list[str] = []
-    columns = {role: array("d") for role in patterns}
-    find = {role: pattern.search for role, pattern in patterns.items() if role != "loss"}
-    find_loss = patterns["loss"].search
-    decimal = any(
-        has_decimal_comma(m[1] for line in lines if (m := pattern.search(line)))
-        for role, pattern in patterns.items()
-        if role not in ("step", "epoch")
-    )
-    quick, order = _joined(patterns, lines)
-    for whole, ended in chain(sample, blocks):
-        if not ended:
-            notes.append(UNFINISHED)
-            continue
-        lines = [line for line in whole if len(line) <= LONG]
-        table = _table(quick, lines)
+    return Held(name, 2 * SAMPLE, partial(_Text, name, asked))
+
+
+class _Text:
+    """Text, by the names in its first lines."""
+
+    def __init__(self, name: str, asked: Asked, begin: list[str]) -> None:
+        lines = [line for line in begin[: 2 * SAMPLE] if len(line) <= LONG]
+        patterns, self._chosen = _patterns(name, lines, asked)
+        totals = [m[2] for x in lines if (p := patterns.get("step")) and (m := p.search(x))]
+        self._total = int(totals[-1].replace(",", "")) if totals and totals[-1] else None
+        self._name = name
+        self._columns = {role: array("d") for role in patterns}
+        self._find = {role: pattern.search for role, pattern in patterns.items() if role != "loss"}
+        self._find_loss = patterns["loss"].search
+        self._decimal_comma = any(
+            has_decimal_comma(m[1] for line in lines if (m := pattern.search(line)))
+            for role, pattern in patterns.items()
+            if role not in ("step", "epoch")
+        )
+        self._quick, self._order = _joined(patterns, lines)
+        self.take(begin)
+
+    def take(self, lines: list[str]) -> None:
+        lines = [line for line in lines if len(line) <= LONG]
+        table = _table(self._quick, lines)
         if table is not None:
-            for role, column in columns.items():
-                column.extend(table[order.index(role)])
-            continue
+            for role, column in self._columns.items():
+                column.extend(table[self._order.index(role)])
+            return
         for line in lines:
-            found = find_loss(line)
-            others = [(role, m) for role, search in find.items() if (m := search(line))]
+            found = self._find_loss(line)
+            others = [(role, m) for role, search in self._find.items() if (m := search(line))]
             if found is None and not any(
                 role in ("evaluation", "epoch", "lr") for role, _ in others
             ):
                 continue
-            values = {role: _text_number(m[1], decimal, role) for role, m in others}
+            values = {role: _text_number(m[1], self._decimal_comma, role) for role, m in others}
             if found is not None:
-                values["loss"] = _text_number(found[1], decimal, "loss")
-            for role, column in columns.items():
+                values["loss"] = _text_number(found[1], self._decimal_comma, "loss")
+            for role, column in self._columns.items():
                 column.append(values.get(role, math.nan))
-    rows.take(columns, len(columns["loss"]))
-    return (finish(name, "text", chosen, rows, total=total, notes=notes),)
 
-
-def _sample(blocks: Iterator[tuple[list[str], bool]]) -> list[tuple[list[str], bool]]:
-    """The first blocks, with lines enough to tell which numbers there are."""
-    sample, count = [], 0
-    for block in blocks:
-        sample.append(block)
-        count += len(block[0])
-        if count >= SAMPLE:
-            break
-    return sample
+    def logs(self, notes: Sequence[str] = ()) -> tuple[Log, ...]:
+        rows = Rows()
+        rows.take(self._columns, len(self._columns["loss"]))
+        return (finish(self._name, "text", self._chosen, rows, total=self._total, notes=notes),)
 
 
 def _joined(
