@@ -30,7 +30,6 @@ class Lines:
         self._path, self._block = path, block
         self._decoder = codecs.getincrementaldecoder(encoding)("replace")
         self._last = b""
-        self._is_taken = False
         self.before, self.rest = 0, ""
 
     def close(self) -> None:
@@ -51,16 +50,11 @@ class Lines:
             text = COLOURS.sub("", text)
         lines = text.split("\n")
         self.rest = lines.pop()[:LONGEST]
-        if self._is_taken:
-            if not lines:
-                self.rest = ""
-            else:
-                self._is_taken, lines[0] = False, ""
         return lines
 
     def take_rest(self) -> str:
-        """The last line, by one who finds that nothing is missing but its end."""
-        rest, self.rest, self._is_taken = self.rest, "", True
+        """The last line, for one who finds that only its end is missing, which is given later."""
+        rest, self.rest = self.rest, ""
         return rest
 
     def goes_on(self) -> bool:
