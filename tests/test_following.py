@@ -53,6 +53,9 @@ GROWING = {
     "MLflow, long": lines(lambda k, x: f"r,loss,{x},{k}", "run_id,key,value,step\n"),
     "JSON lines": lines(lambda k, x: json.dumps({"step": k, "loss": x} | (
         {"eval_loss": x + 1} if k % 3000 == 0 else {}))),
+    "text, a better loss late": lines(
+        lambda k, x: f"step {k}: total_loss {x}{' -' * 40}{f' loss {x - 1}' if k > 1200 else ''}"
+    ),
     "JSON lines, a better loss late": lines(lambda k, x: json.dumps({
         "step": k, "total_loss": x, "note": "-" * 60} | ({"loss": x - 1} if k > 1200 else {}))),
     "JSON lines among others": lines(lambda k, x: json.dumps({"step": k, "loss": x}), '{"a": 1}\n')
@@ -216,7 +219,7 @@ def test_own_reports_are_judged_by_the_monitor(tmp_path: Path) -> None:
 
     def rotate() -> None:
         path.rename(tmp_path / "log.jsonl.1")
-        path.write_text(lines(lambda t, x: report(3 * t, x + 2)))
+        path.write_text(lines(lambda t, x: report(9_000_000 + t, x + 1)))
 
     acts = [
         append(path, text[100:30_000]),
@@ -225,7 +228,7 @@ def test_own_reports_are_judged_by_the_monitor(tmp_path: Path) -> None:
         append(path, text[40_000:50_000]),
         lambda: path.write_text(lines(lambda t, x: report(2 * t, x + 1))),  # longer, and another
         rotate,
-        append(path, report(5 * COUNT, 1.0) + "\n"),
+        append(path, report(10**7, 1.0) + "\n"),
         path.unlink,
         lambda: path.write_text(text),
     ]
