@@ -544,6 +544,11 @@ SWEEPS: dict[str, tuple[Any, str, str]] = {
     "fallen": (lambda rng: falling(rng, best=1e-6)[0], "low", "begin at a rate below 1e-07"),
     "noisy": (lambda rng: falling(rng, noise=0.4)[0], "medium", "little more than its noise"),
     "wide": (lambda _: 1 - 0.5 * (RATES > 1e-4) + RATES * (RATES > 1), "medium", "alike over 3"),
+    "broad": (
+        lambda _: 1 - 0.5 * np.exp(-(((np.log10(RATES) + 3) / 1.5) ** 2)) + 9 * (RATES > 5),
+        "medium",
+        "over 2.5 decades at half of the fall",
+    ),
     "clear": (lambda rng: falling(rng)[0], "high", "and rose again"),
 }
 

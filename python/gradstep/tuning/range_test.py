@@ -47,6 +47,7 @@ RISE = 0.5  # diverged: above the first loss by this part of the fall, and by 2�
 STOP = 4.0  # nothing more to learn: above the first loss by so many times the fall, or by 16σ
 FALL = 4.0  # σ of a smoothed loss: a fall below it is noise
 CLEAR = 20.0  # the same, for a high confidence
+BROAD = 10**2.1  # so far half of the fall may last for it: where it lasts longer, little is told
 ALIKE = 10.0  # rates that are alike over so much are said to be: take one from their lower half
 WIDE = 10**1.6  # so many tell little of which is best
 DENSE = 10.0  # points per decade
@@ -443,8 +444,12 @@ def _judge(
     margin = UNSURE if len(found) > 1 else MARGIN
     interval = suggestion * shift / margin, suggestion * shift * margin
     if not found:
+        low, high = (float(rates[i]) for i in curve.part(0.5))
         above = f"{times:.0f} times its noise" if times < math.inf else "without noise"
         text = f"the loss fell by {curve.first - curve.least:.2g}, {above}, and rose again"
-        return "high", "; ".join(filter(None, [text, alike])), interval, suggestion
+        if broad := high > BROAD * low:
+            text += f", but over {math.log10(high / low):.1f} decades at half of the fall"
+        text = "; ".join(filter(None, [text, alike]))
+        return "medium" if broad else "high", text, interval, suggestion
     confidence: Confidence = "low" if falling or len(found) > 1 else "medium"
     return confidence, "; ".join(found), interval, suggestion
