@@ -63,7 +63,7 @@ def threads(request):
 @pytest.fixture
 def float64_by_default():
     """PyTorch keeps NAdam's and ASGD's numbers of a tensor in its default dtype."""
-    torch = pytest.importorskip("torch", reason="torch is in the oracles extra")
+    torch = pytest.importorskip("torch", reason="torch is in the group oracles")
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     yield

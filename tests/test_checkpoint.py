@@ -327,7 +327,7 @@ ITSELF.append(ITSELF)
         ({1, 2}, TypeError, r"\(set\), wanted"),
         (b"x", TypeError, r"\(bytes\), wanted"),
         (1j, TypeError, r"\(complex\), wanted"),
-        (np.longdouble(1), TypeError, r"\(longdouble\), wanted"),
+        (np.longdouble(1), TypeError, r"\((longdouble|float128)\), wanted"),
         (np.timedelta64(1, "ns"), TypeError, r"\(timedelta64\), wanted"),
         ({1: 2}, TypeError, "got the key 1, wanted text keys"),
         ("\ud800", ValueError, "wanted text that UTF-8 has"),

@@ -33,7 +33,7 @@ def test_digits_are_learned_as_by_the_reference(rule):
 @pytest.mark.parametrize("rule", DIGITS)
 def test_digits_are_learned_as_by_torch(rule):
     pytest.importorskip("sklearn")
-    torch = pytest.importorskip("torch", reason="torch is in the oracles extra")
+    torch = pytest.importorskip("torch", reason="torch is in the group oracles")
     if not hasattr(torch.optim, rule):
         pytest.skip(f"torch has no {rule}")
     options = convergence.DIGITS[rule]

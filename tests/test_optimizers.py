@@ -890,7 +890,7 @@ def test_zero_dimensional_gradients_may_be_numpy_scalars():
         gs.SGD(params).step({"a": np.int64(1), "b": np.ones(3)})
 
 
-@pytest.mark.parametrize("off", [False, np.False_], ids=repr)
+@pytest.mark.parametrize("off", [False, np.False_], ids=["bool", "numpy"])
 @pytest.mark.parametrize(("rule", "option"), [("Adam", "amsgrad"), ("RMSprop", "centered")])
 def test_a_state_cannot_be_switched_off(rule, option, off):
     opt = getattr(gs, rule)(np.ones(3), **{option: True})

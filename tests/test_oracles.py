@@ -15,7 +15,7 @@ STEPS = 30
 @pytest.mark.usefixtures("float64_by_default")
 @pytest.mark.parametrize("case", CASES, ids=case_id)
 def test_equals_torch_in_float64(case):
-    torch = pytest.importorskip("torch", reason="torch is in the oracles extra")
+    torch = pytest.importorskip("torch", reason="torch is in the group oracles")
     rule, options = case
     if not hasattr(torch.optim, rule) or set(options) & {*gs.rule.RULES[rule].switches}:
         pytest.skip(f"torch has no {rule}, or not so")
@@ -47,7 +47,7 @@ def test_equals_torch_in_float64(case):
 @pytest.mark.parametrize("rule", gs._core.rules())
 def test_torch_signature(rule):
     """PyTorch's argument names, order of the first ones, and defaults."""
-    torch = pytest.importorskip("torch", reason="torch is in the oracles extra")
+    torch = pytest.importorskip("torch", reason="torch is in the group oracles")
     if not hasattr(torch.optim, rule):
         pytest.skip(f"torch has no {rule}")
     ours = inspect.signature(getattr(gs, rule)).parameters
@@ -88,7 +88,7 @@ def in_optax(rule, group):
 
 @pytest.mark.parametrize("case", [case for case in CASES if case[0] in OPTAX], ids=case_id)
 def test_equals_optax_in_float64(case):
-    optax = pytest.importorskip("optax", reason="optax is in the oracles extra")
+    optax = pytest.importorskip("optax", reason="optax is in the group oracles")
     jax = pytest.importorskip("jax")
     rule, options = case
     if options.get("maximize") or set(options) & {*gs.rule.RULES[rule].switches}:
@@ -116,7 +116,7 @@ def test_equals_optax_in_float64(case):
     "case", [case for case in CASES if case[0].startswith("ScheduleFree")], ids=case_id
 )
 def test_equals_the_authors_schedule_free_in_float64(case):
-    torch = pytest.importorskip("torch", reason="torch is in the oracles extra")
+    torch = pytest.importorskip("torch", reason="torch is in the group oracles")
     schedulefree = pytest.importorskip("schedulefree")
     rule, options = case
     if options.get("maximize"):
@@ -161,7 +161,7 @@ WITHOUT_RATE = {
 @pytest.mark.parametrize("case", [case for case in CASES if case[0] in WITHOUT_RATE], ids=case_id)
 def test_equals_optax_without_a_rate_in_float64(case):
     """Over all tensors together; the problem is one in which steps come to something."""
-    optax = pytest.importorskip("optax", reason="optax is in the oracles extra")
+    optax = pytest.importorskip("optax", reason="optax is in the group oracles")
     jax = pytest.importorskip("jax")
     rule, options = case
     if options.get("maximize"):

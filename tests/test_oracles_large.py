@@ -54,7 +54,7 @@ def in_optax(optax, rule, group):
 
 @pytest.mark.parametrize("case", cases_of("AdEMAMix", "ADOPT", "SignSGD"), ids=case_id)
 def test_equals_optax_in_float64(case):
-    optax = pytest.importorskip("optax", reason="optax is in the oracles extra")
+    optax = pytest.importorskip("optax", reason="optax is in the group oracles")
     jax = pytest.importorskip("jax")
     optax.numpy = jax.numpy
     rule, options = case

@@ -26,7 +26,7 @@ def close(ours, theirs, peak, what):
 
 @pytest.fixture
 def lr_scheduler():
-    return pytest.importorskip("torch", reason="torch is in the oracles extra").optim.lr_scheduler
+    return pytest.importorskip("torch", reason="torch is in the group oracles").optim.lr_scheduler
 
 
 def torch_optimizer(lr, rule="SGD"):
@@ -443,8 +443,8 @@ def test_a_resumed_scheduler_is_read_where_the_optimizer_has_its_rate(lr_schedul
 
 @pytest.fixture
 def optax():
-    jax = pytest.importorskip("jax", reason="optax is in the oracles extra")
-    found = pytest.importorskip("optax", reason="optax is in the oracles extra")
+    jax = pytest.importorskip("jax", reason="optax is in the group oracles")
+    found = pytest.importorskip("optax", reason="optax is in the group oracles")
     before = jax.config.jax_enable_x64
     jax.config.update("jax_enable_x64", True)
     yield found
@@ -522,7 +522,7 @@ def keras_schedules():
     os.environ.setdefault("KERAS_BACKEND", "numpy")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        keras = pytest.importorskip("keras", reason="keras is in the oracles extra")
+        keras = pytest.importorskip("keras", reason="keras is in the group oracles")
         return keras.optimizers.schedules
 
 
@@ -653,7 +653,7 @@ def _lengths(w, n):
     "name", [name for name in dir(compat.huggingface) if name.startswith("get_")]
 )
 def test_hugging_face(name, cases):
-    torch = pytest.importorskip("torch", reason="torch is in the oracles extra")
+    torch = pytest.importorskip("torch", reason="torch is in the group oracles")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         optimization = pytest.importorskip(
@@ -729,7 +729,7 @@ def or_error(call):
 
 def test_edges_of_hugging_face():
     """Their values at every step, and a refusal at the steps at which theirs raises."""
-    torch = pytest.importorskip("torch", reason="torch is in the oracles extra")
+    torch = pytest.importorskip("torch", reason="torch is in the group oracles")
     optimization = pytest.importorskip(
         "transformers.optimization", reason="transformers is not installed", exc_type=ImportError
     )

@@ -6,7 +6,7 @@ import pytest
 import gradstep as gs
 from cases import MATRICES, OPTIONS, assert_same_bits, case_id
 
-torch = pytest.importorskip("torch", reason="torch is in the oracles extra")
+torch = pytest.importorskip("torch", reason="torch is in the group oracles")
 distributed = pytest.importorskip("torch.distributed.tensor")
 import gradstep.torch as gt  # noqa: E402
 

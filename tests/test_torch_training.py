@@ -258,6 +258,7 @@ def test_step_hooks():
     assert len(seen) == 4
 
 
+@pytest.mark.filterwarnings("ignore:Warning. Profiler clears events")  # PyTorch 2.10
 def test_profiler_names_the_step():
     param = nn.Parameter(torch.ones(3))
     opt = gt.AdamW([param])

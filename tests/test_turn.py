@@ -3,6 +3,7 @@
 import copy
 import os
 import pickle
+import sysconfig
 import textwrap
 import threading
 
@@ -15,6 +16,15 @@ from processes import run
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 DOORS = ["gradstep", "gradstep.torch"]
+
+
+@pytest.mark.skipif(
+    not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python cannot do without its lock"
+)
+def test_importing_does_not_bring_the_global_lock_back():
+    """In a process of its own: in this one, other packages may have."""
+    script = "import sys, gradstep; print(sys._is_gil_enabled())"
+    assert run(script, PYTHON_GIL=None) == "False\n"
 
 
 class Owner:

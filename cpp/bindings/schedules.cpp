@@ -58,7 +58,7 @@ py::array_t<int64_t> steps_of(const py::array& t) {
     const char kind = dtype.kind();
     if (py::hasattr(t, "mask")) refuse_type("a masked array");
     if (kind != 'i' && kind != 'u')
-        refuse_type("an array of " + std::string(py::str(dtype)),
+        refuse_type("an array of " + std::string(py::str(py::handle(dtype))),
                     kind == 'f' || kind == 'O' ? " (t.astype('int64') where all are whole)" : "");
     if (kind == 'u' && dtype.itemsize() == 8 && t.size() > 0) {
         const py::object largest = t.attr("max")();

@@ -582,7 +582,7 @@ def measure(task: Task, rounds: int = 5) -> list[Result]:
         ImportError: torch is not installed.
         MemoryError: the machine has less memory left than that takes.
     """
-    torch = need("torch", "gradstep bench --offload", "oracles")
+    torch = need("torch", "gradstep bench --offload")
     check_memory(task)
     torch.set_num_threads(runtime.get_num_threads())
     gradients = random_gradients(task.layers)

@@ -14,7 +14,7 @@ from ..rule import ADAPTIVE, MOMENTUM, PLAIN, SIGN
 from .callbacks import Finding, Source, Watching
 from .loop import generators
 
-keras: Any = need("keras", "gradstep.tuning.keras", "frameworks")
+keras: Any = need("keras", "gradstep.tuning.keras")
 
 LOG = logging.getLogger("keras")
 

@@ -26,7 +26,7 @@ def _package() -> Any:
     try:
         return importlib.import_module(NAMES[1])
     except ImportError:
-        return need(NAMES[0], "gradstep.tuning.lightning", "frameworks")
+        return need(NAMES[0], "gradstep.tuning.lightning")
 
 
 lightning: Any = _package()

@@ -9,7 +9,7 @@ from ..extras import need
 from .callbacks import Finding, Source, Watching
 from .loop import check_use, loop, use_rate
 
-transformers: Any = need("transformers", "gradstep.tuning.transformers", "frameworks")
+transformers: Any = need("transformers", "gradstep.tuning.transformers")
 
 LOG = transformers.utils.logging.get_logger("transformers.gradstep")
 
