@@ -87,6 +87,7 @@ PYTHON_ROOMS = [
     "main_interpreter",
     "_core",
     "extras",
+    "files",
     "tables",
     "checks",
     "arrays",

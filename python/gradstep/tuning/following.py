@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ from .formats.files import read_logs
 
 SHARE = 100  # times as long as reading took is waited before the next: 1 % of a processor
 LEAST_WAIT = 1.0  # seconds
+# It is being replaced (Windows then says that it may not be opened), or nothing is in it yet.
+BEING_WRITTEN = (FileNotFoundError, Refused, *((PermissionError,) if os.name == "nt" else ()))
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 30  # bars of a status line
 
@@ -47,7 +50,7 @@ def follow(
         if now != seen:
             try:
                 judged = tuple(judge(log) for log in read_logs(path, **asked))
-            except (FileNotFoundError, Refused):  # it is being replaced, or nothing is in it yet
+            except BEING_WRITTEN:
                 if seen is None:
                     seen = ()
                     yield ()
