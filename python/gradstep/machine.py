@@ -38,7 +38,8 @@ def _sysctl(name: str) -> str:
     text = ctypes.create_string_buffer(256)
     if sys.platform == "darwin":
         size = ctypes.c_size_t(len(text) - 1)
-        ctypes.CDLL(None).sysctlbyname(name.encode(), text, ctypes.byref(size), None, ctypes.c_size_t())
+        ask = ctypes.CDLL(None).sysctlbyname
+        ask(name.encode(), text, ctypes.byref(size), None, ctypes.c_size_t())
     return text.value.decode(errors="replace").strip()
 
 

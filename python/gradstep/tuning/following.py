@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,7 +18,9 @@ from .formats.files import read_logs
 SHARE = 100  # times as long as reading took is waited before the next: 1 % of a processor
 LEAST_WAIT = 1.0  # seconds
 # It is being replaced (Windows then says that it may not be opened), or nothing is in it yet.
-BEING_WRITTEN = (FileNotFoundError, Refused, *((PermissionError,) if os.name == "nt" else ()))
+BEING_WRITTEN: tuple[type[Exception], ...] = (FileNotFoundError, Refused)
+if sys.platform == "win32":
+    BEING_WRITTEN += (PermissionError,)
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 30  # bars of a status line
 
