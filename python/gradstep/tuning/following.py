@@ -126,16 +126,11 @@ def bars(losses: Any) -> str:
 def describe(judged: Judged) -> list[tuple[str, str]]:
     """A run as rows of a table: verdict, how sure, why, what to try, and what was read."""
     log, verdict = judged.log, judged.verdict
-    advice = judged.advice
-    if verdict.factor != 1:
-        advice += f": × {verdict.factor:.2g}"
-        if judged.rate > 0:
-            advice += f", so {judged.rate * verdict.factor:.3g}"
     rows = [
         ("verdict", verdict.kind),
         ("confidence", _sure(judged)),
         ("because", verdict.reason),
-        ("try", advice),
+        ("try", judged.to_try),
         ("points", f"{len(log.steps):,}, to {log.unit} {log.steps[-1]:,.6g}"),
         ("loss", f"{log.losses[0]:.4g} to {log.losses[-1]:.4g}, lowest {judged.envelope[-1]:.4g}"),
     ]
