@@ -116,6 +116,7 @@ def _style() -> str:
 
 def _alone(panel: Panel) -> Panel:
     """With names that no chart of another cell has."""
+    panel = replace(panel, words=_plain(panel.words))
     return replace(panel, key=f"gradstep-{crc32(repr(panel).encode()):08x}")
 
 
