@@ -509,7 +509,7 @@ def search(
             f"storage: got {storage!r}, wanted a path or a URL, for {workers} workers open it"
         )
     _takes_rate_and_seed(objective)
-    bar_of = bars("the progress bar of a search", "search")  # before Optuna, which warns as tqdm does
+    bar_of = bars("the progress bar of a search", "search")  # Optuna would have tqdm warn
     with contextlib.ExitStack() as stack:
         stack.enter_context(_quiet())
         if workers > 1 and plan.storage is None:
