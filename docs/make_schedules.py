@@ -123,7 +123,7 @@ BESIDE = """## Beside the shapes
   table of any function's values, which can be saved.
 - `schedules.explain(s, total)`, `schedules.diff(a, b, at=t)`, `schedules.sparkline(s, total)`, and
   `gradstep plot SPEC … --out file.png` look at them; `--csv file.csv` (or `-`) writes every value,
-  to the last bit.
+  to the last bit. In a notebook, a schedule shows its curve.
 - `schedules.Plateau(s, gamma=…, patience=…)` is the one that observes a metric.
 - `schedules.updates(epochs=…, samples=…, batch_size=…)` converts to updates;
   `schedules.linear_scaling` and `sqrt_scaling` carry a rate over to another batch size.

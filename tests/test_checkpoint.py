@@ -9,7 +9,6 @@ import math
 import os
 import random
 import re
-import resource
 import stat
 import struct
 import textwrap
@@ -29,7 +28,7 @@ from hypothesis.extra import numpy as hnp
 import gradstep as gs
 from cases import OPTIONS
 from cases import given as wanted_by
-from gradstep import checkpoint, schedules
+from gradstep import checkpoint, files, schedules
 from processes import run
 
 DTYPES = [ml_dtypes.bfloat16 if name == "bfloat16" else name for name in checkpoint._DTYPES]
@@ -754,7 +753,8 @@ def test_stale_temporaries_are_swept_and_live_ones_are_not(tmp_path, path):
 
 def test_temporary_swept_before_its_lock(tmp_path, path, monkeypatch):
     """A sweep that comes between a writer's making its temporary and locking it."""
-    flock, swept = checkpoint.fcntl.flock, []
+    fcntl = pytest.importorskip("fcntl")
+    flock, swept = fcntl.flock, []
 
     def late(fd, how):
         if not swept:
@@ -762,7 +762,7 @@ def test_temporary_swept_before_its_lock(tmp_path, path, monkeypatch):
             checkpoint._sweep(tmp_path)
         flock(fd, how)
 
-    monkeypatch.setattr(checkpoint.fcntl, "flock", late)
+    monkeypatch.setattr(fcntl, "flock", late)
     checkpoint.save(path, STATE)
     assert swept
     assert same(checkpoint.load(path), STATE)
@@ -773,7 +773,7 @@ def test_no_locks_on_the_file_system(tmp_path, path, monkeypatch):
     def flock(fd, how):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(checkpoint.fcntl, "flock", flock)
+    monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", flock)
     stale = tmp_path / ".gradstep-0123456789abcdef.tmp"
     stale.touch()
     checkpoint.save(path, STATE)
@@ -796,7 +796,7 @@ def test_threads_save_at_once(tmp_path, path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("call", ["write", "fchmod", "_sync", "replace"])
+@pytest.mark.parametrize("call", ["write", "set_mode", "sync", "replace"])
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
 def test_failures_leave_the_old_file(tmp_path, path, monkeypatch, call, error):
     checkpoint.save(path, STATE)
@@ -805,8 +805,8 @@ def test_failures_leave_the_old_file(tmp_path, path, monkeypatch, call, error):
     def fail(*_):
         raise error
 
-    owner = {"fchmod": checkpoint.os, "replace": Path, "write": checkpoint, "_sync": checkpoint}
-    monkeypatch.setattr(owner[call], {"write": "_write_tensors"}.get(call, call), fail)
+    owner, call = (checkpoint, "_write_tensors") if call == "write" else (files, call)
+    monkeypatch.setattr(owner, call, fail)
     with pytest.raises(type(error)) as info:
         checkpoint.save(path, {"t": 8})
     monkeypatch.undo()
@@ -818,6 +818,7 @@ def test_failures_leave_the_old_file(tmp_path, path, monkeypatch, call, error):
 
 def test_full_disk(tmp_path, path):
     """As the system reports it: no file may grow beyond a limit."""
+    resource = pytest.importorskip("resource")
     checkpoint.save(path, STATE)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, limits[1]))

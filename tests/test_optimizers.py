@@ -807,6 +807,63 @@ def test_import_is_light():
         assert f"gradstep.{module}" not in own
 
 
+def test_submodules_are_imported_on_first_use():
+    """`gs.tuning.range_test` needs no import of its own, and what nobody asked for stays out."""
+    out = run("""
+        import sys
+        import gradstep as gs
+        def loaded():
+            return sorted(m for m in ("tuning", "torch", "pages") if f"gradstep.{m}" in sys.modules)
+        print(loaded(), {"jax", "pages", "plots", "torch", "tuning"} & set(dir(gs)) and loaded())
+        print(gs.tuning.range_test.__name__, hasattr(gs, "pages"), loaded())
+        from gradstep import plots
+        print(gs.plots is plots, gs.tuning.sklearn.__name__)
+        print(hasattr(gs, "nonsense"), hasattr(gs.tuning, "nonsense"))
+        try:
+            gs.nonsense
+        except AttributeError as error:
+            print(error)
+    """)
+    assert out.splitlines() == [
+        "[] []",
+        "range_test True ['pages', 'tuning']",
+        "True gradstep.tuning.sklearn",
+        "False False",
+        "module 'gradstep' has no attribute 'nonsense'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("package", "use", "message"),
+    [
+        ("torch", "gs.torch.AdamW", "torch is needed for gradstep.torch: pip install torch"),
+        ("jax", "gs.jax", 'jax is needed for gradstep.jax: pip install "gradstep[jax]"'),
+        ("optax", "hasattr(gs, 'jax')", "is needed for gradstep.jax: pip install"),
+        ("keras", "gs.tuning.keras", "keras is needed for gradstep.tuning.keras: pip install"),
+    ],
+)
+def test_submodules_whose_package_is_missing(package, use, message):
+    """The error in words; and `dir` leaves them out, so that looking at everything does no harm."""
+    out = run(f"""
+        import inspect, sys
+        sys.modules[{package!r}] = None
+        import gradstep as gs
+        for _ in range(2):
+            try:
+                {use}
+            except ImportError as error:
+                print(error)
+        print({package!r} in dir(gs), {package!r} in dir(gs.tuning), len(dir(gs)) > 50)
+        sys.modules["torch"] = sys.modules["jax"] = None
+        names = dir(gs)
+        print([name for name, _ in inspect.getmembers(gs)] == names)
+    """)
+    first, second, names, members = out.splitlines()
+    assert message in first
+    assert first == second
+    assert (names, members) == ("False False True", "True")
+
+
 @pytest.mark.parametrize("name", gs.config()["targets"])
 def test_target_from_the_environment(name):
     """GRADSTEP_TARGET chooses at import."""

@@ -19,7 +19,10 @@ from gradstep.tuning.curves import ADVICE, Judged, Phase, Spike, judge
 from gradstep.tuning.logs import Log
 from gradstep.tuning.monitor import Kind, Verdict
 
-CSS = (Path(pages.__file__).parent / "pages.css").read_text(encoding="utf-8")
+CSS = "".join(
+    (Path(pages.__file__).parent / name).read_text(encoding="utf-8")
+    for name in ("charts.css", "pages.css")
+)
 NAME = "a<b>&\"c' \udcff run"
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import fcntl
 import json
 import math
 import multiprocessing.context
@@ -606,6 +605,7 @@ def test_an_empty_file(tmp_path):
 
 def test_the_lock_does_not_outlive_its_release(tmp_path):
     """Not even in a process that was forked meanwhile, which has its own descriptor of the file."""
+    fcntl = pytest.importorskip("fcntl")
     path = tmp_path / "search.log"
     lock = sharing._Lock(path)
     lock.acquire()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from .main_interpreter import check as _check
 
 _check()  # before NumPy, which would wait for ever
@@ -9,6 +11,7 @@ _check()  # before NumPy, which would wait for ever
 from . import schedules
 from ._core import build as _build
 from .arrays import global_norm
+from .extras import on_first_use as _on_first_use
 from .groups import Group
 from .layers import layerwise
 from .optimizer import Optimizer
@@ -29,6 +32,26 @@ from .runtime import (
 from .schedules import Schedule
 from .stages import Stages
 from .storages import Shard, decode, split, unsplit
+
+if TYPE_CHECKING:
+    from . import checkpoint as checkpoint
+    from . import jax as jax
+    from . import pages as pages
+    from . import plots as plots
+    from . import torch as torch
+    from . import tuning as tuning
+else:
+    __getattr__, __dir__ = _on_first_use(
+        __name__,
+        {
+            "checkpoint": (),
+            "jax": ("jax", "optax", "._xla"),
+            "pages": (),
+            "plots": (),
+            "torch": ("torch",),
+            "tuning": (),
+        },
+    )
 
 __version__ = _build()["version"]
 

@@ -195,7 +195,7 @@ class Panel:
         key: unlike that of any other chart in the page.
         title, words: what it shows, for who does not see it.
         height: in pixels.
-        uprights: steps and the words that stand at them.
+        uprights: steps and the words that stand at them, at the bottom, or at the top.
     """
 
     key: str
@@ -209,6 +209,7 @@ class Panel:
     marks: Sequence[Marks] = ()
     labels: Sequence[Label] = ()
     uprights: Sequence[tuple[float, str]] = ()
+    at_top: bool = False
 
     def svg(self) -> str:
         """The chart, as wide as what it stands in."""
@@ -291,12 +292,13 @@ class Panel:
         return f'<path class="{band.style}" d="M{"L".join([*there, *back[::-1]])}z"/>'
 
     def _uprights(self) -> Iterator[str]:
+        y = LETTERS if self.at_top else self.height - 8
         for step, words in self.uprights:
             x = self._x(step)
             side, away = ("end", -6) if x > 55 else ("start", 6)
             yield (
                 f'<line class="upright" x1="{x:.2f}%" x2="{x:.2f}%" y1="0" y2="{self.height}"/>'
-                f'<text class="note" x="{x:.2f}%" dx="{away}" y="{self.height - 8}" '
+                f'<text class="note" x="{x:.2f}%" dx="{away}" y="{y}" '
                 f'text-anchor="{side}">{escape(words)}</text>'
             )
 

@@ -8,7 +8,6 @@ and has no checksum.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import math
 import mmap
@@ -26,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from . import extras
+from . import extras, files
 from .schedules import Plateau, Schedule
 
 if TYPE_CHECKING:
@@ -570,10 +569,10 @@ def _replacing(path: Path) -> Iterator[FileIO]:
         with file:
             yield file
             if old is not None:
-                os.fchmod(file.fileno(), stat.S_IMODE(old))  # whatever the umask says
-            _sync(file.fileno())
-            temporary.replace(target)  # while the lock is held: no sweep may come between
-        _sync_folder(target.parent)
+                files.set_mode(file.fileno(), stat.S_IMODE(old))  # whatever the umask says
+            files.sync(file.fileno())
+            files.replace(file, temporary, target)
+        files.sync_folder(target.parent)
     except OSError as error:  # names a temporary that nobody knows, or nothing
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
@@ -586,9 +585,9 @@ def _create(folder: Path, mode: int) -> tuple[Path, FileIO]:
     """A new temporary, locked as long as it is open: by that others know that it is in use."""
     while True:
         path = folder / _TEMPORARY.format(secrets.token_hex(8))
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | files.PLAIN, mode)
         with suppress(OSError):  # a file system without locks: there no sweep gets one either
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            files.lock(fd)
         if os.fstat(fd).st_nlink:
             return path, FileIO(fd, "r+")
         os.close(fd)  # a sweep came before the lock
@@ -597,30 +596,5 @@ def _create(folder: Path, mode: int) -> tuple[Path, FileIO]:
 def _sweep(folder: Path) -> None:
     """Delete the temporaries of writers that are no more."""
     for path in [path for path in folder.iterdir() if _IS_TEMPORARY.fullmatch(path.name)]:
-        with suppress(OSError):  # gone meanwhile, or another user's
-            fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises while its writer lives
-                path.unlink()
-            finally:
-                os.close(fd)
-
-
-def _sync(fd: int) -> None:
-    """Have the disk itself keep what was written."""
-    full = getattr(fcntl, "F_FULLFSYNC", None)  # macOS, where fsync stops at the drive's cache
-    if full is None:
-        os.fsync(fd)
-    else:
-        fcntl.fcntl(fd, full)
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system that has no such thing
-            raise
-    finally:
-        os.close(fd)
+        with suppress(OSError):  # gone meanwhile, another user's, or its writer lives
+            files.delete_unused(path)

@@ -368,7 +368,8 @@ def follow(path: Path, arguments: argparse.Namespace, wait: Wait) -> Runs:
                     begin = f"{run.log.name}  " if len(found) > 1 else ""
                     lines.append(begin + following.status(run, left))
             if alone and len(lines) == 1:
-                print(f"\r\x1b[K{lines[0]}", end="", flush=True)
+                # Spaces over what was longer: not every terminal can be told to clear a line.
+                print(f"\r{lines[0]:{max(map(len, last), default=0)}}", end="", flush=True)
             elif lines != last:
                 print("\n".join(lines), flush=True)
             last = lines
@@ -579,12 +580,12 @@ def prepare_streams() -> None:
 
 def is_unread(stream: Any) -> bool:
     """Whether nobody reads what is written there, as after `| head`."""
-    try:
-        poll = select.poll()
-        poll.register(stream.fileno(), select.POLLOUT)
-        return any(event & (select.POLLERR | select.POLLNVAL) for _, event in poll.poll(0))
-    except (AttributeError, OSError, ValueError):  # no such call on this system, no file behind it
-        return True
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # no file behind it
+        if sys.platform != "win32":  # which does not tell
+            poll = select.poll()
+            poll.register(stream.fileno(), select.POLLOUT)
+            return any(event & (select.POLLERR | select.POLLNVAL) for _, event in poll.poll(0))
+    return True
 
 
 def silence(stream: Any) -> None:

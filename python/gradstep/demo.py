@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import bench, machine, optimizers, plots, schedules
+from . import bench, machine, optimizers, plots, progress, schedules
 from .extras import need
 from .tables import table
 
@@ -367,7 +367,7 @@ def train_all(
     steps: int,
     seed: int,
     epochs: int,
-    tqdm: Any,
+    bars: Callable[..., Any],
     quiet: bool,
 ) -> tuple[Runs, Runs, Scheduled]:
     """Train with the three rates of every rule, with further ones, and with its schedules.
@@ -379,14 +379,13 @@ def train_all(
         steps: updates of a run.
         seed: of weights and batches.
         epochs: passes over the training images.
-        tqdm: makes the progress bar.
+        bars: makes the progress bar.
         quiet: whether there is to be none.
     """
     plans = {rule: scheduled_rates(RATES[rule][1], steps) for rule in rules}
     further = {rule: further_rates(RATES[rule], per_decade) if per_decade else [] for rule in rules}
     count = sum(len(RATES[rule]) + len(further[rule]) + len(plans[rule]) - 1 for rule in rules)
-    bar = tqdm(total=count * epochs, unit="epoch", disable=quiet or None, leave=False)
-    with bar, one_blas_thread():
+    with bars(total=count * epochs, unit="epoch", quiet=quiet) as bar, one_blas_thread():
 
         def trained(rule: str, rate: Rate) -> Run:
             bar.set_description(rule)
@@ -479,7 +478,7 @@ def run(
         OSError: `out` cannot be written.
     """
     out.mkdir(parents=True, exist_ok=True)
-    tqdm = need("tqdm", "the demo's progress bar", "demo").tqdm
+    bars = progress.bars("the demo's progress bar", "demo")
     need("matplotlib", "plots", "demo")  # before training, not after it
     data = load()
     per_epoch = len(data.train_y) // BATCH
@@ -489,7 +488,7 @@ def run(
     )
 
     steps = epochs * per_epoch
-    rates, swept, scheduled = train_all(data, rules, per_decade, steps, seed, epochs, tqdm, quiet)
+    rates, swept, scheduled = train_all(data, rules, per_decade, steps, seed, epochs, bars, quiet)
     told = [run for runs in rates.values() for run in runs]
     say("\n" + rate_table(told))
     say("\n" + schedule_table(scheduled))

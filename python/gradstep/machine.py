@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +29,26 @@ def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
         key, _, value = line.partition(":")
         if key.strip() in ("model name", "Hardware", "cpu model") and value.strip():
             return value.strip()
-    return platform.processor() or platform.machine() or UNKNOWN
+    name = _sysctl("machdep.cpu.brand_string") or platform.processor()
+    return name or platform.machine() or UNKNOWN
+
+
+def _sysctl(name: str) -> str:
+    """What macOS answers to a name; empty elsewhere."""
+    text = ctypes.create_string_buffer(256)
+    if sys.platform == "darwin":
+        size = ctypes.c_size_t(len(text) - 1)
+        ask = ctypes.CDLL(None).sysctlbyname
+        ask(name.encode(), text, ctypes.byref(size), None, ctypes.c_size_t())
+    return text.value.decode(errors="replace").strip()
+
+
+def processors() -> int:
+    """How many logical processors this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    else:  # noqa: RET505 - so mypy knows that either is right somewhere
+        return os.cpu_count() or 1
 
 
 def caches(cpus: Path = Path("/sys/devices/system/cpu")) -> dict[str, str]:
@@ -60,7 +81,7 @@ def free_memory(
     meminfo: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")
 ) -> int | None:
     """Bytes that can still be had, as far as the system says, and no more than a container may."""
-    free = None
+    free = _free_on_windows()
     for line in _read(meminfo).splitlines():
         key, _, value = line.partition(":")
         if key == "MemAvailable" and value.split()[:1]:
@@ -70,6 +91,26 @@ def free_memory(
         left = max(0, int(limit) - int(used))
         free = left if free is None else min(free, left)
     return free
+
+
+class _MemoryStatus(ctypes.Structure):
+    """Windows' MEMORYSTATUSEX."""
+
+    _fields_ = (
+        ("length", ctypes.c_ulong),
+        ("load", ctypes.c_ulong),
+        ("physical", ctypes.c_ulonglong),
+        ("free", ctypes.c_ulonglong),
+        ("others", ctypes.c_ulonglong * 5),
+    )
+
+
+def _free_on_windows() -> int | None:
+    done = 0
+    status = _MemoryStatus(length=ctypes.sizeof(_MemoryStatus))
+    if sys.platform == "win32":
+        done = ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
+    return int(status.free) if done else None
 
 
 def describe() -> dict[str, str]:

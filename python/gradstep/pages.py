@@ -27,6 +27,7 @@ from .charts import (
     step_axis,
     value_axis,
 )
+from .tables import html
 from .tuning.curves import Judged, Phase, Spike, confidence
 from .tuning.logs import Log
 from .tuning.monitor import Verdict
@@ -138,7 +139,10 @@ def write_page(
 
 
 def _head(title: str) -> Iterator[str]:
-    style = resources.files(__package__).joinpath("pages.css").read_text(encoding="utf-8")
+    folder = resources.files(__package__)
+    style = "".join(
+        folder.joinpath(name).read_text(encoding="utf-8") for name in ("charts.css", "pages.css")
+    )
     yield "<!DOCTYPE html>"
     yield '<html lang="en"><head><meta charset="utf-8">'
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -183,7 +187,7 @@ def _overview(runs: Sequence[Judged]) -> Iterator[str]:
         for i, one in enumerate(runs)
     ]
     header = ["line", "run", "rate", "last loss", "verdict", "how sure"]
-    yield _table("Runs", header, rows, numbers={2, 3})
+    yield html("Runs", header, rows, numbers={2, 3})
     if any(len(one.log.steps) for one in runs):
         yield _together(runs)
     yield "</section>"
@@ -462,7 +466,7 @@ def _details(one: Judged) -> Iterator[str]:
         ]
         for phase in one.phases
     ]
-    yield _table("Phases", ["phase", f"{log.unit}s", "verdict", "how sure", "because"], rows)
+    yield html("Phases", ["phase", f"{log.unit}s", "verdict", "how sure", "because"], rows)
     pairs = one.verdict.numbers.items()
     rows = [
         [_text(NAMES.get(name, name.replace("_", " "))), number(value)] for name, value in pairs
@@ -519,32 +523,8 @@ def _folded(
     numbers: Set[int] = frozenset(),
 ) -> str:  # fmt: skip
     """A table that is shown where asked for."""
-    table = _table(title, header, rows, numbers=numbers)
+    table = html(title, header, rows, numbers=numbers)
     return f"<details><summary>{_text(title)}</summary>{table}</details>"
-
-
-def _table(
-    caption: str, header: Sequence[str], rows: Sequence[Sequence[str]], *,
-    numbers: Set[int] = frozenset(),
-) -> str:  # fmt: skip
-    """Cells of HTML under a header of text; the columns of `numbers` stand to the right."""
-    side = ['class="number"' if i in numbers else 'class="words"' for i in range(len(header))]
-    names = [_text(name) for name in header]
-    head = "".join(f'<th scope="col" {a}>{name}</th>' for a, name in zip(side, names, strict=True))
-    body = "\n".join(
-        "<tr>"
-        + "".join(
-            f'<td {a} data-name="{name}">{cell}</td>'
-            for a, name, cell in zip(side, names, row, strict=True)
-        )
-        + "</tr>"
-        for row in rows
-    )
-    wide = "" if len(header) < 5 else ' class="stacked"'  # on a narrow screen
-    return (
-        f'<div class="scroll"><table{wide}><caption>{_text(caption)}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>"
-    )
 
 
 # ---- words ----

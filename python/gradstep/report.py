@@ -114,6 +114,11 @@ class Report:
         """The report as one JSON object on one line; what is not finite is null."""
         return json.dumps(_finite(self.to_dict()), allow_nan=False)
 
+    def _repr_html_(self) -> str | None:
+        from .notebooks import report  # noqa: PLC0415 - for notebooks alone
+
+        return report(self)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Report) and self.to_dict() == other.to_dict()
 

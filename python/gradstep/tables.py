@@ -1,8 +1,9 @@
-"""Rows of text as an aligned table."""
+"""Rows as a table: text in aligned columns, or HTML."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
+from html import escape
 
 
 def table(rows: Iterable[Sequence[str]], header: Sequence[str] = (), right: str = "") -> str:
@@ -29,4 +30,33 @@ def table(rows: Iterable[Sequence[str]], header: Sequence[str] = (), right: str 
             for cell, width, side in zip(line, widths, sides, strict=False)
         ).rstrip()
         for line in lines
+    )
+
+
+def html(
+    caption: str, header: Sequence[str], rows: Sequence[Sequence[str]], *,
+    numbers: Set[int] = frozenset(),
+) -> str:  # fmt: skip
+    """A table of cells that are HTML, under a caption and a header of text.
+
+    Args:
+        caption, header, rows: what it holds, all rows as long as the header.
+        numbers: the columns that stand to the right.
+    """
+    side = ['class="number"' if i in numbers else 'class="words"' for i in range(len(header))]
+    names = [escape(name) for name in header]
+    head = "".join(f'<th scope="col" {a}>{name}</th>' for a, name in zip(side, names, strict=True))
+    body = "\n".join(
+        "<tr>"
+        + "".join(
+            f'<td {a} data-name="{name}">{cell}</td>'
+            for a, name, cell in zip(side, names, row, strict=True)
+        )
+        + "</tr>"
+        for row in rows
+    )
+    wide = "" if len(header) < 5 else ' class="stacked"'  # on a narrow screen
+    return (
+        f'<div class="scroll"><table{wide}><caption>{escape(caption)}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>"
     )

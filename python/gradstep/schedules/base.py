@@ -186,6 +186,16 @@ class Schedule(_core.Schedule):
         of = self._arguments.get("of", "schedules")
         return f"{of}.{self._name}({', '.join(words)})"
 
+    def _repr_html_(self) -> str | None:
+        from . import drawing  # noqa: PLC0415 - for notebooks alone
+
+        return drawing.html(self)
+
+    def _repr_svg_(self) -> str | None:
+        from . import drawing  # noqa: PLC0415
+
+        return drawing.svg(self)
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Schedule):
             return NotImplemented

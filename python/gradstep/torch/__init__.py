@@ -18,7 +18,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
+try:
+    import torch
+except ImportError as error:  # in the words of extras.need; no extra of ours is for torch alone
+    raise ImportError("torch is needed for gradstep.torch: pip install torch") from error
 
 if not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
     raise ImportError(

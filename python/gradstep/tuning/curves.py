@@ -15,6 +15,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import notebooks
+from ..charts import Band, Line, Panel, step_axis, value_axis
 from .logs import Log
 from .monitor import Verdict
 from .signs import LEAST, Likelihoods, likelihoods
@@ -36,6 +38,7 @@ STILL = 2.0  # in standard errors: a fall that is no more is none
 WARM, DECAYED = 0.7, 0.7  # of the highest rate: below is a warm-up's begin, a decay's end
 EARLY = 0.1  # the part of a run that may be missing at its begin
 BEGIN = 400  # points of a long run that tell whether its rate is right
+HEIGHT = 220  # pixels of the curve in a notebook
 GROWN = 5.0  # times that a gradient norm grows
 
 
@@ -118,6 +121,31 @@ class Judged:
         if self.verdict.kind == "plateau" and self.phases[-1].name == "decay":
             return "nothing: the rate has decayed, and the loss with it"
         return ADVICE[self.verdict.kind]
+
+    @property
+    def to_try(self) -> str:
+        """The advice with the rate that comes of it."""
+        factor = self.verdict.factor
+        if factor == 1:
+            return self.advice
+        new = f", so {self.rate * factor:.3g}" if self.rate > 0 else ""
+        return f"{self.advice}: × {factor:.2g}{new}"
+
+    @notebooks.whatever_comes
+    def _repr_html_(self) -> str:
+        verdict, log = self.verdict, self.log
+        sure = f"{self.confidence} ({verdict.numbers.get('sure', 0.0):.2f})"
+        said = {"verdict": verdict.kind, "how sure": sure, "because": verdict.reason}
+        said |= {"try": self.to_try, "read": f"{log.kind}, {len(log.steps):,} points"}
+        steps, low = log.steps, np.where(np.isfinite(log.losses), self.low, np.nan)
+        panel = Panel(
+            "losses", "Loss", verdict.line, HEIGHT, step_axis(steps), value_axis(log.losses),
+            bands=[Band(steps, low, self.high, "band")],
+            lines=[Line(steps, log.losses, "loss"), Line(steps, self.envelope, "envelope")],
+            uprights=[] if self.plateau is None else [(self.plateau, "no fall from here on")],
+        )  # fmt: skip
+        caption = f"Loss over {log.unit}s, and the lowest so far without its noise"
+        return notebooks.named(log.name, said) + notebooks.chart(panel, caption)
 
 
 ADVICE = {

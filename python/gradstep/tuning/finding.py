@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from ..extras import need
+from ..progress import bars
 from .handles import handle
 from .range_test import RangeTest, range_test
 
@@ -82,9 +82,7 @@ def find(target: str, low: float, high: float, points: int, sweeps: int) -> Rang
     """
     train_step, optimizer = load(target)
     try:
-        tqdm = need("tqdm", "a progress bar", "demo").tqdm
-        # Nothing where stderr is no terminal.
-        bar = tqdm(total=points * sweeps, unit="step", disable=None, leave=False)
+        bar = bars("a progress bar", "demo")(total=points * sweeps, unit="step")
     except ImportError:
         bar = nullcontext()
     with bar as shown:

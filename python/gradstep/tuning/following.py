@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -19,6 +20,9 @@ from .watching import Watched, Watching, is_own
 
 SHARE = 100  # times as long as a look took is waited before the next: 1 % of a processor
 LEAST_WAIT = 1.0  # seconds
+BEING_REPLACED: tuple[type[Exception], ...] = (FileNotFoundError,)
+if sys.platform == "win32":
+    BEING_REPLACED += (PermissionError,)  # it may not be opened meanwhile
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 30  # bars of a status line
 
@@ -100,7 +104,7 @@ class _Look:
             if self._growing is not None:
                 return tuple(map(judge, self._growing.read()))
             return tuple(map(judge, read_path(self._path, self._asked, self._name)))
-        except FileNotFoundError:
+        except BEING_REPLACED:
             self.close()
         except Refused:
             if is_new and isinstance(self._growing, Watching):
@@ -181,16 +185,11 @@ def bars(losses: Any) -> str:
 def describe(judged: Judged) -> list[tuple[str, str]]:
     """A run as rows of a table: verdict, how sure, why, what to try, and what was read."""
     log, verdict = judged.log, judged.verdict
-    advice = judged.advice
-    if verdict.factor != 1:
-        advice += f": × {verdict.factor:.2g}"
-        if judged.rate > 0:
-            advice += f", so {judged.rate * verdict.factor:.3g}"
     rows = [
         ("verdict", verdict.kind),
         ("confidence", _sure(judged)),
         ("because", verdict.reason),
-        ("try", advice),
+        ("try", judged.to_try),
         ("points", f"{len(log.steps):,}, to {log.unit} {log.steps[-1]:,.6g}"),
         ("loss", f"{log.losses[0]:.4g} to {log.losses[-1]:.4g}, lowest {judged.envelope[-1]:.4g}"),
     ]

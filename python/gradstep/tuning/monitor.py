@@ -10,6 +10,7 @@ from itertools import pairwise
 from operator import sub
 from typing import Any, Literal, NamedTuple, SupportsFloat
 
+from .. import notebooks
 from ..report import Report
 from . import calm
 
@@ -97,6 +98,13 @@ class Verdict:
 
     def __str__(self) -> str:
         return self.line
+
+    @notebooks.whatever_comes
+    def _repr_html_(self) -> str:
+        said = {"verdict": self.kind, "step": self.step, "because": self.reason}
+        if self.factor != 1:
+            said["try"] = f"the rate × {self.factor:.2g}"
+        return notebooks.named("Verdict", {**said, **self.numbers})
 
     def to_dict(self) -> dict[str, Any]:
         """One flat level of plain values for a logger; a number that is not finite is None."""

@@ -16,6 +16,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import notebooks
+from ..charts import Axis, Band, Line, Panel, value_axis
 from ..checks import real, type_name, whole
 from ..rule import ADAPTIVE, MOMENTUM, PLAIN, SIGN
 from .handles import handle
@@ -52,6 +54,8 @@ ALIKE = 10.0  # rates that are alike over so much are said to be: take one from 
 WIDE = 10**1.6  # so many tell little of which is best
 DENSE = 10.0  # points per decade
 LEAST = 10  # points
+
+HEIGHT, MOST_SWEEPS = 220, 20  # of what a notebook shows: pixels, and sweeps with a line each
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,31 @@ class RangeTest:
             suggestion=self.suggestion,
             confidence=self.confidence,
         )
+
+    @notebooks.whatever_comes
+    def _repr_html_(self) -> str:
+        return notebooks.chart(self._panel(), f"Loss over rate: {self}")
+
+    @notebooks.whatever_comes
+    def _repr_svg_(self) -> str:
+        return notebooks.picture(self._panel())
+
+    def _panel(self) -> Panel:
+        """What :meth:`plot` draws, as a chart within a page."""
+        losses = self.losses[:MOST_SWEEPS]
+        axis = value_axis(np.concatenate([self.smoothed, *losses]))
+        lines = [Line(self.rates, sweep, "loss") for sweep in losses]
+        bands, uprights = [], []
+        if self.interval is not None and self.suggestion is not None:
+            low, high = np.full(2, axis.low), np.full(2, axis.high)
+            bands = [Band(np.array(self.interval), low, high, "band")]
+            uprights = [(self.suggestion, f"try {self.suggestion:.2g}")]
+        return Panel(
+            "range-test", "Loss over rate", str(self), HEIGHT,
+            Axis(float(self.rates[0]), float(self.rates[-1]), log=True), axis,
+            bands=bands, uprights=uprights, at_top=True,  # where the loss is not
+            lines=[*lines, Line(self.rates, self.smoothed, "envelope")],
+        )  # fmt: skip
 
     def __str__(self) -> str:
         if self.interval is None or self.suggestion is None:

@@ -26,7 +26,7 @@ from typing import Any, cast
 import numpy as np
 
 from ..checks import whole
-from ..extras import need
+from ..progress import bars
 from . import databases, sharing
 from .searched import Method, Outcome, SearchResult, Tried
 
@@ -509,16 +509,14 @@ def search(
             f"storage: got {storage!r}, wanted a path or a URL, for {workers} workers open it"
         )
     _takes_rate_and_seed(objective)
+    bar_of = bars("the progress bar of a search", "search")  # Optuna would have tqdm warn
     with contextlib.ExitStack() as stack:
         stack.enter_context(_quiet())
         if workers > 1 and plan.storage is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="gradstep-"))
             plan = replace(plan, storage=Path(folder) / "search.log")
         study = stack.enter_context(_studying(plan))
-        tqdm = need("tqdm", "the progress bar of a search", "search").tqdm
-        bar = stack.enter_context(
-            tqdm(total=trials, unit="rate", disable=None if progress else True, leave=False)
-        )
+        bar = stack.enter_context(bar_of(total=trials, unit="rate", quiet=not progress))
 
         def tick() -> None:
             if not bar.disable:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from .. import plots
+from .. import notebooks, plots
 from ..tables import table
 
 Method = Literal["grid", "random", "tpe"]
@@ -66,6 +66,16 @@ class SearchResult:
 
     def __str__(self) -> str:
         """A table, one line per rate."""
+        header, rows = self._table()
+        return table(rows, header, right=">" * (len(header) - 1))
+
+    @notebooks.whatever_comes
+    def _repr_html_(self) -> str:
+        header, rows = self._table()
+        return notebooks.table("Search", header, rows, numbers=set(range(len(header) - 1)))
+
+    def _table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """The names of the columns, and a row for each rate."""
         several = len(self.seeds) > 1
         rows = [
             (
@@ -79,9 +89,8 @@ class SearchResult:
             for row in self.tried
         ]  # fmt: skip
         if not several:
-            return table(rows, ("rate", "loss", ""), right=">>")
-        header = ("rate", f"mean loss of {len(self.seeds)}", "lowest", "highest", "")
-        return table(rows, header, right=">>>>")
+            return ("rate", "loss", ""), rows
+        return ("rate", f"mean loss of {len(self.seeds)}", "lowest", "highest", ""), rows
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a logger or JSON; a loss that is not finite is None."""

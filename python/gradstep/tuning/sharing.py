@@ -16,10 +16,10 @@ Optuna stores the trials; what it leaves open is closed here:
 
 from __future__ import annotations
 
-import fcntl
 import math
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -27,6 +27,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from .. import files
 from ..extras import need
 
 STUDY = "gradstep.search"
@@ -55,9 +56,9 @@ class _Lock:
         self._path, self._file = path, -1
 
     def acquire(self) -> bool:
-        file = os.open(self._path, os.O_RDWR | os.O_CREAT)
+        file = os.open(self._path, os.O_RDWR | os.O_CREAT | files.PLAIN)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            files.lock(file)
             self._cut_half_a_line(file)
         except BaseException:
             os.close(file)
@@ -68,8 +69,7 @@ class _Lock:
     def release(self) -> None:
         file, self._file = self._file, -1
         try:
-            # Closing it is not enough: a process forked meanwhile (a data loader's) holds it, too.
-            fcntl.flock(file, fcntl.LOCK_UN)
+            files.unlock(file)
         finally:
             os.close(file)
 
@@ -79,7 +79,8 @@ class _Lock:
         end = size = os.fstat(file).st_size
         while end > 0:
             start = max(0, end - 4096)
-            newline = os.pread(file, end - start, start).rfind(b"\n")
+            os.lseek(file, start, os.SEEK_SET)
+            newline = os.read(file, end - start).rfind(b"\n")
             if newline >= 0:
                 end = start + newline + 1
                 break
@@ -119,12 +120,13 @@ def _host() -> str:
 
 
 def _is_gone(pid: Any) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except OSError:  # there, and someone else's
-        return False
+    if sys.platform != "win32":  # to ask there is to press Ctrl-C: signs of life must do
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        except OSError:  # there, and someone else's
+            return False
     return False
 
 

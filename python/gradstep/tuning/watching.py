@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import plots
+from .. import machine, plots
 from .finding import Refused
 from .lines import LONGEST, Lines
 from .monitor import NORMS, TURN, Lasts, Measured, Monitor, Verdict
@@ -226,8 +226,8 @@ def workers_for(path: Path) -> int:
     try:
         if path.stat().st_size < SHARED:
             return 1
-        return min(4, len(os.sched_getaffinity(0)))
-    except (OSError, AttributeError):  # none there, or a system that does not tell
+        return min(4, machine.processors())
+    except OSError:  # none there
         return 1
 
 
