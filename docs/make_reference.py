@@ -17,7 +17,7 @@ HERE = Path(__file__).parent / "reference"
 def rules(module: str, title: str, introduction: str) -> str:
     """A class of each rule."""
     classes = "\n".join(f".. autoclass:: {module}.{name}\n" for name in RULES)
-    return f"{title}\n{'=' * len(title)}\n\n{introduction}\n\n{classes}"
+    return f"# {title}\n\n{introduction}\n\n```{{eval-rst}}\n{classes}```\n"
 
 
 def commands() -> str:
@@ -35,16 +35,16 @@ def commands() -> str:
 def files() -> dict[Path, str]:
     """Every file and what it holds."""
     numpy = (
-        "How each moves and which is for what: :doc:`../rules`. Methods are those of "
-        ":class:`gradstep.Optimizer`."
+        "How each moves and which is for what: [rules](../rules.md). Methods are those of "
+        "{py:class}`gradstep.Optimizer`."
     )
     torch = (
-        "The classes of :doc:`rules`, for tensors. Methods are those of "
-        ":class:`gradstep.torch.Optimizer`."
+        "The classes of [rules](rules.md), for tensors. Methods are those of "
+        "{py:class}`gradstep.torch.Optimizer`."
     )
     return {
-        HERE / "rules.rst": rules("gradstep", "Rules", numpy),
-        HERE / "torch-rules.rst": rules("gradstep.torch", "PyTorch: rules", torch),
+        HERE / "rules.md": rules("gradstep", "Rules for arrays", numpy),
+        HERE / "torch-rules.md": rules("gradstep.torch", "Rules for PyTorch", torch),
         HERE / "commands.md": commands(),
     }
 

@@ -20,8 +20,8 @@ from gradstep.rule import FAMILIES, RULES, Rule, State
 HERE = Path(__file__).parent
 INTRODUCTION = (
     "The arguments that all rules share (storages, clipping, averages, statistics) are those of "
-    "{py:class}`gradstep.Optimizer`; [`gradstep.torch`](reference/torch) has the same rules under "
-    "the same names, and [`gradstep.jax`](reference/jax) as functions."
+    "{py:class}`gradstep.Optimizer`; [`gradstep.torch`](reference/torch.md) has the same rules "
+    "under the same names, and [`gradstep.jax`](reference/jax.md) as functions."
 )
 
 
@@ -109,9 +109,7 @@ def which_when() -> list[str]:
 
 def gallery() -> str:
     """The paths of all rules, each a link to its rule."""
-    return "\n".join(
-        f"[![{name}](rules/{name.lower()}.svg)](#{name.lower()})" for name in RULES
-    )
+    return "\n".join(f"[![{name}](rules/{name.lower()}.svg)](#{name.lower()})" for name in RULES)
 
 
 def page() -> str:
@@ -137,7 +135,9 @@ def page() -> str:
         lines += ["", f"**States:** {states(rule)}.", ""]
         lines += [f"**Where frameworks differ:** {plain(known['Where frameworks differ'])}", ""]
         lines += [f"**Source:** {plain(known['Source'])}", ""]
-        lines += [f"**Reference:** {{py:class}}`gradstep.{name}`, {{py:class}}`gradstep.torch.{name}`"]
+        lines += [
+            f"**Reference:** {{py:class}}`gradstep.{name}`, {{py:class}}`gradstep.torch.{name}`"
+        ]
     return "\n".join(lines) + "\n"
 
 

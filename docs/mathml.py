@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
@@ -14,8 +16,10 @@ def inline(self: HTML5Translator, node: nodes.math) -> None:
 
 
 def block(self: HTML5Translator, node: nodes.math_block) -> None:
-    formula = convert(node.astext(), display="block")
-    self.body.append(f'<div class="math">{formula}</div>')
+    """Equations beside one another, which a narrow page puts below one another."""
+    equations = re.split(r"(?<=;)\s*\\quad\s", node.astext())
+    drawn = " ".join(f"<span>{convert(one, display='block')}</span>" for one in equations)
+    self.body.append(f'<div class="formula">{drawn}</div>')
     raise nodes.SkipNode
 
 

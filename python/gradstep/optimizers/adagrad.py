@@ -34,7 +34,7 @@ class Adagrad(Optimizer):
 
     State: ``sum``.
 
-    Takes :class:`gradstep.Rows` where λ is 0.
+    Takes :class:`Rows` where λ is 0.
 
     Where frameworks differ: optax starts s at 0.1 and puts ε inside the root.
 

@@ -22,25 +22,25 @@ class Adam(Optimizer):
 
     When: nearly everything at first, since it still learns at a rate that is a few times too high
     or too low. Begin at 0.001; for transformers at 0.0003 with a warm-up. With weight decay take
-    :class:`gradstep.AdamW`.
+    :class:`AdamW`.
 
     Args:
         params: see :class:`Optimizer`.
         lr: the rate η ≥ 0.
         betas: β₁ and β₂ in [0, 1).
         eps: ε ≥ 0.
-        weight_decay: λ ≥ 0, added to the gradient (L2); :class:`gradstep.AdamW` decays the weights instead.
+        weight_decay: λ ≥ 0, added to the gradient (L2); :class:`AdamW` decays the weights instead.
         amsgrad: divide by the largest √v so far.
         maximize: go up the gradient.
         **shared: storages, stages and more that every rule takes, see :class:`Optimizer`.
 
     States: ``exp_avg``, ``exp_avg_sq``; ``max_exp_avg_sq``, with amsgrad.
 
-    Takes :class:`gradstep.Rows` where λ is 0: "lazy" Adam, whose states wait for a row's next gradient.
+    Takes :class:`Rows` where λ is 0: "lazy" Adam, whose states wait for a row's next gradient.
 
     Where frameworks differ: TensorFlow and Keras scale ε by √(1 − β₂ᵗ) and take 1e-7; optax's
     amsgrad takes the maximum after the correction. PyTorch's SparseAdam adds ε to √v before the
-    correction; this class adds it after, with :class:`gradstep.Rows` too.
+    correction; this class adds it after, with :class:`Rows` too.
 
     Source: Kingma & Ba, ICLR 2015, algorithm 1; Reddi, Kale & Kumar, ICLR 2018.
 

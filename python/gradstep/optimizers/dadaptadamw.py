@@ -28,7 +28,7 @@ class DAdaptAdamW(Optimizer):
     .. math:: d = \max\bigl(d, n / ((1 - \sqrt{\beta_2}) \lVert s\rVert_1)\bigr);\quad
               p \leftarrow p - \delta \lambda p - m / (\sqrt v + \epsilon)
 
-    When: whatever AdamW trains, where no rate is known; its successor :class:`gradstep.Prodigy` finds the
+    When: whatever AdamW trains, where no rate is known; its successor :class:`Prodigy` finds the
     rate sooner. Leave the rate at 1, with a schedule from 1 to 0 if you like one.
 
     n and the norm of s are sums over all parameters that have a gradient in the step, and over all

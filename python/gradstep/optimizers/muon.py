@@ -28,7 +28,7 @@ class Muon(Optimizer):
     for a matrix of r rows and k columns; where r > k the products are of its transpose.
 
     When: hidden layers of transformers and MLPs, where it reaches a loss in fewer steps than AdamW.
-    Embeddings, heads, biases and norms stay with AdamW: :func:`gradstep.muon_groups` sorts them. Begin at a
+    Embeddings, heads, biases and norms stay with AdamW: :func:`muon_groups` sorts them. Begin at a
     rate of 0.02, or with ``adjust_lr_fn="match_rms_adamw"`` at AdamW's rate and decay.
 
     Args:

@@ -36,7 +36,7 @@ class SGD(Optimizer):
 
     State: ``momentum_buffer``, with momentum.
 
-    Takes :class:`gradstep.Rows` where momentum and λ are 0, as both move rows without a gradient, too.
+    Takes :class:`Rows` where momentum and λ are 0, as both move rows without a gradient, too.
 
     Where frameworks differ: Keras keeps the rate inside the buffer, b = μb − ηg, so a changing
     rate acts on old gradients too.

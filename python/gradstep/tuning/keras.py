@@ -22,7 +22,7 @@ LOG = logging.getLogger("keras")
 def source(
     model: Any, x: Any, y: Any = None, batch_size: int = 32, *, class_weight: Any = None
 ) -> Source:
-    """A compiled model's training for :func:`~gradstep.tuning.range_test`: ``range_test(*source(model, x, y))``.
+    """A compiled model's training for :func:`range_test`: ``range_test(*source(model, x, y))``.
 
     Steps are made by ``train_on_batch``, rates set by ``optimizer.learning_rate.assign``. Weights,
     the optimizer's variables, metrics and the states of random generators are put back, to the bit.
@@ -174,10 +174,10 @@ class RangeTestCallback(Finding, keras.callbacks.Callback):  # type: ignore[misc
         x, y, batch_size: what to make the steps with, see :func:`source`: mostly what ``fit`` gets,
             which a callback cannot see.
         use: whether the training then begins with the suggestion.
-        options: ``low``, ``high``, ``points`` and ``sweeps`` of :func:`~gradstep.tuning.range_test`.
+        options: ``low``, ``high``, ``points`` and ``sweeps`` of :func:`range_test`.
 
     Attributes:
-        found: the :class:`~gradstep.tuning.RangeTest`.
+        found: the :class:`RangeTest`.
 
     Raises:
         TypeError, ValueError: an argument is refused, here or when the training begins.
@@ -208,7 +208,7 @@ class MonitorCallback(Watching, keras.callbacks.Callback):  # type: ignore[misc]
     epoch, so in the history of ``fit`` and on the progress bar.
 
     Attributes:
-        verdict: the last :class:`~gradstep.tuning.Verdict`.
+        verdict: the last :class:`Verdict`.
         told: those that were written.
     """
 

@@ -50,10 +50,10 @@ class RangeTestCallback(Finding, lightning.Callback):  # type: ignore[misc]
 
     Args:
         use: whether the training then begins with the suggestion, its schedules in proportion.
-        options: ``low``, ``high``, ``points`` and ``sweeps`` of :func:`~gradstep.tuning.range_test`.
+        options: ``low``, ``high``, ``points`` and ``sweeps`` of :func:`range_test`.
 
     Attributes:
-        found: the :class:`~gradstep.tuning.RangeTest`.
+        found: the :class:`RangeTest`.
 
     Raises:
         TypeError, ValueError: an argument is refused; or, when the training begins, a trainer with
@@ -174,7 +174,7 @@ class MonitorCallback(Watching, lightning.Callback):  # type: ignore[misc]
     loggers as the module's own ``log`` would send them.
 
     Attributes:
-        verdict: the last :class:`~gradstep.tuning.Verdict`.
+        verdict: the last :class:`Verdict`.
         told: those that were written.
 
     Raises:

@@ -39,7 +39,7 @@ OF_RESIDUAL: dict[str, Callable[[Any, float], Any]] = {
 def source(
     estimator: Any, X: Any, y: Any, batch_size: int | None = None, *, seed: int = 0
 ) -> Source:
-    """An estimator's training for :func:`~gradstep.tuning.range_test`: ``range_test(*source(estimator, X, y))``.
+    """An estimator's training for :func:`range_test`: ``range_test(*source(estimator, X, y))``.
 
     What is trained is a copy: the estimator itself stays as it is, whether it is new or fitted. The
     rate is ``learning_rate_init`` of the networks, and ``eta0`` of the linear models, whose

@@ -27,10 +27,10 @@ class RangeTestCallback(Finding, transformers.TrainerCallback):  # type: ignore[
             output, which it has where batches have labels. To be given where the Trainer has a loss
             of its own.
         use: whether the training then begins with the suggestion, its schedule in proportion.
-        options: ``low``, ``high``, ``points`` and ``sweeps`` of :func:`~gradstep.tuning.range_test`.
+        options: ``low``, ``high``, ``points`` and ``sweeps`` of :func:`range_test`.
 
     Attributes:
-        found: the :class:`~gradstep.tuning.RangeTest`.
+        found: the :class:`RangeTest`.
 
     Raises:
         TypeError, ValueError: an argument is refused; or, when the training begins, a Trainer with
@@ -106,7 +106,7 @@ class MonitorCallback(Watching, transformers.TrainerCallback):  # type: ignore[m
     after this one.
 
     Attributes:
-        verdict: the last :class:`~gradstep.tuning.Verdict`.
+        verdict: the last :class:`Verdict`.
         told: those that were written.
 
     Raises:

@@ -69,7 +69,7 @@ def from_torch(
             own: how many values to take, since a function in Python has no formula to read.
 
     Returns:
-        A schedule; for ``ReduceLROnPlateau`` a :class:`gradstep.schedules.Plateau` with what it has seen.
+        A schedule; for ``ReduceLROnPlateau`` a :class:`Plateau` with what it has seen.
 
     Raises:
         TypeError: no scheduler of PyTorch's, or one of a class that is not known here.

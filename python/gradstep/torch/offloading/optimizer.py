@@ -127,7 +127,7 @@ def _check_count(argument: str, value: Any) -> None:
 
 
 class Offload(torch.optim.Optimizer):  # type: ignore[misc]
-    """What :func:`gradstep.torch.offload` makes.
+    """What :func:`offload` makes.
 
     ``step()`` returns once all parameters are stepped; those that are still on their way to the
     device are waited for where a forward pass comes to their module. Before you read parameters
@@ -287,7 +287,7 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
     # ---- the step ----
 
     def step(self, closure: Callable[[], Any] | None = None, loss: Any = None) -> Any:
-        """Update every parameter whose gradient has come, see :meth:`~gradstep.torch.Optimizer.step`.
+        """Update every parameter whose gradient has come, see :meth:`Optimizer.step`.
 
         Args:
             closure: evaluates the model again, with gradients, and returns the loss.
@@ -367,7 +367,7 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
 
     @property
     def stages(self) -> Stages:
-        """Clipping and more by name, see :attr:`~gradstep.torch.Optimizer.stages`."""
+        """Clipping and more by name, see :attr:`Optimizer.stages`."""
         self._pipeline.settle()
         return self._inner.stages
 
@@ -390,7 +390,7 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Have the averages in the device's parameters, see :meth:`~gradstep.torch.Optimizer.averaged`."""
+        """Have the averages in the device's parameters, see :meth:`Optimizer.averaged`."""
         self.wait()
         self._pipeline.read_again()
         try:
@@ -454,7 +454,7 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
 
     @private.keeping_grad_mode
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a state dict, see :meth:`~gradstep.torch.Optimizer.load_state_dict`.
+        """Take over a state dict, see :meth:`Optimizer.load_state_dict`.
 
         Load the model before or after: its parameters are read again at the next step.
         """
