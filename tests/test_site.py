@@ -60,23 +60,32 @@ MODULES = ["gradstep", *(f"gradstep.{of}" for of in (
     "tuning.sklearn", "tuning.transformers",
 ))]  # fmt: skip
 PUBLIC = """
-import importlib
+import importlib, json
 from sphinx.ext.autodoc.mock import mock
-with mock(["gradstep.jax._xla", "keras", "lightning", "transformers"]):
-    module = importlib.import_module("{module}")
-own = [name for name, what in vars(module).items()
-       if name[0] != "_" and getattr(what, "__module__", None) == module.__name__]
-print(*getattr(module, "__all__", own))
+
+found = {}
+for name in MODULES:
+    with mock(["gradstep.jax._xla", "keras", "lightning", "transformers"]):
+        module = importlib.import_module(name)
+    own = [key for key, value in vars(module).items()
+           if key[0] != "_" and getattr(value, "__module__", None) == name]
+    found[name] = list(getattr(module, "__all__", own))
+print(json.dumps(found))
 """
 
 
+@pytest.fixture(scope="module")
+def public(site):
+    """The public names of each module; in a process of its own, since it imports without parts."""
+    return json.loads(run(f"MODULES = {MODULES}\n{PUBLIC}", options=()))
+
+
 @pytest.mark.parametrize("module", MODULES)
-def test_every_public_name_is_in_the_reference(module, site):
-    names = run(PUBLIC.format(module=module), options=()).split()
+def test_every_public_name_is_in_the_reference(module, public, site):
     places = inventory(site)
-    assert names
-    assert not [name for name in names if f"{module}.{name}" not in places]
-    for name in names:
+    assert public[module]
+    assert not [name for name in public[module] if f"{module}.{name}" not in places]
+    for name in public[module]:
         page, _, anchor = places[f"{module}.{name}"].partition("#")
         assert page.startswith("reference/")
         assert f'id="{anchor}"' in (site / page).read_text(encoding="utf-8")
@@ -178,7 +187,7 @@ def test_in_a_browser(width, dark, address, site, tmp_path):
         assert wide <= width, page
         if page != "search.html":  # which has nothing before it is asked
             assert heading in words, page
-            assert len(words) > 200, page
+            assert len(words) > 80, page
 
 
 MEASURE = """<script>
