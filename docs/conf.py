@@ -105,9 +105,23 @@ def mark_parts(_app: Sphinx, _kind: str, _name: str, _what: object, *rest: Any) 
     lines[:] = [re.sub(rf"^({parts}):(?= )", r"**\1:**", line) for line in lines]
 
 
+ARRAY_LIKE = r"~?jax\.\S*\.Array \| ~?numpy\.ndarray \| [^,\]]*?\| complex"
+
+
+def shorten(
+    _app: Sphinx, _kind: str, _name: str, _what: object, _options: object, shown: str, returned: str
+) -> tuple[str, str] | None:
+    """Signatures of JAX's types by their names, and of functions without where they lie."""
+    if not shown:
+        return None
+    shown = re.sub(ARRAY_LIKE, "~jax.typing.ArrayLike", shown)
+    return re.sub(r"<function [^,)]*>", "...", shown), returned
+
+
 def setup(app: Sphinx) -> None:
     app.connect("source-read", link_within)
     app.connect("include-read", link_within)
     app.connect("missing-reference", resolve)
     app.connect("autodoc-skip-member", is_told_by_class)
     app.connect("autodoc-process-docstring", mark_parts)
+    app.connect("autodoc-process-signature", shorten)
