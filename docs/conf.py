@@ -29,7 +29,7 @@ import gradstep  # noqa: E402
 for made in (make_rules, make_schedules, make_reference):
     write(made.files())
 
-project = "gradstep"
+project, author = "gradstep", "The gradstep authors"
 version = release = gradstep.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "mathml"]
