@@ -1,4 +1,4 @@
-"""Print the README's tables: `python benchmarks/report.py [SECTION ...] [--processes N]`.
+"""Print the docs' tables of how fast: `python benchmarks/report.py [SECTION ...] [--processes N]`.
 
 Of rules some, sizes and rounds can be chosen: `report.py rules --rules Lion --size 1M --rounds 3`.
 

@@ -6,20 +6,20 @@ on every machine.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
 import numpy as np
 
 import gradstep as gs
-from gradstep.rule import RULES, Rule
+from gradstep.rule import Rule
 
 STEPS = 300
 START, LOWEST = (1.0, 1.2), (3.0, 0.5)
 LEFT, RIGHT, BOTTOM, TOP = -0.5, 4.5, -1.0, 1.75
 SCALE = 32  # pixels of 1
-WIDTH, HEIGHT, TITLE, GAP = (RIGHT - LEFT) * SCALE, (TOP - BOTTOM) * SCALE, 15, 8
-COLUMNS, CELL = 5, 2
+WIDTH, HEIGHT, TITLE, CELL = (RIGHT - LEFT) * SCALE, (TOP - BOTTOM) * SCALE, 15, 2
 FONT = 'font-family="sans-serif" font-size="11"'
 GREYS = tuple(f"#{255 - 13 * k:02x}{255 - 12 * k:02x}{255 - 10 * k:02x}" for k in range(9))
 
@@ -96,6 +96,7 @@ def level(x: float, y: float) -> int:
     return sum(value > 4.0**k for k in range(-4, len(GREYS) - 5))
 
 
+@functools.cache
 def ground() -> str:
     """The function in greys, the lower the lighter, cells of one grey in a row as one."""
     cells = []
@@ -114,7 +115,7 @@ def ground() -> str:
     return "\n".join(cells)
 
 
-def panel(rule: Rule, left: float, top: float) -> str:
+def picture(rule: Rule) -> str:
     """A rule's path, a dot at every 20th update, a circle where it begins and a cross to reach."""
     points = path(rule)
     options = ", ".join(f"{k}={v:g}" for k, v in OPTIONS.get(rule.name, {}).items())
@@ -124,35 +125,17 @@ def panel(rule: Rule, left: float, top: float) -> str:
     )
     x, y = place(*START).split(",")
     goal = place(*LOWEST)
+    size = f'width="{WIDTH:g}" height="{HEIGHT:g}"'
     return (
-        f'<g transform="translate({left:g},{top:g})"><text y="-4">{rule.name}'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH:g}" height="{HEIGHT + TITLE:g}" '
+        f'{FONT}><rect width="{WIDTH:g}" height="{TITLE:g}" fill="#fff"/>'
+        f'<text x="2" y="{TITLE - 4:g}">{rule.name}'
         f'<tspan dx="4" fill="#555" font-size="8">{options}</tspan></text>'
-        f'<svg width="{WIDTH:g}" height="{HEIGHT:g}"><use href="#ground"/>'
+        f'<svg y="{TITLE:g}" {size}>{ground()}'
         f'<path d="M{goal}m-4,-4l8,8m0,-8l-8,8" stroke="#d55e00" stroke-width="2"/>'
         f'<polyline points="{" ".join(place(*point) for point in points)}" fill="none" '
         f'stroke="#0072b2" stroke-width="1.2"/><g fill="#0072b2">{dots}</g>'
-        f'<circle cx="{x}" cy="{y}" r="3" fill="none" stroke="#000"/></svg></g>'
-    )
-
-
-def picture() -> str:
-    """All rules, in the catalogue's order."""
-    across, down = WIDTH + GAP, HEIGHT + TITLE + GAP
-    rows = -(-len(RULES) // COLUMNS)
-    width, height = COLUMNS * across + GAP, rows * down + GAP
-    panels = [
-        panel(rule, GAP + i % COLUMNS * across, GAP + TITLE + i // COLUMNS * down)
-        for i, rule in enumerate(RULES.values())
-    ]
-    size = f'width="{width:g}" height="{height:g}"'
-    return "\n".join(
-        [
-            f'<svg xmlns="http://www.w3.org/2000/svg" {size} {FONT}>',
-            f'<rect {size} fill="#fff"/>',
-            f'<defs><g id="ground">{ground()}</g></defs>',
-            *panels,
-            "</svg>\n",
-        ]
+        f'<circle cx="{x}" cy="{y}" r="3" fill="none" stroke="#000"/></svg></svg>\n'
     )
 
 

@@ -1,29 +1,27 @@
-"""Write docs/rules.md, its picture, and the lists of rules in README.md and docs/pytorch.md.
+"""Write docs/rules.md and a picture of each rule: `python docs/make_rules.py`.
 
-`python docs/make_rules.py [--check]`. All of it comes from the rules themselves: the catalogue
-says what they keep, their classes what they are. `--check` writes nothing and exits 1 if a file is
-not as it would be written.
+All of it comes from the rules themselves: the catalogue says what they keep, their classes what
+they are. The site is built with it; nothing of it is committed.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
-import sys
 from pathlib import Path
 
 import make_rule_paths
+from written import write
 
 import gradstep as gs
 from gradstep import _core, storages
 from gradstep.rule import FAMILIES, RULES, Rule, State
 
-ROOT = Path(__file__).parent.parent
-PATHS = ROOT / "docs" / "rule-paths.svg"
+HERE = Path(__file__).parent
 INTRODUCTION = (
-    "Written by `python docs/make_rules.py` from the rules themselves. The arguments that all "
-    "rules share (storages, clipping, averages, statistics) are in `help(gradstep.Optimizer)`; "
-    "`gradstep.torch` has the same rules under the same names."
+    "The arguments that all rules share (storages, clipping, averages, statistics) are those of "
+    "{py:class}`gradstep.Optimizer`; [`gradstep.torch`](reference/torch.md) has the same rules "
+    "under the same names, and [`gradstep.jax`](reference/jax.md) as functions."
 )
 
 
@@ -42,7 +40,7 @@ def parts(rule: Rule) -> dict[str, str]:
 
 def plain(text: str) -> str:
     """A part of a docstring as Markdown."""
-    text = re.sub(r":(?:class|func|meth):`~?([^`]+)`", r"`\1`", text)
+    text = re.sub(r":(class|func|meth):(`[^`]+`)", r"{py:\1}\2", text)
     return re.sub(r"\s*\n\s*", " ", text.replace("``", "`")).strip()
 
 
@@ -91,17 +89,6 @@ def families() -> dict[str, list[Rule]]:
     return {family: rules for family, rules in found.items() if rules}
 
 
-def short_table() -> str:
-    """A row for each family, with links to its rules."""
-    rows = [
-        f"| {family} | "
-        + ", ".join(f"[`{rule.name}`](docs/rules.md#{rule.name.lower()})" for rule in rules)
-        + " |"
-        for family, rules in families().items()
-    ]
-    return "\n".join(["| what it moves by | rules |", "|---|---|", *rows])
-
-
 def which_when() -> list[str]:
     """The table at the top of the page: what a rule is, for what, and what its states take."""
     lines = [
@@ -120,26 +107,22 @@ def which_when() -> list[str]:
     return lines
 
 
+def gallery() -> str:
+    """The paths of all rules, each a link to its rule."""
+    return "\n".join(f"[![{name}](rules/{name.lower()}.svg)](#{name.lower()})" for name in RULES)
+
+
 def page() -> str:
     """docs/rules.md."""
-    lines = [
-        "# Rules",
-        "",
-        INTRODUCTION,
-        "",
-        "## Which rule when",
-        "",
-        *which_when(),
-        "",
-        f"![The path of each rule]({PATHS.name})",
-        "",
-        make_rule_paths.CAPTION,
-    ]
+    lines = ["# Rules", "", INTRODUCTION, "", "## Which rule when", "", *which_when(), ""]
+    lines += ["## How each moves", "", make_rule_paths.CAPTION, "", gallery()]
     for rule in RULES.values():
         known = parts(rule)
-        lines += ["", f"## {rule.name}", "", plain(known["what"]), ""]
+        name = rule.name
+        lines += ["", f"## {name}", "", plain(known["what"]), ""]
         if "formula" in known:
             lines += ["```math", inspect.cleandoc(known["formula"]), "```", ""]
+        lines += [f"![The path of {name}](rules/{name.lower()}.svg)", ""]
         lines += [f"**When:** {plain(known['When'])}", ""]
         lines += ["| argument | default | may be |", "|---|---|---|"]
         for key in rule.defaults:
@@ -151,45 +134,21 @@ def page() -> str:
                 lines.append(f"| `{key}` | `{rule.defaults[key]!r}` | {wanted} |")
         lines += ["", f"**States:** {states(rule)}.", ""]
         lines += [f"**Where frameworks differ:** {plain(known['Where frameworks differ'])}", ""]
-        lines += [f"**Source:** {plain(known['Source'])}"]
+        lines += [f"**Source:** {plain(known['Source'])}", ""]
+        lines += [
+            f"**Reference:** {{py:class}}`gradstep.{name}`, {{py:class}}`gradstep.torch.{name}`"
+        ]
     return "\n".join(lines) + "\n"
 
 
-def between(text: str, mark: str, content: str) -> str:
-    """A text with other content between the two marks of a name."""
-    begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
-    head, _, rest = text.partition(begin)
-    _, found, tail = rest.partition(end)
-    assert found, f"no {begin} … {end}"
-    return f"{head}{begin}\n{content}\n{end}{tail}"
-
-
 def files() -> dict[Path, str]:
-    """Every file that has something of the rules, as it is to be."""
-    readme, pytorch = ROOT / "README.md", ROOT / "docs" / "pytorch.md"
-    names = [f"`{rule}`" for rule in RULES]
-    listed = f"{', '.join(names[:-1])} and {names[-1]}"
-    return {
-        ROOT / "docs" / "rules.md": page(),
-        PATHS: make_rule_paths.picture(),
-        readme: between(readme.read_text(encoding="utf-8"), "rules", short_table()),
-        pytorch: between(pytorch.read_text(encoding="utf-8"), "rules", listed),
+    """Every file and what it holds."""
+    drawn = {
+        HERE / "rules" / f"{name.lower()}.svg": make_rule_paths.picture(rule)
+        for name, rule in RULES.items()
     }
-
-
-def main() -> int:
-    check = "--check" in sys.argv[1:]
-    old = {path: text for path, text in files().items() if _read(path) != text}
-    for path, text in old.items():
-        print(f"{path.relative_to(ROOT)}: {'not as it would be written' if check else 'written'}")
-        if not check:
-            path.write_text(text, encoding="utf-8")
-    return int(check and bool(old))
-
-
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.exists() else ""
+    return {HERE / "rules.md": page(), **drawn}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    write(files())

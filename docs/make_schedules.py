@@ -1,18 +1,18 @@
-"""Write docs/schedules.md and its pictures: `python docs/make_schedules.py [--check]`.
+"""Write docs/schedules.md and its pictures: `python docs/make_schedules.py`.
 
 Every shape stands beside its formula, drawn from its own values by what is below, without any
-package: the files are the same on every machine. `--check` writes nothing and exits 1 if a file is
-not as it would be written.
+package: the files are the same on every machine. The site is built with it; nothing of it is
+committed.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
+from written import write
 
 from gradstep import Schedule, schedules
 from gradstep.schedules.base import MAKERS
@@ -100,10 +100,16 @@ def formula(name: str) -> str:
     return re.sub(r"``", "`", re.sub(r":func:`(\w+)`", r"`\1`", text)).strip()
 
 
+def reference(name: str) -> str:
+    """A link to where its arguments are."""
+    if hasattr(schedules, name):
+        return f"{{py:func}}`gradstep.schedules.{name}`"
+    return f"{{py:meth}}`gradstep.schedules.Schedule.{name}`"
+
+
 INTRODUCTION = (
-    "Made by `python docs/make_schedules.py` from the schedules themselves: each picture shows "
-    f"{TOTAL} updates, values from 0 to 1. `t` is the index of the update about to be made, from "
-    "0; all lengths are counted in updates."
+    f"Each picture shows {TOTAL} updates, values from 0 to 1. `t` is the index of the update about "
+    "to be made, from 0; all lengths are counted in updates."
 )
 COMBINED = {
     "add": "The sum of two schedules, or of a schedule and a number: `a + b`.",
@@ -133,12 +139,10 @@ BESIDE = """## Beside the shapes
 
 def files() -> dict[Path, str]:
     """Every file and what it holds."""
-    lines = [
-        "# Every schedule",
-        "",
-        INTRODUCTION,
-        "",
-    ]
+    missing = set(MAKERS) - set(SHOWN)
+    if missing:
+        raise LookupError(f"SHOWN lacks {', '.join(sorted(missing))}")
+    lines = ["# Every schedule", "", INTRODUCTION, ""]
     made = {}
     for name, expressions in SHOWN.items():
         lines += [f"## {name}", "", COMBINED.get(name) or formula(name), ""]
@@ -146,28 +150,12 @@ def files() -> dict[Path, str]:
             path = Path("schedules") / f"{name}{i or ''}.svg"
             made[HERE / path] = picture(schedules.parse(expression))
             lines += [f"![{name}]({path.as_posix()})", "", f"`{expression}`", ""]
+        if name not in COMBINED:
+            lines += [f"**Reference:** {reference(name)}", ""]
     lines += [BESIDE, ""]
     made[HERE / "schedules.md"] = "\n".join(lines).rstrip() + "\n"
     return made
 
 
-def main() -> int:
-    missing = set(MAKERS) - set(SHOWN)
-    if missing:
-        sys.exit(f"SHOWN lacks {', '.join(sorted(missing))}")
-    wrong = []
-    for path, text in files().items():
-        if path.is_file() and path.read_text(encoding="utf-8") == text:
-            continue
-        wrong.append(path)
-        if "--check" not in sys.argv:
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-    if wrong and "--check" in sys.argv:
-        print("not as docs/make_schedules.py writes them:", *wrong, sep="\n  ", file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    write(files())

@@ -4,7 +4,6 @@ import doctest
 import importlib
 import pkgutil
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -47,25 +46,45 @@ def test_examples(name):
     assert failed == 0
 
 
+def blocks(text):
+    """The Python code that a page shows, in order."""
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
 def test_readme_code():
-    """The first lines train towards where the gradient is zero; the next ones follow them."""
-    first, second, pytorch, _, rate, third = re.findall(
-        r"```python\n(.*?)```", README.read_text(), re.DOTALL
-    )
+    """The first lines train towards where the gradient is zero."""
+    (code,) = blocks(README.read_text(encoding="utf-8"))
     names = {}
-    exec(first, names)
+    exec(code, names)
     assert names["opt"].t == 1000
     for p in names["params"].values():
         np.testing.assert_allclose(p, p.flat[0])
         assert 0.3 < p.flat[0] <= 1
-    exec(second, names)
+
+
+def test_readme_figures():
+    """They are those of the table that a command prints, in the page on speed."""
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in README.read_text(encoding="utf-8").splitlines()
+        if line.startswith("|")
+    ][2:]
+    table = (DOCS / "how-fast.md").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == 5
+    for row in rows:
+        (line,) = (line for line in table if line.startswith(f"| {row[0]} |"))
+        assert set(row) <= {cell.strip() for cell in line.split("|")}
+    told = re.findall(r"([\d.]+) times", README.read_text(encoding="utf-8"))
+    assert [float(row[3]) for row in rows[:3]] == pytest.approx([*map(float, told)], abs=0.05)
+
+
+def test_first_steps():
+    """Its blocks run one after the other."""
+    groups, pytorch, _, rate = blocks((DOCS / "first-steps.md").read_text(encoding="utf-8"))
+    names = {}
+    exec(groups, names)
     assert names["opt"].t == 1
     assert names["opt"].groups["bias"]["lr"] == 0.005
-    exec(third, names)
-    assert names["report"].grad_norm == pytest.approx(5.12)
-    assert not names["report"].skipped
-    assert not names["g"].any()
-    assert (names["low"] == names["w"].astype(np.float16)).all()
     exec(rate, names)
     assert 0.01 < names["found"].suggestion < 0.2
     assert names["verdict"].kind == "fine"
@@ -75,13 +94,23 @@ def test_readme_code():
     assert issubclass(names["AdamW"], importlib.import_module("torch").optim.Optimizer)
 
 
+def test_one_pass():
+    (code,) = blocks((DOCS / "one-pass.md").read_text(encoding="utf-8"))
+    names = {}
+    exec(code, names)
+    assert names["report"].grad_norm == pytest.approx(5.12)
+    assert not names["report"].skipped
+    assert not names["g"].any()
+    assert (names["low"] == names["w"].astype(np.float16)).all()
+
+
 def test_larger_than_memory(tmp_path):
     """What is shown runs in less memory than any two of its arrays take."""
     pytest.importorskip("resource")
     if sys.platform != "linux":
         pytest.skip("other systems count mapped files as memory")
     text = (DOCS / "larger-than-memory.md").read_text(encoding="utf-8")
-    first, second = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    first, second = blocks(text)
     assert "shape = (1024, 1024)" in first
     limit = """
 import resource, numpy, gradstep
@@ -106,7 +135,7 @@ except MemoryError:
 def test_storages_page():
     """Its code runs, and its table of loops is the core's."""
     text = (DOCS / "storages.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (code,) = blocks(text)
     names = {}
     exec(code, names)
     np.testing.assert_allclose(names["v"], 1e-7, rtol=0.1)
@@ -123,21 +152,25 @@ def test_storages_page():
     assert short == SHORT
 
 
-@pytest.mark.parametrize("made", ["make_rules.py", "make_schedules.py"])
-def test_a_page_is_as_the_code_makes_it(made):
-    made = Path(__file__).parent.parent / "docs" / made
-    subprocess.run([sys.executable, str(made), "--check"], check=True, timeout=100)
+@pytest.mark.parametrize("name", ["make_reference", "make_rules", "make_schedules"])
+def test_pages_that_are_made(name, monkeypatch):
+    """They are the same each time, and their pictures are small."""
+    monkeypatch.syspath_prepend(DOCS)
+    files = importlib.import_module(name).files()
+    assert files == importlib.import_module(name).files()
+    for path, text in files.items():
+        assert path.suffix == ".md" or (path.suffix == ".svg" and len(text) < 50_000)
 
 
-def test_rules_page_shows_each_rule():
-    """In its table with the bytes of its states, and in the picture."""
-    text = (DOCS / "rules.md").read_text(encoding="utf-8")
-    (link,) = re.findall(r"!\[.+?\]\((.+?)\)", text)
-    picture = (DOCS / link).read_text(encoding="utf-8")
-    assert len(picture) < 300_000
+def test_rules_page_shows_each_rule(monkeypatch):
+    """In its table with the bytes of its states, and with its picture."""
+    monkeypatch.syspath_prepend(DOCS)
+    files = importlib.import_module("make_rules").files()
+    text = files[DOCS / "rules.md"]
     for rule in gs.rule.RULES:
         assert f"| [`{rule}`](#{rule.lower()}) |" in text
-        assert f">{rule}<" in picture
+        assert text.count(f"](rules/{rule.lower()}.svg)") == 2
+        assert f">{rule}<" in files[DOCS / "rules" / f"{rule.lower()}.svg"]
     row = next(line for line in text.splitlines() if line.startswith("| [`Adam`]"))
     assert row.endswith("| 8, +4 with amsgrad | 2.03, +1.02 with amsgrad |")
 
@@ -151,7 +184,7 @@ assert optimizer.report.t == 10
 assert optimizer.host_bytes < 9.5 * sum(p.numel() for p in model.parameters())
 print("as told")
 """
-    script = "".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)) + check
+    script = "".join(blocks(text)) + check
     assert run(script, options=(), timeout=300).endswith("as told\n")
     offload = importlib.import_module("offload")  # of the benchmarks
     for states, per_core in (("float32", "0.56"), ("q8", "1.12")):
@@ -166,8 +199,8 @@ def test_pytorch_page():
     """Its code runs in order, as the only process of those that torchrun would start."""
     pytest.importorskip("torch")
     text = (DOCS / "pytorch.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == text.count("```") // 2
+    shown = blocks(text)
+    assert len(shown) == text.count("```") // 2
     check = """
 assert 0 < optimizer.report.grad_norm
 assert set(state["state"]) == {"weight", "bias"}
@@ -175,7 +208,7 @@ assert zero.optim.__class__ is AdamW
 dist.destroy_process_group()
 print("as told")
 """
-    script = "".join(blocks).replace("optimizer = ZeroR", "zero = ZeroR") + check
+    script = "".join(shown).replace("optimizer = ZeroR", "zero = ZeroR") + check
     alone = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     printed = run(script, options=(), timeout=300, OMP_NUM_THREADS="2", **alone)
     assert printed.endswith("as told\n")
@@ -187,7 +220,7 @@ def test_choosing_a_rate(capsys, monkeypatch, tmp_path):
     text = page.read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     names, printed = {}, []
-    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+    for code in blocks(text):
         exec(code, names)
         printed.append(capsys.readouterr().out)
     told = re.findall(r"```text\n(.*?)```", text, re.DOTALL)
@@ -207,7 +240,7 @@ def test_search_page(storage, tmp_path):
     """Its script, started twice, works off one list, and both print what the page says."""
     pytest.importorskip("optuna")
     text = (DOCS / "search.md").read_text(encoding="utf-8")
-    (script,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (script,) = blocks(text)
     (told,) = re.findall(r"```text\n(.*?)```", text, re.DOTALL)
     counting = "    print(seed, lr, file=open('runs', 'a'), flush=True)\n"
     script = re.sub(r"(def objective.*\n.*\n)", rf"\1{counting}", script)

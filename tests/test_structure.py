@@ -478,7 +478,7 @@ def test_rule_has_what_its_kind_asks_for(rule):
 
 @pytest.mark.parametrize("rule", EVERY)
 def test_rule_can_be_read_of(rule):
-    """Its docstring has each part; README and the page on PyTorch name it."""
+    """Its docstring has each part, of which the docs' page on rules is made."""
     made = getattr(gs, rule)
     assert issubclass(made, gs.Optimizer)
     assert made.rule.name == made.__name__ == rule

@@ -142,7 +142,7 @@ def global_norm(arrays: Array | Sequence[Array]) -> float:
             shapes.
 
     Raises:
-        TypeError, ValueError: an array is refused, see :func:`check`.
+        TypeError, ValueError: an array is refused.
 
     Example:
         >>> import numpy as np, gradstep as gs

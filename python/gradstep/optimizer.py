@@ -200,7 +200,7 @@ class Optimizer(Saved):
 
     @property
     def t(self) -> int:
-        """Updates applied so far: the index that schedules get at the next step."""
+        """Updates applied so far, which is the index that schedules get at the next step."""
         return self._engine.t
 
     @property

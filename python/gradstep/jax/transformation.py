@@ -74,7 +74,7 @@ class Transformation(optax.GradientTransformationExtraArgs):  # type: ignore[mis
         Args:
             params: a tree of float32, float64, bfloat16 or float16 arrays of any shape.
             grads: gradients, a tree of the same structure and shapes.
-            state: of :meth:`init`, or of the last step.
+            state: of ``init``, or of the last step.
             value: the loss, for rules that step by it (:func:`polyak_sgd`).
             loss_scale: what gradients are divided by.
             norm: that of all gradients, loss scale and all, where ``grads`` are one of several

@@ -36,7 +36,8 @@ class Adamax(Optimizer):
     since rounded to nearest it would never decay.
 
     Where frameworks differ: this is PyTorch 2.13, with ε inside the maximum. Keras has
-    m / (max(β₂u, |g|) + ε), ε = 1e-7 and a rate of 0.001; optax has PyTorch's form, without decay.
+    m / (max(β₂u, ``|g|``) + ε), ε = 1e-7 and a rate of 0.001; optax has PyTorch's form, without
+    decay.
 
     Source: Kingma & Ba, ICLR 2015, algorithm 2.
 

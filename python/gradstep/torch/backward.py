@@ -28,7 +28,7 @@ def step_in_backward(optimizer: Optimizer) -> list[Any]:
         optimizer: whose parameters, those that it has now; do not call its ``step``.
 
     Returns:
-        The handles of the hooks: ``remove()`` each to end it.
+        The handles of the hooks; ``remove()`` each to end it.
 
     Raises:
         ValueError: a rule steps by the loss, such as ``PolyakSGD``: a backward pass knows none.

@@ -61,7 +61,7 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
 
     @property
     def engine(self) -> Engine:
-        """The optimizer's life: its turn, clock and stages."""
+        """The optimizer's life, which is its turn, clock and stages."""
         return self._engine
 
     @property
@@ -345,7 +345,7 @@ class Base(torch.optim.Optimizer):  # type: ignore[misc]
     def replace(
         self, state: Mapping[Any, Any], groups: list[dict[str, Any]], *, fresh: bool
     ) -> None:
-        """Have other states and groups, whose drivers stay; see :class:`Loading`."""
+        """Have other states and groups, whose drivers stay; see ``loading.Loading``."""
         drivers = list(self._groups)
         self.__setstate__({"state": state, "param_groups": groups})
         for group, source in zip(drivers, groups, strict=True):

@@ -207,7 +207,7 @@ class Optimizer(Base):
                 step by it, such as ``PolyakSGD``, where no closure returns it; others refuse it.
 
         Returns:
-            What ``closure`` returned, or None. What the step did is in :attr:`report`.
+            What ``closure`` returned, or None. What the step did is in ``report``.
 
         Raises:
             TypeError, ValueError: a gradient, hyperparameter or state is refused; nothing is

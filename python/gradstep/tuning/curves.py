@@ -106,7 +106,7 @@ class Judged:
 
     @property
     def confidence(self) -> str:
-        """How sure the verdict is: "high", "medium", "low", or "none" where it says nothing."""
+        """How sure the verdict is, "high", "medium", "low", or "none" where it says nothing."""
         return confidence(self.verdict)
 
     @property

@@ -17,7 +17,7 @@ MODULE = "__gradstep_find__"  # what the script is called: no name of a module t
 
 
 class Refused(Exception):
-    """A script that does not keep to the contract, in words."""
+    """A script that does not keep to the contract, or a log that cannot be read, in words."""
 
 
 def load(target: str) -> tuple[Callable[[], float], Any]:

@@ -195,7 +195,7 @@ class Monitor:
 
     @property
     def verdict(self) -> Verdict:
-        """The last one that was no spike: that passes."""
+        """The last one that was no spike, which passes."""
         return self._verdict
 
     def __call__(self, report: Report | Mapping[str, Any], loss: SupportsFloat) -> Verdict:

@@ -202,8 +202,8 @@ def range_test(
     Raises:
         TypeError, ValueError: an argument is refused, or the training returns no number, or no
             finite one at the very first step.
-        Whatever ``train_step``, ``save``, ``restore`` and ``progress`` raise; an ArithmeticError of
-            ``train_step`` only at the very first step.
+        Exception: whatever ``train_step``, ``save``, ``restore`` and ``progress`` raise; an
+            ArithmeticError of ``train_step`` only at the very first step.
 
     Example:
         >>> import numpy as np, gradstep as gs

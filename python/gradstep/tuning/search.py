@@ -464,8 +464,8 @@ def search(
         progress: show a progress bar; there is none anyway where stderr is no terminal.
 
     Returns:
-        All that came to an end, in this storage: `.best` is the rate with the lowest mean loss.
-        `str()` is a table; `.to_dict()`, `.to_csv(path)`, `.plot(path)`.
+        All that came to an end, in this storage. ``.best`` is the rate with the lowest mean loss,
+        ``str()`` a table; there are ``.to_dict()``, ``.to_csv(path)`` and ``.plot(path)``.
 
     Warns:
         UserWarning: the best rate is the lowest or the highest tried, so a better one may lie

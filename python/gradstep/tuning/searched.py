@@ -57,7 +57,7 @@ class SearchResult:
 
     @property
     def edge(self) -> Literal["", "low", "high"]:
-        """The end of the rates tried that the best one stands at: a better one may lie beyond."""
+        """At which end of the rates tried the best one is, so that a better one may lie beyond."""
         if self.best is None:
             return ""
         if self.tried[-1].rate < self.best * EDGE:

@@ -51,7 +51,8 @@ def read_logs(
         A :class:`Log` for each run.
 
     Raises:
-        Refused: nothing can be read there; it says what was looked for and what was found.
+        gradstep.tuning.finding.Refused: nothing can be read there; it says what was looked for and
+            what was found.
         OSError: a file cannot be read.
 
     Example:
