@@ -58,8 +58,9 @@ autodoc_mock_imports = ["gradstep.jax._xla", "keras", "lightning", "transformers
 napoleon_custom_sections = [("Attributes", "params_style")]
 
 
-def link_within(_app: Sphinx, _where: object, source: list[str], *_rest: Any) -> None:
+def link_within(_app: Sphinx, *arguments: Any) -> None:
     """Files beside docs/ are pages of the site."""
+    source = arguments[-1]
     for file, page in (("README.md", "index.md"), ("CONTRIBUTING.md", "contributing.md")):
         source[0] = re.sub(rf"\]\((?:\.\./)?{file}", f"]({page}", source[0])
 
