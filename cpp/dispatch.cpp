@@ -2,6 +2,8 @@
 
 #include <atomic>
 
+#include "cpuid.hpp"
+
 namespace gradstep::targets {
 extern const Table baseline, sse4, avx2, avx512, neon;
 }
@@ -9,27 +11,35 @@ extern const Table baseline, sse4, avx2, avx512, neon;
 namespace gradstep::dispatch {
 namespace {
 
-// From the slowest to the fastest.
-const std::vector<const Table*>& tables() {
-    static const std::vector<const Table*> list = [] {
-        std::vector<const Table*> found;
-#if defined(__aarch64__)
-        found.push_back(&targets::neon);
-#else
-        found.push_back(&targets::baseline);
-#endif
+struct Found {
+    std::vector<const Table*> tables;    // from the slowest to the fastest
+    std::vector<Refused> refused;
+};
+
+const Found& found() {
+    static const Found once = [] {
+        Found found;
 #if defined(__x86_64__)
-        __builtin_cpu_init();
-        if (__builtin_cpu_supports("sse4.1")) found.push_back(&targets::sse4);
-        if (__builtin_cpu_supports("avx2")) found.push_back(&targets::avx2);
-        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-            found.push_back(&targets::avx512);
+        const cpuid::Registers registers = cpuid::read();
+        for (const Table* table :
+             {&targets::baseline, &targets::sse4, &targets::avx2, &targets::avx512}) {
+            const std::string why = cpuid::refusal(table->name, registers);
+            if (why.empty())
+                found.tables.push_back(table);
+            else
+                found.refused.push_back({table->name, why});
+        }
+#elif defined(__aarch64__)
+        found.tables.push_back(&targets::neon);
+#else
+        found.tables.push_back(&targets::baseline);
 #endif
         return found;
     }();
-    return list;
+    return once;
 }
+
+const std::vector<const Table*>& tables() { return found().tables; }
 
 std::atomic<const Table*>& selected() {
     static std::atomic<const Table*> table{tables().back()};
@@ -45,6 +55,8 @@ std::vector<std::string> available() {
     for (const Table* table : tables()) names.push_back(table->name);
     return names;
 }
+
+std::vector<Refused> refused() { return found().refused; }
 
 bool force(const std::string& name) {
     for (const Table* table : tables()) {

@@ -11,7 +11,14 @@ namespace gradstep::dispatch {
 
 const Table& current();
 std::vector<std::string> available();    // from the slowest to the fastest
-bool force(const std::string& name);     // false, and nothing changes, if it is not available
+
+// A target of this build that is not available, and why.
+struct Refused {
+    std::string name, why;
+};
+std::vector<Refused> refused();
+
+bool force(const std::string& name);    // false, and nothing changes, if it is not available
 
 }    // namespace gradstep::dispatch
 

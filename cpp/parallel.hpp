@@ -58,6 +58,9 @@ private:
 // always woken.
 void set_eager(bool eager);
 
+// The calling thread does nothing more until the process ends.
+[[noreturn]] void wait_for_ever();
+
 // How many chunks to cut `bytes` bytes of work into: enough to share them evenly, and each large
 // enough to be worth taking.
 int64_t chunks_for(int64_t bytes);

@@ -7,9 +7,6 @@
 // hash computed the same bits. Exits 1 on a difference. Names of rules as arguments leave out the
 // others: so a hash can be held against that of a commit which did not have them. With a name that
 // no rule has, `threads` for one, only schedules and threads are left.
-#include <sys/mman.h>
-#include <unistd.h>
-
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -25,6 +22,7 @@
 #include <vector>
 
 #include "dispatch.hpp"
+#include "guarded.hpp"
 #include "parallel.hpp"
 #include "pipeline.hpp"
 
@@ -56,28 +54,6 @@ template <class T> void canonical(T* x, int64_t n) {
     for (int64_t i = 0; i < n; ++i)
         if (x[i] != x[i]) x[i] = T(__builtin_nan(""));
 }
-
-// Pages between two that may not be touched; an array lies against the last or the first of them.
-class Guarded {
-public:
-    explicit Guarded(size_t bytes) {
-        page_ = size_t(sysconf(_SC_PAGESIZE));
-        inner_ = (bytes + page_ - 1) / page_ * page_ + page_;
-        base_ = static_cast<char*>(mmap(nullptr, inner_ + 2 * page_, PROT_READ | PROT_WRITE,
-                                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-        mprotect(base_, page_, PROT_NONE);
-        mprotect(base_ + page_ + inner_, page_, PROT_NONE);
-    }
-    ~Guarded() { munmap(base_, inner_ + 2 * page_); }
-    Guarded(const Guarded&) = delete;
-    Guarded& operator=(const Guarded&) = delete;
-
-    void* place(size_t bytes, bool at_end) { return base_ + page_ + (at_end ? inner_ - bytes : 0); }
-
-private:
-    char* base_;
-    size_t page_, inner_;
-};
 
 // Numbers of many magnitudes, some odd ones among them, the same on every machine.
 class Numbers {
@@ -685,6 +661,8 @@ int main(int count, char** arguments) {
         if (hash != first) ++failures;
         std::printf("%-8s %016" PRIx64 "\n", name.c_str(), hash);
     }
+    for (const auto& [name, why] : dispatch::refused())
+        std::printf("%-8s not offered: %s\n", name.c_str(), why.c_str());
     std::printf(failures ? "%d failures\n" : "ok\n", failures);
     return failures != 0;
 }

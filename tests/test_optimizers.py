@@ -915,7 +915,8 @@ def test_threads_from_the_environment(count, wanted):
 def test_config(capsys):
     """Everything that decides how steps run, and the same in print."""
     config = gs.config()
-    about = {"target", "targets", "threads", "team", "openmp", "version", "compiler", "build"}
+    about = {"target", "targets", "refused", "threads", "team", "openmp"}
+    about |= {"version", "compiler", "build"}
     assert config.keys() == about
     assert config["target"] in config["targets"]
     assert config["threads"] == gs.get_num_threads() >= 1
@@ -924,7 +925,10 @@ def test_config(capsys):
     printed = capsys.readouterr().out
     for key, value in config.items():
         assert f"{key}: " in printed
-        assert (value if isinstance(value, str) else str(config["threads"])) in printed
+        if isinstance(value, dict):
+            assert all(f"{name}: {why}" in printed for name, why in value.items())
+        else:
+            assert (value if isinstance(value, str) else str(config["threads"])) in printed
 
 
 def test_set_target(target):

@@ -37,6 +37,7 @@ CPP_ROOMS = [
     "kernels/",
     "kernels.inl",
     "targets/",
+    "cpuid.",
     "dispatch.",
     "parallel",
     "schedule.",

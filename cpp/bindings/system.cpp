@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "../cpuid.hpp"
 #include "../dispatch.hpp"
 #include "../parallel.hpp"
 #include "../parallel/pages.hpp"
@@ -84,6 +85,17 @@ void bind_system(py::module_& m) {
     m.attr("block_elements") = block_elements;
     m.attr("max_threads") = parallel::max_threads;
     m.def("targets", &dispatch::available);
+    m.def("refused_targets", [] {
+        py::dict reasons;
+        for (const auto& [name, why] : dispatch::refused()) reasons[name.c_str()] = why;
+        return reasons;
+    });
+    m.def(
+        "target_refusal",
+        [](const std::string& target, uint32_t ecx1, uint32_t ebx7, uint64_t xcr0) {
+            return cpuid::refusal(target, {ecx1, ebx7, xcr0});
+        },
+        py::arg("target"), py::arg("ecx1"), py::arg("ebx7"), py::arg("xcr0"));
     m.def("target", [] { return dispatch::current().name; });
     m.def("set_target", &dispatch::force, py::arg("name"));
     m.def("threads", &parallel::threads);

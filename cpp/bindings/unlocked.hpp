@@ -2,7 +2,7 @@
 #pragma once
 #include <pybind11/pybind11.h>
 
-#include <unistd.h>
+#include "../parallel.hpp"
 
 namespace gradstep::bindings {
 
@@ -18,7 +18,7 @@ public:
     Unlocked(const Unlocked&) = delete;
     Unlocked& operator=(const Unlocked&) = delete;
     ~Unlocked() noexcept(false) {
-        while (is_finalizing()) pause();
+        if (is_finalizing()) parallel::wait_for_ever();
         PyEval_RestoreThread(state_);
     }
 

@@ -9,13 +9,7 @@
 #include <vector>
 
 #include "job.hpp"
-
-#if defined(__unix__) || defined(__APPLE__)
-#include <pthread.h>
-#endif
-#if defined(__linux__)
-#include <sched.h>
-#endif
+#include "platform.hpp"
 
 namespace gradstep::parallel::native {
 namespace {
@@ -44,7 +38,7 @@ public:
             last_end_ = Clock::now();
             return true;
         }
-        leave_this_processor();
+        platform::keep_off_this_processor(workers_, caller_processor_);
 
         job_.begin(chunks, threads, body, context);
         round_.fetch_add(1);
@@ -114,22 +108,6 @@ private:
         { std::lock_guard<std::mutex> lock(bed_); }
         alarm_.notify_one();
     }
-
-    // A woken worker must not be put on the processor its caller is busy on. The caller itself is
-    // never bound.
-    void leave_this_processor() {
-#if defined(__linux__)
-        int processor = sched_getcpu();
-        if (processor < 0 || processor == caller_processor_) return;
-        caller_processor_ = processor;
-        cpu_set_t allowed;
-        if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
-        CPU_CLR(processor, &allowed);
-        if (CPU_COUNT(&allowed) == 0) return;
-        for (std::thread& worker : workers_)
-            pthread_setaffinity_np(worker.native_handle(), sizeof allowed, &allowed);
-#endif
-    }
 };
 
 // Never destroyed: its threads live as long as the process. A child of fork has none of them and
@@ -140,9 +118,7 @@ Team& team() {
     static std::once_flag once;
     std::call_once(once, [] {
         the_team = new Team;
-#if defined(__unix__) || defined(__APPLE__)
-        pthread_atfork(nullptr, nullptr, [] { the_team = new Team; });
-#endif
+        platform::call_in_children([] { the_team = new Team; });
     });
     return *the_team;
 }

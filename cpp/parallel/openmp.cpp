@@ -1,5 +1,9 @@
 #include "openmp.hpp"
 
+#include <dlfcn.h>
+#include <pthread.h>
+#include <time.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
@@ -7,16 +11,9 @@
 #include <mutex>
 
 #include "job.hpp"
-
-#if defined(__linux__)
-#include <dlfcn.h>
-#include <pthread.h>
-#include <time.h>
-#endif
+#include "platform.hpp"
 
 namespace gradstep::parallel::openmp {
-
-#if defined(__linux__)
 
 namespace {
 
@@ -124,9 +121,9 @@ bool runs(Pool& pool, int worker, bool& ended) {
 }    // namespace
 
 bool find(bool any) {
-    static const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
+    static const bool registered = platform::call_in_children([] { forked = true; });
     static std::mutex finding;
-    if (registered != 0 || forked) return false;
+    if (!registered || forked) return false;
     if (is_known()) return true;
     std::lock_guard<std::mutex> lock(finding);
     if (is_known() || take_from("libtorch_cpu.so")) return true;
@@ -169,15 +166,5 @@ void run(int64_t chunks, int threads, int pool_threads, Body body, void* context
     // All threads, also where some have no share: a runtime ends those that a region leaves out.
     begin_parallel.load(std::memory_order_acquire)(enter, &pool, unsigned(pool_threads), 0);
 }
-
-#else
-
-bool find(bool) { return false; }
-std::string runtime() { return ""; }
-bool is_free() { return false; }
-bool is_awake(int) { return false; }
-void run(int64_t, int, int, Body, void*) {}
-
-#endif
 
 }    // namespace gradstep::parallel::openmp

@@ -14,7 +14,8 @@ def config() -> dict[str, Any]:
 
     Returns:
         ``target`` (in use) and ``targets`` (this processor can run, from the slowest to the
-        fastest), ``threads``, ``team``, ``openmp`` (the file of the OpenMP runtime whose workers a
+        fastest), ``refused`` (a dict: the build's other targets, and why they cannot run here),
+        ``threads``, ``team``, ``openmp`` (the file of the OpenMP runtime whose workers a
         step may use, ``"none"`` until one is found), ``version``, ``compiler``, ``build``.
 
     Example:
@@ -25,6 +26,7 @@ def config() -> dict[str, Any]:
     return {
         "target": _core.target(),
         "targets": tuple(_core.targets()),
+        "refused": _core.refused_targets(),
         "threads": _core.threads(),
         "team": _core.team(),
         "openmp": _core.openmp_runtime() or "none",
@@ -36,6 +38,8 @@ def show_config() -> None:
     """Print :func:`config`, a line for each entry."""
     for key, value in config().items():
         text = ", ".join(value) if isinstance(value, tuple) else value
+        if isinstance(value, dict):
+            text = "; ".join(f"{name}: {why}" for name, why in value.items()) or "none"
         print(f"{key:>9}: {text}")  # noqa: T201 - printing is what it is for
 
 
@@ -52,7 +56,11 @@ def set_target(name: str) -> None:
 
 def _set_target(argument: str, name: object) -> None:
     if name not in _core.targets() or not _core.set_target(str(name)):
-        raise ValueError(f"{argument}: got {name!r}, wanted one of {', '.join(_core.targets())}")
+        wanted = ", ".join(_core.targets())
+        why = _core.refused_targets().get(str(name))
+        raise ValueError(
+            f"{argument}: got {name!r}, wanted one of {wanted}" + (f"; {why}" if why else "")
+        )
 
 
 def set_num_threads(n: int) -> None:
