@@ -1,7 +1,8 @@
 """Print one hash of the bits of some steps: `python tools/step_hash.py`.
 
-Equal on every processor, compiler and number of threads; it needs NumPy and gradstep alone. Rules of
-one pass and of two, storages by element and in blocks, clipping, an average and a schedule are in it.
+Equal on every processor, compiler and number of threads; it needs NumPy and gradstep alone. In it
+are rules of one pass and of two, storages by element and in blocks, clipping, an average and a
+schedule.
 """
 
 from __future__ import annotations
