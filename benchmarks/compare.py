@@ -1,10 +1,11 @@
-"""Is this commit slower than another? `python benchmarks/compare.py BASE NEW [TABLE ...]`.
+"""Is this build slower than another? `python benchmarks/compare.py BASE NEW [TABLE ...]`.
 
-BASE and NEW are folders that hold the package: `python/` of a checkout whose core is built. Each
-row of the tables `step`, `one-pass` and `pytorch` is timed in three processes that take turns: one
-of BASE, one of NEW, and a second one of BASE, which shows how far a commit is from itself. A row
-counts as slower where its median ratio is above 1.02 by more than that distance. Each pair has new
-processes, since it matters where memory happens to lie.
+BASE and NEW are folders that hold the package: `python/` of a checkout whose core is built, or what
+`pip install --no-deps --target FOLDER` made of a wheel. Each row of the tables `step`, `one-pass`,
+`pytorch` and `training` is timed in three processes that take turns: one of BASE, one of NEW, and a
+second one of BASE, which shows how far a build is from itself. A row counts as slower where its
+median ratio is above 1.02 by more than that distance. Each pair has new processes, since it matters
+where memory happens to lie.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import permutations
 from pathlib import Path
 from statistics import median
@@ -22,7 +23,17 @@ ROUNDS = 3
 ALLOWED = 0.02
 
 
-def racers(table: str, row: str):
+def trainee(row: str):
+    """The contestant of a row of the table `training`: a network or a size, and who steps."""
+    from gradstep import bench_training  # noqa: PLC0415
+
+    name, who = row.split(": ")
+    networks = name in bench_training.NETWORKS
+    found = bench_training.of_network(name) if networks else bench_training.of_size(name)
+    return next(one for one in found if one.name == who)
+
+
+def racer_of(table: str, row: str):
     """The contestant of a row, made by the package that this process imports."""
     from gradstep import bench  # noqa: PLC0415 - the package is chosen by the process
 
@@ -51,24 +62,46 @@ def rows(table: str) -> list[str]:
         import one_pass  # noqa: PLC0415
 
         return list(one_pass.CASES)
+    if table == "training":
+        from gradstep import bench_training as training  # noqa: PLC0415
+
+        networks = [
+            f"{name}: {who}" for name in training.NETWORKS for who in (training.OURS, training.Q8)
+        ]
+        return networks + [f"{name}: {training.ALL_THREADS}" for name in training.SIZES]
     import adapter  # noqa: PLC0415
 
     return list(adapter.CASES)
 
 
-TABLES = ("step", "one-pass", "pytorch")
+TABLES = ("step", "one-pass", "pytorch", "training")
+
+
+def timed(table: str, row: str) -> Callable[[], float]:
+    """What times a batch of a row's steps, in seconds each."""
+    from gradstep import bench, bench_training  # noqa: PLC0415
+
+    if table == "training":
+        stepping = trainee(row)
+
+        def seconds() -> float:
+            stepping.steps.clear()
+            bench_training.race([stepping], rounds=1)
+            return median(stepping.steps)
+
+        return seconds
+    racer = racer_of(table, row)
+    for _ in range(bench.CHECKED_STEPS):
+        racer.step(racer.gradients())
+    return lambda: bench.race([racer], rounds=1)[racer.name]
 
 
 def work(table: str, row: str) -> None:
     """A process that times a batch of steps whenever it is told to."""
-    from gradstep import bench  # noqa: PLC0415
-
-    racer = racers(table, row)
-    for _ in range(bench.CHECKED_STEPS):
-        racer.step(racer.gradients())
+    seconds = timed(table, row)
     print("ready", flush=True)
     for _ in sys.stdin:
-        print(bench.race([racer], rounds=1)[racer.name], flush=True)
+        print(seconds(), flush=True)
 
 
 class Worker:

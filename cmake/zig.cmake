@@ -52,6 +52,12 @@ foreach(kind EXE MODULE SHARED)
   set(CMAKE_${kind}_LINKER_FLAGS_RELEASE_INIT "-s")
 endforeach()
 
+# zig compiles its C++ library anew for every way to optimize and to link, which takes longer than all
+# of ours: CMake's first questions are not linked, and pybind11 does not optimize while linking.
+set(CMAKE_CXX_COMPILER_ID_TEST_FLAGS_FIRST -c)
+set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)
+set(CMAKE_INTERPROCEDURAL_OPTIMIZATION OFF)
+
 set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)
 set(CMAKE_FIND_ROOT_PATH_MODE_LIBRARY ONLY)
 set(CMAKE_FIND_ROOT_PATH_MODE_INCLUDE ONLY)

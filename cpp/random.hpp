@@ -2,6 +2,16 @@
 #pragma once
 #include <cstdint>
 
+// Before a loop over elements in which `steps` goes up by `step`: it is to become vectors; then its
+// other clauses. What is said to be linear, clang would multiply again for each element, and it
+// finds by itself what this says.
+#define GRADSTEP_PRAGMA(text) _Pragma(#text)
+#if defined(__clang__)
+#define GRADSTEP_SIMD_STEPS(...) _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define GRADSTEP_SIMD_STEPS(...) GRADSTEP_PRAGMA(omp simd linear(steps : step) __VA_ARGS__)
+#endif
+
 namespace gradstep {
 
 // Of a run of elements: a hash of where and when.

@@ -147,9 +147,9 @@ private:
     // Asks for the bytes of the next block while this one is computed: loops that go over a block
     // one after the other do not read ahead in all arrays as a single one does.
     static void prefetch_next(const void* data, const StorageInfo& storage) {
-        const char* next = static_cast<const char*>(data) + storage.offset(block_elements);
-        for (int64_t i = 0; i < storage.offset(block_elements); i += 64)
-            __builtin_prefetch(next + i);
+        const int64_t bytes = storage.offset(block_elements);
+        const char* next = static_cast<const char*>(data) + bytes;
+        for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(next + i);
     }
 
     void prefetch() const {

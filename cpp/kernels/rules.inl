@@ -129,7 +129,7 @@ void update_elements(const Rule rule, typename P::compute factor, const Piece& p
     const int64_t n = piece.n;
     uint32_t steps = 0;
     constexpr uint32_t step = RandomKey::step;
-#pragma omp simd linear(steps : step)
+    GRADSTEP_SIMD_STEPS()
     for (int64_t i = 0; i < n; ++i) {
         T parameter = P::template load<T>(p, i);
         T s[sizeof...(I) + 1] = {present<Rule>(options, I) ? S::template load<T>(state[I], i)
@@ -169,7 +169,7 @@ void update_blocks(const Rule rule, float factor, const Piece& piece, std::index
             int32_t most0 = 0, most1 = 0, most2 = 0, most3 = 0;
             uint32_t steps = 0;
             constexpr uint32_t step = RandomKey::step;
-#pragma omp simd linear(steps : step) reduction(max : most0, most1, most2, most3)
+            GRADSTEP_SIMD_STEPS(reduction(max : most0, most1, most2, most3))
             for (int i = 0; i < n; ++i) {
                 float parameter = P::template load<float>(p, i);
                 float s[] = {present<Rule>(options, I) ? number[I][b][i] : 0.0f ...};
@@ -319,7 +319,7 @@ void gather_lanes(const Rule& rule, typename P::compute factor, const Piece& pie
     [[maybe_unused]] const RandomKey key[sizeof...(I) + 1] = {piece.key[1 + I].from(begin)...};
     constexpr uint32_t step = RandomKey::step;
     uint32_t steps = 0;
-#pragma omp simd linear(steps : step)
+    GRADSTEP_SIMD_STEPS()
     for (int j = 0; j < n; ++j) {
         gather_element<Rule, P, G, S, options>(rule, p, g, factor, state, key, steps, j, sums,
                                                states);

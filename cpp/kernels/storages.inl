@@ -34,7 +34,7 @@ template <class Storage, class T, bool stochastic>
 void encode_elements(const T* in, int64_t n, typename Storage::pointer x, RandomKey key) {
     uint32_t steps = 0;
     constexpr uint32_t step = RandomKey::step;
-#pragma omp simd linear(steps : step)
+    GRADSTEP_SIMD_STEPS()
     for (int64_t i = 0; i < n; ++i) {
         store<Storage, stochastic>(x, i, in[i], key, steps);
         steps += step;

@@ -50,8 +50,8 @@ inline double sqrt(double x) { return __builtin_sqrt(x); }
 // A NaN on either side is kept.
 template <class T> inline T max(T a, T b) { return ((a > b) | (a != a)) ? a : b; }
 
-// −1, 0 or 1; a NaN is kept.
-template <class T> inline T sign(T x) { return x != x ? x : T(x > 0) - T(x < 0); }
+// −1, 0 or 1; a NaN is kept. Of what is left then, adding 0 changes −0 alone.
+template <class T> inline T sign(T x) { return x > 0 ? T(1) : x < 0 ? T(-1) : x + T(0); }
 
 inline float magnitude(float x) { return __builtin_fabsf(x); }
 inline double magnitude(double x) { return __builtin_fabs(x); }

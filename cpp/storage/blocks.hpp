@@ -82,7 +82,7 @@ template <class Code, int bits, int64_t block_> struct Blocks {
         memory* out = packed ? spread : x;
         uint32_t steps = 0;
         constexpr uint32_t step = RandomKey::step;
-#pragma omp simd linear(steps : step)
+        GRADSTEP_SIMD_STEPS()
         for (int32_t i = 0; i < n; ++i) {
             const uint32_t b = to_bits(in[i]);
             const float y = from_bits(b & 0x7FFFFFFF) * inverse;
