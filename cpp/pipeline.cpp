@@ -270,7 +270,6 @@ private:
         const bool in_one_loop = choice.publish || (!tensor.average && !tensor.copy);
         active.whole = choice.direct && tensor.stochastic == 0 && in_one_loop && !clips &&
                        !tensor.change && !settings_.zero_gradients && !everything;
-        active.several_loops = (choice.several_loops || everything) && !gradients_[i].rows;
         active.factor = group.sign * factor;
         const int64_t t = counts_[i] + 1;
         for (int b = 0; b <= group.rule->state_count && tensor.stochastic >> b; ++b)

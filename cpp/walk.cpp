@@ -89,7 +89,6 @@ public:
 
     // The first pass of a rule that has two.
     void gather(bool measured, LaneSums& sums, GatherLanes& gathered) {
-        if (active_.several_loops) prefetch();
         if (measured) measure_gradient(used_gradient(), sums);
         load(clip());
         active_.kernel->gather(scalars(), factor_, piece_, gathered);
@@ -97,7 +96,6 @@ public:
     }
 
     void update(bool measured, LaneSums& sums) {
-        if (active_.several_loops) prefetch();
         const T* used = measured ? used_gradient() : nullptr;
         if (measured && !active_.kernel->gather) measure_gradient(used, sums);
         if (measured)
@@ -143,22 +141,6 @@ private:
     alignas(64) T used_[block_elements];
 
     const void* scalars() const { return walk_.scratch_.scalars[active_.scalars].bytes; }
-
-    // Asks for the bytes of the next block while this one is computed: loops that go over a block
-    // one after the other do not read ahead in all arrays as a single one does.
-    static void prefetch_next(const void* data, const StorageInfo& storage) {
-        const int64_t bytes = storage.offset(block_elements);
-        const char* next = static_cast<const char*>(data) + bytes;
-        for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(next + i);
-    }
-
-    void prefetch() const {
-        prefetch_next(memory_.p, storage_);
-        prefetch_next(raw_, walk_.table_.storages[gradient_.storage]);
-        for (int s = 0; s < rule_.state_count; ++s)
-            if (memory_.state[s])
-                prefetch_next(memory_.state[s], walk_.table_.storages[tensor_.state_storage[s]]);
-    }
 
     T* numbers(void* x, void* low, int stored, Role role, T* buffer) const {
         if (stored == plain_) return static_cast<T*>(x);
@@ -461,7 +443,6 @@ Choice choose(const Table& table, const RuleInfo& rule, const Tensor& tensor, in
     choice.options = options;
     choice.clips = clips;
     choice.direct = pairing >= 0;
-    choice.several_loops = pairing < 0;
     choice.kernel = &rule.kernel(choice.direct ? pairing : plain, options);
     const bool copied =
         tensor.copy && table.storages[tensor.copy_storage].name == std::string_view("bfloat16");
@@ -476,7 +457,6 @@ Choice choose(const Table& table, const RuleInfo& rule, const Tensor& tensor, in
         if (!tensor.state[s]) continue;
         const StorageInfo& state = table.storages[tensor.state_storage[s]];
         choice.bytes += (1 + passes) * state.bytes(n);
-        choice.several_loops |= state.block > 1;
     }
     if (tensor.average) choice.bytes += 2 * n * (storage.compute == double_precision ? 8 : 4);
     if (tensor.copy) choice.bytes += table.storages[tensor.copy_storage].bytes(n);

@@ -82,7 +82,6 @@ struct Choice {
     bool clips = false;
     bool direct = false;           // the kernel takes the buffers as they lie in memory
     Publish publish = nullptr;     // what publishes in the loop of the update
-    bool several_loops = false;    // go over a block one after the other
     int64_t bytes = 0;             // that a step moves for it
 };
 
@@ -103,7 +102,7 @@ struct Scratch {
         double factor;                 // of the gradient
         Publish publish;               // as in Choice
         unsigned used;                 // which states, a bit each
-        bool direct, several_loops;    // as in Choice
+        bool direct;                   // as in Choice
         bool whole;                    // and there is nothing to do block by block
     };
     struct Resolved {
