@@ -23,6 +23,7 @@ from gradstep import cli
 from gradstep.tuning import Judged, Log, following, judge, piping, read_logs, watching
 from gradstep.tuning.finding import Refused
 from gradstep.tuning.formats import files
+from gradstep.tuning.lines import Lines
 
 COUNT = 6000
 LOSSES = [
@@ -213,6 +214,33 @@ def test_what_must_be_read_anew_takes_a_hundredth_of_the_time(
 # ---- logs of our reports ----
 
 
+@pytest.mark.parametrize("block", [1, 2, 3, 5, 1 << 20])
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+def test_lines_end_alike_wherever_a_block_ends(tmp_path: Path, block: int, end: str) -> None:
+    (tmp_path / "log").write_text(f"é{end}{end}b{end}rest", encoding="utf-8", newline="")
+    text = Lines(tmp_path / "log", block=block)
+    assert [line for some in text for line in some] == ["é", "", "b"]
+    assert (text.before, text.rest) == (3, "rest")
+    text.close()
+
+
+def test_a_folder_that_goes_while_it_is_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "log.txt").write_text(GROWING["text"])
+    whole, looks = Path.rglob, iter([True, False])
+
+    def walk(path: Path, pattern: str) -> Iterator[Path]:
+        yield from whole(path, pattern)
+        if next(looks, False):
+            raise FileNotFoundError("checkpoint-100")
+
+    monkeypatch.setattr(Path, "rglob", walk)
+    waits = iter([False, True])
+    found = list(following.follow(tmp_path, {}, wait=lambda _: next(waits)))
+    assert len(found[-1]) == 1
+
+
 def test_own_reports_are_judged_by_the_monitor(tmp_path: Path) -> None:
     """As without --follow, whatever happens to the file meanwhile."""
     path, text = tmp_path / "log.jsonl", lines(report)
@@ -394,15 +422,40 @@ def test_pipes_that_are_refused(
     assert fed.written == len(data)
 
 
-def test_a_pipe_that_is_refused_while_it_is_followed_is_read_to_its_end(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+# No file may grow beyond a limit, as on a full disk.
+LIMITED = """
+import resource, sys
+from gradstep import cli
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+sys.exit(cli.main(["watch", "-", "--follow"]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("begin", "words"),
+    [
+        (f"{report(1, 1.0)}\n{{}}\n".encode(), "-, line 2: got no 'loss'"),
+        (b"step 1: loss 2\n" * 10_000, "File too large"),
+    ],
+    ids=["refused", "the disk is full"],
+)
+def test_a_pipe_that_fails_while_it_is_followed_is_read_to_its_end(
+    begin: bytes, words: str
 ) -> None:
-    bad = f"{report(1, 1.0)}\n{{}}\n".encode()
-    fed = Fed(tmp_path / "fifo", [bad, *[b"more" * 10_000] * 40])
-    assert cli.main(["watch", str(tmp_path / "fifo"), "--follow"]) == 1
-    fed.thread.join(30)
-    assert fed.written == len(bad) + 40 * 40_000
-    assert "fifo, line 2: got no 'loss'" in capsys.readouterr().err
+    """Whoever writes into it is stopped neither by that nor by the end of the command."""
+    with subprocess.Popen(
+        [sys.executable, "-c", LIMITED], stdin=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+    ) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdin.write(begin)
+        told = process.stderr.readline().decode()
+        for _ in range(40):
+            process.stdin.write(b"more" * 10_000)
+        process.stdin.close()
+        assert words in told
+        assert words in process.stderr.read().decode()
+    assert process.returncode == 1
 
 
 def test_a_long_pipe_that_is_followed_is_not_stopped(

@@ -304,11 +304,13 @@ def run_watch(arguments: argparse.Namespace) -> None:
                 pipe.wait_for_all()
             try:
                 watch_one(pipe.file, arguments, pipe.wait)
-            except finding.Refused as error:
-                if not pipe.wait(0):  # whoever writes into it is not to be stopped by that
+            except BrokenPipeError:  # whoever reads the verdict has seen enough
+                raise
+            except (finding.Refused, OSError) as error:
+                if not pipe.has_ended():  # whoever writes into it is not to be stopped by that
                     told = f"gradstep: {error}; what else comes is passed over"
                     print(told, file=sys.stderr, flush=True)
-                    pipe.wait()
+                    pipe.drain()
                 raise
             if pipe.is_cut:
                 print(f"{paths[0]}: the first {piping.MOST:,} bytes were read, and no more")

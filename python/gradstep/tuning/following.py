@@ -116,14 +116,21 @@ class _Look:
         """What reads on; None: it is to be read anew each time, as short files are."""
         if self._path.is_dir():
             return None
+        growing = Growing.of(self._path, self._asked, self._name)
+        # Looked at last: what is long enough to grow has its first line, which tells.
         if not self._asked and is_own(self._path):
+            if growing is not None:
+                growing.lines.close()
             return Watching(self._path, momentum=self._momentum, name=self._name)
-        return Growing.of(self._path, self._asked, self._name)
+        return growing
 
 
 def _state(path: Path) -> tuple[tuple[int, int, int], ...]:
     """What changes when a file does: which it is, its length and its time."""
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    try:
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    except FileNotFoundError:  # a folder went while it was walked through: the next look sees more
+        return ()
     found = []
     for file in files:
         try:

@@ -30,6 +30,7 @@ class Lines:
         self._path, self._block = path, block
         self._decoder = codecs.getincrementaldecoder(encoding)("replace")
         self._last = b""
+        self._is_returned = False  # the last line was ended, perhaps by half of "\r\n"
         self.before, self.rest = 0, ""
 
     def close(self) -> None:
@@ -43,6 +44,10 @@ class Lines:
             self.before += len(lines)
 
     def _split(self, text: str) -> list[str]:
+        if self._is_returned and text:
+            text = text.removeprefix("\n")
+        if text:
+            self._is_returned = text.endswith("\r")
         text = self.rest + text
         if "\r" in text:
             text = text.replace("\r\n", "\n").replace("\r", "\n")

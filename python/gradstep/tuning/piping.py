@@ -45,7 +45,10 @@ class Pipe:
         self.is_cut = False
 
     def __enter__(self) -> Pipe:
-        self._folder = tempfile.TemporaryDirectory(prefix="gradstep-")
+        self._folder = tempfile.TemporaryDirectory(
+            prefix="gradstep-",
+            ignore_cleanup_errors=True,  # Windows deletes no file that the thread still has open
+        )
         self.file = Path(self._folder.name) / "log"
         self.file.touch()
         threading.Thread(target=self._keep, daemon=True).start()
@@ -78,6 +81,14 @@ class Pipe:
                         file.write(data if not self.is_cut else b"")
                     except OSError as error:  # no space is left
                         self._error = error
+
+    def has_ended(self) -> bool:
+        """Whether all of it was read."""
+        return self._ended.is_set()
+
+    def drain(self) -> None:
+        """Wait for its end, whatever became of what came out of it."""
+        self._ended.wait()
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait, at most until its end; whether it has ended.
