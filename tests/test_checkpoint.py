@@ -816,6 +816,23 @@ def test_failures_leave_the_old_file(tmp_path, path, monkeypatch, call, error):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_volume_that_cannot_empty_its_cache(path, monkeypatch):
+    """As some network volumes on macOS answer; any other error is the disk's."""
+    monkeypatch.setattr(files.fcntl, "F_FULLFSYNC", 51, raising=False)
+    for error, is_saved in ((errno.ENOTSUP, True), (errno.ENOTTY, True), (errno.EIO, False)):
+        synced: list[int] = []
+
+        def full(*_, error=error):
+            raise OSError(error, "")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(files.fcntl, "fcntl", full)
+            patched.setattr(os, "fsync", synced.append)
+            with contextlib.nullcontext() if is_saved else pytest.raises(OSError, match="state"):
+                checkpoint.save(path, STATE)
+        assert bool(synced) == is_saved
+
+
 def test_full_disk(tmp_path, path):
     """As the system reports it: no file may grow beyond a limit."""
     resource = pytest.importorskip("resource")

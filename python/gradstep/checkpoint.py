@@ -156,7 +156,7 @@ def load(path: str | os.PathLike[str], *, mapped: bool = False) -> dict[str, Any
         path: the file.
         mapped: whether the arrays are read-only maps of the file instead of copies in memory, for
             states larger than memory. The file must not be cut short while they are in use; that
-            :func:`save` replaces it does no harm.
+            :func:`save` replaces it does no harm (Windows refuses to, with an OSError from there).
 
     Raises:
         FileNotFoundError, OSError: from the file system.

@@ -11,6 +11,8 @@ from pathlib import Path
 
 # Of a file that is opened: bytes as they are, and not for child processes.
 PLAIN: int = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+# What a file system says that has no such thing.
+UNSUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.ENOTTY}
 
 if sys.platform == "win32":
     import msvcrt
@@ -121,10 +123,15 @@ else:
     def sync(fd: int) -> None:
         """Have the disk itself keep what was written."""
         full = getattr(fcntl, "F_FULLFSYNC", None)  # macOS, where fsync stops at the drive's cache
-        if full is None:
-            os.fsync(fd)
-        else:
-            fcntl.fcntl(fd, full)
+        if full is not None:
+            try:
+                fcntl.fcntl(fd, full)
+            except OSError as error:
+                if error.errno not in UNSUPPORTED:
+                    raise
+            else:
+                return
+        os.fsync(fd)
 
     def sync_folder(folder: Path) -> None:
         """Have the disk keep the names in a folder."""
@@ -132,7 +139,7 @@ else:
         try:
             os.fsync(fd)
         except OSError as error:
-            if error.errno != errno.EINVAL:  # a file system that has no such thing
+            if error.errno not in UNSUPPORTED:
                 raise
         finally:
             os.close(fd)
