@@ -32,8 +32,16 @@ list(APPEND CMAKE_TRY_COMPILE_PLATFORM_VARIABLES GRADSTEP_ZIG_TARGET GRADSTEP_ZI
 # CMake and ccache want compilers that are one word. Named after clang, whose arguments they take.
 function(gradstep_zig_tool variable name arguments)
   set(tool "${CMAKE_BINARY_DIR}/zig/${name}")
-  if(NOT EXISTS "${tool}")
-    file(WRITE "${tool}" "#!/bin/sh\nexec '${GRADSTEP_ZIG}' ${arguments} \"$@\"\n")
+  set(text "#!/bin/sh\nexec '${GRADSTEP_ZIG}' ${arguments} \"$@\"\n")
+  if(EXISTS "${tool}")
+    file(READ "${tool}" before)
+    if(NOT before STREQUAL text)    # what is compiled there would stay
+      message(FATAL_ERROR "GRADSTEP_ZIG_TARGET, GRADSTEP_ZIG: got '${GRADSTEP_ZIG_TARGET}' and "
+        "'${GRADSTEP_ZIG}' in ${CMAKE_BINARY_DIR}, which was configured for others; "
+        "wanted an empty build folder")
+    endif()
+  else()
+    file(WRITE "${tool}" "${text}")
     file(CHMOD "${tool}" PERMISSIONS
       OWNER_READ OWNER_WRITE OWNER_EXECUTE GROUP_READ GROUP_EXECUTE WORLD_READ WORLD_EXECUTE)
   endif()
