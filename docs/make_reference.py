@@ -22,7 +22,7 @@ def rules(module: str, title: str, introduction: str) -> str:
 
 def commands() -> str:
     """What each command says of itself."""
-    os.environ["COLUMNS"] = "80"
+    os.environ.update(COLUMNS="80", PYTHON_COLORS="0")
     top = parser()
     lines = ["# Commands", "", "`gradstep`, or `python -m gradstep`.", ""]
     for action in top._actions:
