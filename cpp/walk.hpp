@@ -80,9 +80,9 @@ struct Choice {
     int gradient = -1;    // its storage
     unsigned options = 0;
     bool clips = false;
-    bool direct = false;           // the kernel takes the buffers as they lie in memory
-    Publish publish = nullptr;     // what publishes in the loop of the update
-    int64_t bytes = 0;             // that a step moves for it
+    bool direct = false;          // the kernel takes the buffers as they lie in memory
+    Publish publish = nullptr;    // what publishes in the loop of the update
+    int64_t bytes = 0;            // that a step moves for it
 };
 
 // What a step needs besides its arguments; kept by the caller so that a plain step allocates
@@ -95,15 +95,15 @@ struct Scratch {
         size_t tensor;
         const Kernel* kernel;    // null: only its average moves
         size_t scalars;
-        size_t first_segment;          // of its sums
-        size_t relative;               // of its rows, where numbers for them are kept
-        size_t segments;               // how many those are
-        uint64_t key[max_buffers];     // of its random bits, except for the block
-        double factor;                 // of the gradient
-        Publish publish;               // as in Choice
-        unsigned used;                 // which states, a bit each
-        bool direct;                   // as in Choice
-        bool whole;                    // and there is nothing to do block by block
+        size_t first_segment;         // of its sums
+        size_t relative;              // of its rows, where numbers for them are kept
+        size_t segments;              // how many those are
+        uint64_t key[max_buffers];    // of its random bits, except for the block
+        double factor;                // of the gradient
+        Publish publish;              // as in Choice
+        unsigned used;                // which states, a bit each
+        bool direct;                  // as in Choice
+        bool whole;                   // and there is nothing to do block by block
     };
     struct Resolved {
         const Kernel* kernel = nullptr;

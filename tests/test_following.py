@@ -218,10 +218,9 @@ def test_what_must_be_read_anew_takes_a_hundredth_of_the_time(
 @pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
 def test_lines_end_alike_wherever_a_block_ends(tmp_path: Path, block: int, end: str) -> None:
     (tmp_path / "log").write_text(f"é{end}{end}b{end}rest", encoding="utf-8", newline="")
-    text = Lines(tmp_path / "log", block=block)
-    assert [line for some in text for line in some] == ["é", "", "b"]
-    assert (text.before, text.rest) == (3, "rest")
-    text.close()
+    with contextlib.closing(Lines(tmp_path / "log", block=block)) as text:
+        assert [line for some in text for line in some] == ["é", "", "b"]
+        assert (text.before, text.rest) == (3, "rest")
 
 
 def test_a_folder_that_goes_while_it_is_followed(
@@ -450,6 +449,8 @@ def test_a_pipe_that_fails_while_it_is_followed_is_read_to_its_end(
         assert process.stderr is not None
         process.stdin.write(begin)
         told = process.stderr.readline().decode()
+        with pytest.raises(subprocess.TimeoutExpired):  # it stays
+            process.wait(1)
         for _ in range(40):
             process.stdin.write(b"more" * 10_000)
         process.stdin.close()
