@@ -17,6 +17,9 @@ set(systems_macos Darwin)
 set(CMAKE_SYSTEM_NAME ${systems_${CMAKE_MATCH_2}})
 
 # A ziglang of pip is no `zig` in PATH, but its program lies in the package.
+if(NOT GRADSTEP_ZIG AND NOT "$ENV{GRADSTEP_ZIG}" STREQUAL "")
+  set(GRADSTEP_ZIG "$ENV{GRADSTEP_ZIG}" CACHE FILEPATH "The program zig")
+endif()
 find_program(GRADSTEP_ZIG zig)
 if(NOT GRADSTEP_ZIG)
   execute_process(
