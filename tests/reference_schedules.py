@@ -474,7 +474,8 @@ def cosine_restarts(t, value, first, t_mult, gamma, end_value, end):
         peaks.append(power(log2(gamma), np.float64(len(peaks)), value) if peaks else value)
         begin += length
         length *= int(t_mult) if t_mult == int(t_mult) else t_mult
-        x.append(int(np.ceil(begin)) if isinstance(begin, float) else begin)
+        # Of a cycle so long no step sees a fall, and far longer ones would overflow.
+        x.append(min(int(np.ceil(begin)) if isinstance(begin, float) else begin, 2**100))
     knots = [
         knot
         for i, peak in enumerate(peaks)

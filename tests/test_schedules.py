@@ -89,6 +89,7 @@ CASES = [
     schedules.cosine_restarts(0.1, first=1, t_mult=3),
     schedules.cosine_restarts(0.1, first=7, t_mult=1.5, gamma=0.9, end_value=1e-3),
     schedules.cosine_restarts(-0.1, first=1, t_mult=2, end_value=1.0, end="inclusive"),
+    schedules.cosine_restarts(0.1, first=2**40, t_mult=1e300, end="inclusive"),
     schedules.tanh(0.1, total=100),
     schedules.tanh(-1.0, total=10**12, end_value=3.0, lower=5.0, upper=-300.0),
     schedules.tanh(1.0, total=0, end_value=0.5),

@@ -8,6 +8,7 @@ import json
 import math
 import pickle
 import re
+import sys
 import warnings
 
 import numpy as np
@@ -338,6 +339,14 @@ def test_the_restart_that_logarithms_miss():
     s = schedules.cosine_restarts(1.0, first=1, t_mult=3)
     assert s(121) == 1
     assert s(120) < 1e-3
+
+
+@pytest.mark.parametrize("t_mult", [1e9, 2.5e16, 1e300, sys.float_info.max])
+@pytest.mark.parametrize("first", [1, 2**40, 2**52 - 1])
+def test_cycles_longer_than_any_training(first, t_mult):
+    s = schedules.cosine_restarts(1.0, first, t_mult)
+    assert s(first) == s(0) == 1
+    assert s(min(first + 1000, 2**52 - 1)) > 0.99
 
 
 @settings(deadline=None, max_examples=200)

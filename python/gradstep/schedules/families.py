@@ -19,6 +19,7 @@ Policy = Literal["triangular", "triangular2", "exp_range", "annealing"]
 Tail = Literal["linear", "cosine", "1-sqrt", "1-power", "exponential"]
 
 MOST_CYCLES = 1 << 16
+LONGEST = 1 << 100  # of which no step below 2**52 sees a fall; far longer ones overflow
 
 
 def _power(x: SupportsFloat) -> float:
@@ -268,7 +269,7 @@ def polynomial(
     value, end_value = check.value("value", value), check.value("end_value", end_value)
     power = _power(power)
     check.flag("cycle", cycle)
-    length, last, until = check.until(total, end, past_end, least=cycle)
+    length, last, until = check.until(total, end, past_end, least=int(cycle))
     if cycle and (end, past_end) != ("exclusive", "hold"):
         raise ValueError(
             f"cycle: got True with end={end!r} and past_end={past_end!r}, wanted False: a cycle "
@@ -497,7 +498,7 @@ def _cycles(first: int, t_mult: float) -> list[int]:
             )
         begin += length
         length *= int(t_mult) if exact else t_mult
-        begins.append(math.ceil(begin))
+        begins.append(min(math.ceil(begin), LONGEST))
     return begins
 
 
