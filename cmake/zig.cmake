@@ -35,7 +35,7 @@ list(APPEND CMAKE_TRY_COMPILE_PLATFORM_VARIABLES GRADSTEP_ZIG_TARGET GRADSTEP_ZI
 # CMake and ccache want compilers that are one word. Named after clang, whose arguments they take.
 function(gradstep_zig_tool variable name arguments)
   set(tool "${CMAKE_BINARY_DIR}/zig/${name}")
-  set(text "#!/bin/sh\nexec '${GRADSTEP_ZIG}' ${arguments} \"$@\"\n")
+  set(text "#!/bin/sh\n${ARGN}exec '${GRADSTEP_ZIG}' ${arguments} \"$@\"\n")
   if(EXISTS "${tool}")
     file(READ "${tool}" before)
     if(NOT before STREQUAL text)    # what is compiled there would stay
@@ -50,8 +50,11 @@ function(gradstep_zig_tool variable name arguments)
   endif()
   set(${variable} "${tool}" PARENT_SCOPE)
 endfunction()
-gradstep_zig_tool(CMAKE_C_COMPILER clang-zig "cc -target ${GRADSTEP_ZIG_TARGET}")
-gradstep_zig_tool(CMAKE_CXX_COMPILER clang++-zig "c++ -target ${GRADSTEP_ZIG_TARGET}")
+# zig compiles its C++ library anew for every way to optimize and to link, which takes longer than all
+# of ours. What CMake compiles to see which compiler it has would be linked, whatever it is told.
+set(compile_only "case \"$*\" in *CMakeC*CompilerId.c*) set -- \"$@\" -c ;; esac\n")
+gradstep_zig_tool(CMAKE_C_COMPILER clang-zig "cc -target ${GRADSTEP_ZIG_TARGET}" "${compile_only}")
+gradstep_zig_tool(CMAKE_CXX_COMPILER clang++-zig "c++ -target ${GRADSTEP_ZIG_TARGET}" "${compile_only}")
 gradstep_zig_tool(CMAKE_AR ar ar)
 gradstep_zig_tool(CMAKE_RANLIB ranlib ranlib)
 # The host's would refuse foreign files, or spoil them: -s leaves the names out from the start.
@@ -63,9 +66,7 @@ foreach(kind EXE MODULE SHARED)
   set(CMAKE_${kind}_LINKER_FLAGS_RELEASE_INIT "-s")
 endforeach()
 
-# zig compiles its C++ library anew for every way to optimize and to link, which takes longer than all
-# of ours: CMake's first questions are not linked, and pybind11 does not optimize while linking.
-set(CMAKE_CXX_COMPILER_ID_TEST_FLAGS_FIRST -c)
+# For the same reason its other questions are not linked, and pybind11 does not optimize while linking.
 set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)
 set(CMAKE_INTERPROCEDURAL_OPTIMIZATION OFF)
 
