@@ -14,7 +14,7 @@ from gradstep import schedules
 from gradstep.schedules import compat
 
 STEPS = 48
-CASES = [pytest.param(60, id="some"), pytest.param(2000, id="thousands", marks=pytest.mark.slow)]
+CASES = [pytest.param(60, id="some"), pytest.param(1000, id="a thousand", marks=pytest.mark.slow)]
 
 
 def close(ours, theirs, peak, what):
@@ -560,7 +560,7 @@ def random_keras(name, rng):
 def test_keras(keras_schedules, name, cases):
     rng = np.random.default_rng(5)
     t = np.arange(1, STEPS, 2) if name == "PolynomialDecay" else np.arange(STEPS)
-    for _ in range(cases // 2):
+    for _ in range(min(cases // 2, 120)):  # its backend is asked step by step
         args, options = random_keras(name, rng)
         ours = getattr(compat.keras, name)(*args, **options)
         oracle = getattr(keras_schedules, name)(*args, **options)
